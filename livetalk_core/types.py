@@ -1,0 +1,122 @@
+"""What travels between the parts, and the protocols they meet at.
+
+Axes in names: T frames (latent frames in latents), H W size, C channels, L tokens, D width, P people, W audio window, S audio layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioWindow:
+    """The sound of one chunk, as the DiT hears it."""
+
+    index: int
+    """Chunk number, from 0."""
+    features_PTWSD: Tensor
+    """[people, 33, 5, 12, 768] float32: per frame the encoder layers of the frames i - 2 .. i + 2."""
+    samples: Tensor
+    """[17920] mono float32 in [-1, 1], 16 kHz: the new frames' sound (all people mixed)."""
+    num_valid: int
+    """How many of the new frames to keep: all but in the last chunk of a stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The identity of a stream: picture and prompt, encoded once."""
+
+    text_LD: Tensor
+    """[rows, 4096] umT5 rows, before padding."""
+    image_LD: Tensor
+    """[257, 1280] CLIP features of the picture."""
+    cond_CTHW: Tensor
+    """[4 + 16, t, h, w]: mask (1 in latent frame 0) and latents of [picture, grey, grey, ...]."""
+    first_CTHW: Tensor
+    """[16, 1, h, w]: the picture's own latent frame, motion latents of the first chunk."""
+    pixels_CHW: Tensor
+    """[3, H, W] in [-1, 1]: the picture as cropped; colour is held to it."""
+    speaker_masks_KHW: Tensor | None = None
+    """[people + 1, H', W'] 0 or 1: where each person is, and last the background. None for one speaker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Finished video: frames follow on from the last chunk's without gap or overlap."""
+
+    index: int
+    first_frame: int
+    frames_THWC: Tensor
+    """uint8 on the CPU; T = 28, fewer in the last chunk."""
+    samples: Tensor
+    """Mono float32 16 kHz sound of these frames, 640 a frame."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time spent by stage: audio, denoise, decode, color, encode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """What one stream may choose. Raises ValueError for values out of range."""
+
+    seed: int = 9999
+    steps: int = 4
+    shift: float = 5.0
+    color_strength: float = 1.0
+    loudness: bool = True
+    """Bring the sound to -23 LUFS before the audio encoder, as in training."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be 0 to 2^63 - 1; the default is 9999")
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be 1 or more; the model was distilled for 4")
+        if not self.shift > 0:
+            raise ValueError(f"shift={self.shift} must be above 0; the published value is 5")
+        if not 0 <= self.color_strength <= 1:
+            raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colours held to the picture)")
+
+
+class Denoiser(Protocol):
+    """Hides what the network predicts: x0 = x - t v."""
+
+    def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow) -> Tensor:
+        """x0 [C, T, H, W] float32 from x at flow time t in [0, 1]."""
+        ...
+
+
+class VideoVAE(Protocol):
+    """Pixels in [-1, 1] to normalised latents and back; causal in time."""
+
+    def encode(self, video_CTHW: Tensor) -> Tensor:
+        """[3, 4 k + 1, H, W] -> [C, k + 1, h, w]."""
+        ...
+
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+        """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W], one per group of latent frames; the same pixels for any groups."""
+        ...
+
+
+class AvatarStream(Protocol):
+    """One talking picture. Chunks come out as soon as the sound for them is in."""
+
+    def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
+        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes."""
+        ...
+
+    def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
+        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class AvatarEngine(Protocol):
+    """Loaded models, ready to talk: in this process or in a pool of workers."""
+
+    def open(self, reference: Reference, settings: StreamSettings) -> AvatarStream: ...
+
+    def close(self) -> None: ...

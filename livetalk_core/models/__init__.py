@@ -1,0 +1,1 @@
+"""The networks: shapes in, shapes out."""

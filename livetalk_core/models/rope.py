@@ -1,0 +1,29 @@
+"""Rotary position embeddings in real arithmetic: adjacent pairs (even, odd) turn by an angle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(x_BLNK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
+    """Turn the pairs of every head by the angles of [L, K / 2] or [B, L, K / 2] float32 tables; x keeps its type."""
+    even, odd = x_BLNK.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos_LK.unsqueeze(-2), sin_LK.unsqueeze(-2)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x_BLNK.dtype)
+
+
+def rope_table(frames: int, rows: int, columns: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [T x H x W, width / 2] float32 of the 3-D embedding: frame, row and column pairs side by side (Wan 2.1)."""
+    spatial = width // 6
+    pairs = (width // 2 - 2 * spatial, spatial, spatial)
+    t, h, w = (axis_angles(n, p, device) for n, p in zip((frames, rows, columns), pairs, strict=True))
+    axes = (t[:, None, None], h[None, :, None], w[None, None])
+    table = torch.cat([angles.expand(frames, rows, columns, -1) for angles in axes], dim=-1).flatten(0, 2)
+    return table.cos().float(), table.sin().float()
+
+
+def axis_angles(length: int, pairs: int, device: torch.device) -> Tensor:
+    """position x 10000^(-j / pairs), float64 [length, pairs]."""
+    frequencies = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64, device=device) / pairs)
+    return torch.outer(torch.arange(length, dtype=torch.float64, device=device), frequencies)

@@ -1,0 +1,281 @@
+"""The causal 3-D VAE of Wan 2.1, published state-dict names: 8 x 8 pixels and 4 frames (the first alone) to 16 channels.
+
+Every convolution looks back in time only, so the clip may pass in groups of latent frames of any size: `past` keeps, per layer, the last
+frames it needs. With `past=None` the whole clip is one group. Both are the same function.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk_core.models.attention import attention
+
+Past = dict[nn.Module, Tensor]
+
+# Wan 2.1 latents: per-channel statistics (published constants).
+WAN_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)  # fmt: skip
+WAN_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """Sizes of the VAE; the defaults are Wan 2.1's."""
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    mean: tuple[float, ...] = WAN_MEAN
+    std: tuple[float, ...] = WAN_STD
+
+
+class CausalVAE(nn.Module):
+    """Pixels in [-1, 1] to normalized latents and back."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.conv1 = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+        self.register_buffer("mean", torch.tensor(config.mean, device="cpu").view(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std, device="cpu").view(-1, 1, 1, 1), persistent=False)
+
+    @property
+    def temporal_stride(self) -> int:
+        return 2 ** sum(self.config.temporal_downsample)
+
+    @property
+    def spatial_stride(self) -> int:
+        return 2 ** len(self.config.temporal_downsample)
+
+    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
+        """[3, 4 k + 1, H, W] in [-1, 1] -> [16, k + 1, h, w]. `groups`: latent frames at a time, to bound memory."""
+        latent_frames = (video_CTHW.shape[1] - 1) // self.temporal_stride + 1
+        past: Past | None = {} if groups else None
+        pieces = split_video(video_CTHW.to(self.conv1.weight.dtype)[None], fit_groups(groups, latent_frames), self.temporal_stride)
+        parts = [self.conv1(self.encoder(piece, past), past).chunk(2, dim=1)[0] for piece in pieces]
+        mean, std = self.mean.to(video_CTHW.device, parts[0].dtype), self.std.to(video_CTHW.device, parts[0].dtype)
+        return (torch.cat(parts, dim=2)[0] - mean) * (1 / std)
+
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one per group of latent frames (all at once by default)."""
+        dtype = self.conv2.weight.dtype
+        mean, std = self.mean.to(latents_CTHW.device, dtype), self.std.to(latents_CTHW.device, dtype)
+        z = (latents_CTHW.to(dtype) / (1 / std) + mean)[None]
+        past: Past | None = {} if groups else None
+        for piece in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
+            yield self.decoder(self.conv2(piece, past), past)[0].clamp(-1, 1)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths = [config.dim * m for m in (1, *config.dim_mult)]
+        self.conv1 = CausalConv3d(3, widths[0], 3)
+        self.downsamples = nn.ModuleList()
+        for level, (width_in, width) in enumerate(itertools.pairwise(widths)):
+            self.downsamples.extend(ResidualBlock(width_in if i == 0 else width, width) for i in range(config.num_res_blocks))
+            if level < len(config.temporal_downsample):
+                self.downsamples.append(Downsample(width, config.temporal_downsample[level]))
+        self.middle = middle(widths[-1])
+        self.head = head(widths[-1], 2 * config.z_dim)
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        x = self.conv1(x, past)
+        for layer in (*self.downsamples, *self.middle):
+            x = layer(x, past)
+        return run_head(self.head, x, past)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths = [config.dim * m for m in (config.dim_mult[-1], *reversed(config.dim_mult))]
+        temporal = tuple(reversed(config.temporal_downsample))
+        self.conv1 = CausalConv3d(config.z_dim, widths[0], 3)
+        self.middle = middle(widths[0])
+        self.upsamples = nn.ModuleList()
+        for level, (width_in, width) in enumerate(itertools.pairwise(widths)):
+            width_in = width_in if level == 0 else width_in // 2
+            self.upsamples.extend(ResidualBlock(width_in if i == 0 else width, width) for i in range(config.num_res_blocks + 1))
+            if level < len(temporal):
+                self.upsamples.append(Upsample(width, temporal[level]))
+        self.head = head(widths[-1], 3)
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        x = self.conv1(x, past)
+        for layer in (*self.middle, *self.upsamples):
+            x = layer(x, past)
+        return run_head(self.head, x, past)
+
+
+class CausalConv3d(nn.Conv3d):
+    """Convolution whose time padding is all in front: zeros, or the last frames of the group before."""
+
+    def __init__(self, dim_in: int, dim_out: int, size: int):
+        super().__init__(dim_in, dim_out, size, padding=(0, size // 2, size // 2))
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        return super().forward(extend_back(self, x, self.kernel_size[0] - 1, past))
+
+
+class TimeConv(nn.Conv3d):
+    """(3, 1, 1) convolution along time; the caller extends the input back."""
+
+    def __init__(self, dim_in: int, dim_out: int, stride: int):
+        super().__init__(dim_in, dim_out, (3, 1, 1), stride=(stride, 1, 1))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        layers = {
+            "0": RMSNorm(dim_in),
+            "2": CausalConv3d(dim_in, dim_out, 3),
+            "3": RMSNorm(dim_out),
+            "6": CausalConv3d(dim_out, dim_out, 3),
+        }
+        self.residual = nn.ModuleDict(layers)
+        self.shortcut = CausalConv3d(dim_in, dim_out, 1) if dim_in != dim_out else None
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        norm1, conv1, norm2, conv2 = self.residual.values()
+        y = conv1(F.silu(norm1(x)), past)
+        y = conv2(F.silu(norm2(y)), past)
+        return y + (x if self.shortcut is None else self.shortcut(x, past))
+
+
+class FrameAttention(nn.Module):
+    """Single-head attention over all pixels of each frame."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = RMSNorm(dim, image=True)
+        self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x_BCTHW: Tensor, past: Past | None) -> Tensor:
+        frames = fold_time(x_BCTHW)
+        qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
+        y = attention(*(part[:, :, None] for part in qkv.chunk(3, dim=-1)))[:, :, 0]
+        y = self.proj(y.transpose(1, 2).reshape(frames.shape))
+        return x_BCTHW + unfold_time(y, x_BCTHW.shape[0])
+
+
+class Downsample(nn.Module):
+    """Half the size, and with `temporal` half the frames: the first passes, the rest by a strided convolution from the first on."""
+
+    def __init__(self, dim: int, temporal: bool):
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim, 3, stride=2)})
+        self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        batch = x.shape[0]
+        x = unfold_time(self.resample["1"](F.pad(fold_time(x), (0, 1, 0, 1))), batch)
+        if self.time_conv is None:
+            return x
+        started = past is not None and self.time_conv in past
+        joined = torch.cat([past[self.time_conv], x], dim=2) if started else x
+        if past is not None:
+            past[self.time_conv] = x[:, :, -1:].clone()
+        first = [] if started else [x[:, :, :1]]
+        rest = [self.time_conv(joined)] if joined.shape[2] >= 3 else []
+        return torch.cat(first + rest, dim=2)
+
+
+class Upsample(nn.Module):
+    """Twice the size at half the width, and with `temporal` twice the frames, except for the first, which the others do not see."""
+
+    def __init__(self, dim: int, temporal: bool):
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim // 2, 3, padding=1)})
+        self.time_conv = TimeConv(dim, 2 * dim, stride=1) if temporal else None
+
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        if self.time_conv is not None:
+            x = self.double_frames(x, past)
+        frames = F.interpolate(fold_time(x), scale_factor=2, mode="nearest-exact")
+        return unfold_time(self.resample["1"](frames), x.shape[0])
+
+    def double_frames(self, x: Tensor, past: Past | None) -> Tensor:
+        started = past is not None and self in past
+        if past is not None and not started:
+            past[self] = x.new_zeros(())
+        first, rest = ([], x) if started else ([x[:, :, :1]], x[:, :, 1:])
+        if rest.shape[2]:
+            halves = self.time_conv(extend_back(self.time_conv, rest, 2, past)).unflatten(1, (2, -1))
+            first = [*first, halves.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)]
+        return torch.cat(first, dim=2)
+
+
+class RMSNorm(nn.Module):
+    """x / |x| sqrt(C) gamma over channels, per pixel."""
+
+    def __init__(self, dim: int, image: bool = False):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim, 1, 1) if image else torch.ones(dim, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.gamma.shape[0] ** 0.5 * self.gamma
+
+
+def middle(dim: int) -> nn.ModuleList:
+    return nn.ModuleList([ResidualBlock(dim, dim), FrameAttention(dim), ResidualBlock(dim, dim)])
+
+
+def head(dim_in: int, dim_out: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out, 3)})
+
+
+def run_head(layers: nn.ModuleDict, x: Tensor, past: Past | None) -> Tensor:
+    return layers["2"](F.silu(layers["0"](x)), past)
+
+
+def extend_back(layer: nn.Module, x: Tensor, frames: int, past: Past | None) -> Tensor:
+    """Put the `frames` frames before x in front of it (zeros at the start) and remember x's last ones."""
+    if frames == 0:
+        return x
+    if past is None:
+        return F.pad(x, (0, 0, 0, 0, frames, 0))
+    before = past[layer] if layer in past else x.new_zeros((*x.shape[:2], frames, *x.shape[3:]))
+    x = torch.cat([before, x], dim=2)
+    past[layer] = x[:, :, -frames:].clone()
+    return x
+
+
+def fold_time(x_BCTHW: Tensor) -> Tensor:
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_time(x: Tensor, batch: int) -> Tensor:
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def fit_groups(groups: tuple[int, ...], total: int) -> list[int]:
+    """The groups as far as they go, the last one repeated, so that they sum to `total`; one group when none are given."""
+    if any(n < 1 for n in groups):
+        raise ValueError(f"groups={groups} must be counts of 1 or more latent frames, such as (1, 4, 4)")
+    sizes, left = [], total
+    for n in itertools.chain(groups or (total,), itertools.repeat(groups[-1] if groups else total)):
+        if left == 0:
+            return sizes
+        sizes.append(min(n, left))
+        left -= sizes[-1]
+    raise AssertionError("unreachable: the last group repeats for ever")
+
+
+def split_video(video_BCTHW: Tensor, latent_groups: list[int], stride: int) -> tuple[Tensor, ...]:
+    """Cut so that the first piece holds 1 + 4 (n - 1) frames and every later one 4 n."""
+    sizes = [stride * n for n in latent_groups]
+    sizes[0] -= stride - 1
+    return video_BCTHW.split(sizes, dim=2)

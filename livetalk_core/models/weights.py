@@ -1,0 +1,180 @@
+"""Tensors from files into modules: sizes read from the tensors, built on the meta device, one copy in memory at most.
+
+Files are mapped, not read: a tensor takes memory when it is moved to its place. Names are the published ones; the prefixes that
+single-file exports put before them are taken off.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.vae import WAN_MEAN, WAN_STD, CausalVAE, VAEConfig
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
+HEAD_DIM = 128
+"""Of every Wan 2.1 model; heads are not in the tensors' shapes."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """All tensors of .safetensors and .pth files, mapped; a later file's tensor replaces an earlier one's of the same name.
+
+    Raises FileNotFoundError, or ValueError naming the file, when one is not there or not a file of tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; download it again or choose another model folder")
+        tensors |= read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return strip_prefix(tensors)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """A .pth or .bin file of tensors only: pickled code is refused."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not a file of tensors ({str(error).splitlines()[0]}); download it again") from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds more than named tensors; choose the published file")
+    return dict(state)
+
+
+def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefix that all of them, or a checkpoint's diffusion part of them, carry."""
+    for prefix in PREFIXES:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if inside:
+            return inside | {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIXES)}
+    return tensors
+
+
+def build(
+    make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, what: str, dtype: torch.dtype, device: str | torch.device
+) -> nn.Module:
+    """The module of `make`, built without memory and given the tensors one by one, on its device and in its type.
+
+    Raises ValueError naming the keys when they do not fit; `what` says what they should have been.
+    """
+    with torch.device("meta"):
+        module = make()
+    check_fit(module, tensors, what)
+    wanted = module.state_dict().keys()
+    state = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
+    module.load_state_dict(state, strict=True, assign=True)
+    assert not any(p.is_meta for p in (*module.parameters(), *module.buffers())), "a buffer of the module is not in its state"
+    return module.to(device).eval().requires_grad_(False)
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """ValueError, naming the first keys, unless every tensor of the module is there in its shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = [name for name in shapes if name not in tensors]
+    if missing:
+        raise ValueError(f"not the weights of {what}: {first_names(missing)} missing; download it again or choose another file")
+    wrong = [name for name, shape in shapes.items() if tuple(tensors[name].shape) != shape]
+    if wrong:
+        name = wrong[0]
+        found = list(tensors[name].shape)
+        raise ValueError(f"{what}: {name} is {found} but must be {list(shapes[name])}; the file belongs to another model")
+
+
+def first_names(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
+    """The DiT of these tensors (see dit_config_from for `known`)."""
+    refuse_scaled(tensors, "the DiT")
+    config = dit_config_from({name: tuple(tensor.shape) for name, tensor in tensors.items()}, **known)
+    return build(lambda: AudioDiT(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
+
+
+def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: object) -> CausalVAE:
+    """The VAE of these tensors (see vae_config_from for `known`)."""
+    config = vae_config_from({name: tuple(tensor.shape) for name, tensor in tensors.items()}, **known)
+    return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
+
+
+def refuse_scaled(tensors: Mapping[str, Tensor], what: str) -> None:
+    scales = [name for name in tensors if name.endswith(("scale_weight", "weight_scale", "scaled_fp8"))]
+    if scales:
+        raise ValueError(f"{what}: scaled fp8 files cannot be loaded ({scales[0]} found); choose the bf16 or fp16 file")
+
+
+def dit_config_from(shapes: Mapping[str, tuple[int, ...]], *, num_heads: int | None = None, text_len: int = 512) -> DiTConfig:
+    """Every size of the DiT from its tensors' shapes; heads of 128 unless given. ValueError when they are not an audio-driven DiT."""
+    needed = ["patch_embedding.weight", "blocks.0.ffn.0.weight", "text_embedding.0.weight", "time_embedding.0.weight"]
+    needed += ["img_emb.proj.0.weight", "head.head.weight"]
+    audio = ["audio_proj.proj1.weight", "audio_proj.proj1_vf.weight", "audio_proj.proj3.weight", "audio_proj.norm.weight"]
+    if missing := [name for name in needed if name not in shapes]:
+        raise ValueError(f"not the weights of the audio-driven DiT (Wan 2.1 I2V): {first_names(missing)} missing; choose that model's file")
+    if missing := [name for name in audio if name not in shapes]:
+        raise ValueError(f"Wan 2.1 I2V without audio: {first_names(missing)} missing; add the InfiniteTalk or FlashTalk audio patch file")
+    dim, in_dim, _, patch_size, _ = shapes["patch_embedding.weight"]
+    hidden, first = shapes["audio_proj.proj1.weight"]
+    slot = (shapes["audio_proj.proj1_vf.weight"][1] - first) // 3
+    width = shapes["audio_proj.norm.weight"][0]
+    if num_heads is None and dim % HEAD_DIM:
+        raise ValueError(f"dim={dim} of the DiT is not a multiple of its published head size {HEAD_DIM}; give num_heads in config.json")
+    return DiTConfig(
+        dim=dim,
+        ffn_dim=shapes["blocks.0.ffn.0.weight"][0],
+        num_heads=num_heads or dim // HEAD_DIM,
+        num_layers=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        in_dim=in_dim,
+        out_dim=shapes["head.head.weight"][0] // patch_size**2,
+        freq_dim=shapes["time_embedding.0.weight"][1],
+        text_dim=shapes["text_embedding.0.weight"][1],
+        text_len=text_len,
+        image_dim=shapes["img_emb.proj.0.weight"][0],
+        audio_window=first // slot,
+        audio_dim=slot,
+        audio_hidden=hidden,
+        audio_width=width,
+        audio_tokens=shapes["audio_proj.proj3.weight"][0] // width,
+        patch_size=patch_size,
+    )
+
+
+def vae_config_from(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    mean: tuple[float, ...] = WAN_MEAN,
+    std: tuple[float, ...] = WAN_STD,
+) -> VAEConfig:
+    """Every size of the VAE from its tensors' shapes; the latents' statistics are Wan 2.1's unless given."""
+    needed = ["encoder.conv1.weight", "conv2.weight", "decoder.conv1.weight", "decoder.head.2.weight"]
+    if missing := [name for name in needed if name not in shapes]:
+        raise ValueError(f"not the weights of the Wan 2.1 VAE: {first_names(missing)} missing; choose Wan2.1_VAE.pth")
+    dim = shapes["encoder.conv1.weight"][0]
+    layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.downsamples."))
+    down = [i for i in range(layers) if f"encoder.downsamples.{i}.resample.1.weight" in shapes]
+    starts = [0, *(i + 1 for i in down)]
+    return VAEConfig(
+        dim=dim,
+        z_dim=shapes["conv2.weight"][0],
+        dim_mult=tuple(shapes[f"encoder.downsamples.{i}.residual.2.weight"][0] // dim for i in starts),
+        num_res_blocks=down[0],
+        temporal_downsample=tuple(f"encoder.downsamples.{i}.time_conv.weight" in shapes for i in down),
+        mean=mean,
+        std=std,
+    )

@@ -1,0 +1,71 @@
+"""Colour held to the reference: Lab mean and deviation matched per frame (Reinard et al. 2001, as the published system does it)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# sRGB to XYZ and back, D65 white (IEC 61966-2-1).
+RGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+XYZ_TO_RGB = ((3.2404542, -1.5371385, -0.4985314), (-0.9692660, 1.8760108, 0.0415560), (0.0556434, -0.2040259, 1.0572252))
+WHITE = (0.95047, 1.0, 1.08883)
+EPSILON, KAPPA = 0.008856, 903.3
+
+
+class LabStats(NamedTuple):
+    """Per-channel statistics of a frame in Lab: [3, T, 1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def match_color(video_CTHW: Tensor, target: LabStats, strength: float) -> Tensor:
+    """Frames [3, T, H, W] in [-1, 1] with each frame's Lab statistics moved to the target's; blended in RGB by strength 0..1."""
+    if strength == 0:
+        return video_CTHW
+    rgb = (video_CTHW + 1) / 2
+    lab = rgb_to_lab(rgb)
+    own = stats_of(lab)
+    std = torch.where(own.std < 1e-8, torch.ones_like(own.std), own.std)
+    matched = lab_to_rgb((lab - own.mean) * (target.std / std) + target.mean)
+    return ((1 - strength) * rgb + strength * matched) * 2 - 1
+
+
+def lab_stats(video_CTHW: Tensor) -> LabStats:
+    """Statistics of frames in [-1, 1]."""
+    return stats_of(rgb_to_lab((video_CTHW + 1) / 2))
+
+
+def stats_of(lab_CTHW: Tensor) -> LabStats:
+    """Mean and population deviation over each frame's pixels."""
+    std, mean = torch.std_mean(lab_CTHW, dim=(-2, -1), correction=0, keepdim=True)
+    return LabStats(mean, std)
+
+
+def rgb_to_lab(rgb_CTHW: Tensor) -> Tensor:
+    """sRGB [0, 1] -> CIE Lab."""
+    linear = torch.where(rgb_CTHW > 0.04045, ((rgb_CTHW + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb_CTHW / 12.92)
+    ratio = (multiply(RGB_TO_XYZ, linear) / channels(WHITE, linear)).clamp(1e-8, 1)
+    f = torch.where(ratio > EPSILON, ratio ** (1 / 3), (KAPPA * ratio + 16) / 116)
+    x, y, z = f.unbind(0)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def lab_to_rgb(lab_CTHW: Tensor) -> Tensor:
+    """CIE Lab -> sRGB, clamped to [0, 1]."""
+    lightness, a, b = lab_CTHW.unbind(0)
+    y = (lightness + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200])
+    ratio = torch.where(f**3 > EPSILON, f**3, (116 * f - 16) / KAPPA)
+    linear = multiply(XYZ_TO_RGB, ratio * channels(WHITE, ratio))
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear).clamp(0, 1)
+
+
+def multiply(matrix: tuple[tuple[float, ...], ...], x_CTHW: Tensor) -> Tensor:
+    return torch.tensordot(torch.tensor(matrix, dtype=x_CTHW.dtype, device=x_CTHW.device), x_CTHW, dims=1)
+
+
+def channels(values: tuple[float, ...], like_CTHW: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like_CTHW.dtype, device=like_CTHW.device).view(-1, 1, 1, 1)

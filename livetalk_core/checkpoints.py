@@ -1,0 +1,111 @@
+"""Which files make up a model: the published folder, or single files as ComfyUI users keep them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+FILES = {
+    "vae": ("Wan2.1_VAE.pth",),
+    "text": ("models_t5_umt5-xxl-enc-bf16.pth",),
+    "image": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
+}
+AUDIO_FILES = ("model.safetensors", "pytorch_model.bin")
+AUDIO_FOLDER = "chinese-wav2vec2-base"
+TOKENIZER_FOLDER = "google/umt5-xxl"
+DOWNLOADS = {
+    "dit": "Soul-AILab/SoulX-FlashTalk-14B",
+    "vae": "Soul-AILab/SoulX-FlashTalk-14B",
+    "text": "Soul-AILab/SoulX-FlashTalk-14B",
+    "image": "Soul-AILab/SoulX-FlashTalk-14B",
+    "tokenizer": "Soul-AILab/SoulX-FlashTalk-14B",
+    "audio": "TencentGameMate/chinese-wav2vec2-base",
+}
+"""Where each part is published, as named on Hugging Face."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where each part of a model is. `dit` may be shards, one file, or a Wan 2.1 I2V base and an audio patch."""
+
+    dit: tuple[Path, ...] = ()
+    vae: Path | None = None
+    text: Path | None = None
+    image: Path | None = None
+    audio: Path | None = None
+    tokenizer: Path | None = None
+    config: dict = field(default_factory=dict)
+    """What config.json says; optional, sizes come from the tensors."""
+
+    def missing(self) -> list[str]:
+        """The parts that no file was found for."""
+        parts = {"dit": self.dit, "vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio, "tokenizer": self.tokenizer}
+        return [name for name, found in parts.items() if not found]
+
+    def require(self) -> ModelFiles:
+        """Itself when complete; FileNotFoundError saying which parts are missing and where they are published."""
+        if missing := self.missing():
+            parts = "; ".join(f"{name}: download {DOWNLOADS[name]}" for name in missing)
+            raise FileNotFoundError(f"the model is not complete, missing {parts}, or name the files with --dit, --vae, ...")
+        return self
+
+    def override(self, **given: Path | tuple[Path, ...] | None) -> ModelFiles:
+        """With the given files in place of those found; None leaves a part as it is."""
+        return replace(self, **{name: value for name, value in given.items() if value})
+
+
+def find_files(folder: Path) -> ModelFiles:
+    """The parts in a published folder; wav2vec2 may lie in it or beside it. FileNotFoundError for a missing folder or shard."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model folder {folder} does not exist; download {DOWNLOADS['dit']} into it, or use --model tiny")
+    found = {part: next((folder / name for name in names if (folder / name).is_file()), None) for part, names in FILES.items()}
+    tokenizer = folder / TOKENIZER_FOLDER
+    return ModelFiles(
+        dit=find_shards(folder),
+        audio=find_audio(folder),
+        tokenizer=tokenizer if (tokenizer / "tokenizer.json").is_file() else None,
+        config=read_config(folder / "config.json"),
+        **found,
+    )
+
+
+def find_shards(folder: Path) -> tuple[Path, ...]:
+    """The DiT's files: those of the index, else those present. FileNotFoundError naming a shard that is not there."""
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    else:
+        present = [match for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))]
+        total = max((int(match[2]) for match in present), default=0)
+        names = [f"diffusion_pytorch_model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
+        if not names and (folder / "diffusion_pytorch_model.safetensors").is_file():
+            names = ["diffusion_pytorch_model.safetensors"]
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing, one of {len(names)} shards of the DiT; download it from {DOWNLOADS['dit']}"
+            )
+    return tuple(folder / name for name in names)
+
+
+def find_audio(folder: Path) -> Path | None:
+    places = (folder / AUDIO_FOLDER, folder.resolve().parent / AUDIO_FOLDER)
+    return next((place / name for place in places for name in AUDIO_FILES if (place / name).is_file()), None)
+
+
+def read_config(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); download it again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object; download it again")
+    return value

@@ -1,0 +1,271 @@
+"""Our numbers against the published system's: every golden file of a folder, each with its limit (max absolute error, float32).
+
+A golden file holds `weights.*`, `in.*` and `out.*`, and its model's sizes as JSON under the metadata key `config`
+(tests/golden/README.md). Any folder of that form will do, whatever the sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from livetalk_core.denoiser import DiTDenoiser
+from livetalk_core.engine import encode_condition
+from livetalk_core.models import weights
+from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
+from livetalk_core.models.text import TextEncoder, map_text_keys, text_config_from
+from livetalk_core.models.vae import CausalVAE
+from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.color import lab_stats, match_color
+from livetalk_core.stream.flow import flow_times
+from livetalk_core.stream.session import Session
+from livetalk_core.stream.window import LiveWindows
+from livetalk_core.types import AudioWindow, Reference, StreamSettings
+
+LIMITS = {"dit": 2e-5, "dit_two_speakers": 2e-5, "wav2vec": 1e-5, "umt5": 1e-5, "clip": 1e-5, "vae": 5e-5, "color": 1e-4, "stream": 1e-3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One compared tensor."""
+
+    file: str
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit
+
+
+class Golden:
+    """A folder of golden files, opened as they are needed."""
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"golden folder {folder} does not exist; the project's own is tests/golden")
+        self.folder = folder
+        self.present = sorted(path.stem for path in folder.glob("*.safetensors"))
+        if not self.present:
+            raise FileNotFoundError(f"golden folder {folder} holds no .safetensors file; the project's own is tests/golden")
+        if unknown := [name for name in self.present if name not in LIMITS]:
+            raise ValueError(f"golden file {folder / unknown[0]}.safetensors has no check; the known names are {', '.join(LIMITS)}")
+
+    def read(self, name: str) -> tuple[dict, dict[str, Tensor]]:
+        """The file's config and tensors."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"golden file {path} is missing; another file of the folder needs it")
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+        return config, weights.read_tensors([path])
+
+    @cached_property
+    def dit(self) -> AudioDiT:
+        config, tensors = self.read("dit")
+        return weights.load_dit(weights_in(tensors), dtype=torch.float32, num_heads=config["num_heads"], text_len=config["text_len"])
+
+    @cached_property
+    def vae(self) -> CausalVAE:
+        return weights.load_vae(weights_in(self.read("vae")[1]), dtype=torch.float32)
+
+    @cached_property
+    def audio(self) -> AudioEncoder:
+        config, tensors = self.read("wav2vec")
+        state, known = weights_in(tensors), {"heads": config["num_attention_heads"], "conv_strides": tuple(config["conv_stride"])}
+        sizes = audio_config_from(shapes(state), fps=config["fps"], sample_rate=config["sample_rate"], **known)
+        return weights.build(lambda: AudioEncoder(sizes), map_audio_keys(state), what="wav2vec2", dtype=torch.float32, device="cpu")
+
+
+def run_parity(folder: Path) -> Iterator[Result]:
+    """Every comparison in every golden file of the folder."""
+    golden = Golden(folder)
+    with torch.no_grad():
+        for name in golden.present:
+            for what, error in CHECKS[name](golden):
+                yield Result(file=name, what=what, error=error, limit=LIMITS[name])
+
+
+Errors = Iterator[tuple[str, float]]
+
+
+def check_dit(golden: Golden) -> Errors:
+    _, tensors = golden.read("dit")
+    for name in sorted(name for name in tensors if name.startswith("in.timestep")):
+        suffix = name.removeprefix("in.timestep")
+        yield f"velocity{suffix}", max_error(velocity(golden.dit, tensors, tensors[name]), tensors[f"out.velocity{suffix}"])
+
+
+def check_two_speakers(golden: Golden) -> Errors:
+    _, tensors = golden.read("dit_two_speakers")
+    found = velocity(golden.dit, tensors, tensors["in.timestep"], tensors["in.speaker_masks"])
+    yield "velocity", max_error(found, tensors["out.velocity"])
+
+
+def velocity(dit: AudioDiT, tensors: dict[str, Tensor], timestep: Tensor, masks: Tensor | None = None) -> Tensor:
+    context = dit.embed_context(tensors["in.text"][None], tensors["in.clip"])
+    audio = dit.embed_audio(tensors["in.audio"][None].flatten(-2))
+    return dit(tensors["in.latent"][None], tensors["in.condition"], dit.embed_time(timestep), context, audio, masks)[0]
+
+
+def check_vae(golden: Golden) -> Errors:
+    """Whole and in groups: both must give the published numbers."""
+    _, tensors = golden.read("vae")
+    for name in sorted(name for name in tensors if name.startswith("in.video")):
+        frames = name.removeprefix("in.video")
+        for groups in ((), (1,)):
+            found = golden.vae.encode(tensors[name][0], groups)
+            yield f"encode {frames} frames{in_groups(groups)}", max_error(found, tensors[f"out.latent{frames}"])
+    for groups in ((), (1,), (1, 2), (2, 1)):
+        found = torch.cat(list(golden.vae.decode(tensors["in.latent"], groups)), dim=1)
+        yield f"decode{in_groups(groups)}", max_error(found, tensors["out.video"][0])
+
+
+def in_groups(groups: tuple[int, ...]) -> str:
+    return f" in groups {groups}" if groups else ""
+
+
+def check_wav2vec(golden: Golden) -> Errors:
+    config, tensors = golden.read("wav2vec")
+    loud = normalize_loudness(tensors["in.waveform"], config["sample_rate"], config["lufs"])
+    yield "loudness", max_error(loud, tensors["out.loudness_normalised"])
+    yield "embedding", max_error(golden.audio(loud), tensors["out.embedding"])
+
+
+def check_umt5(golden: Golden) -> Errors:
+    _, tensors = golden.read("umt5")
+    state = weights_in(tensors)
+    sizes = text_config_from(shapes(state))
+    encoder = weights.build(lambda: TextEncoder(sizes), map_text_keys(state), what="umT5", dtype=torch.float32, device="cpu")
+    yield "context", max_error(encoder(tensors["in.ids"], tensors["in.mask"]), tensors["out.context"])
+
+
+def check_clip(golden: Golden) -> Errors:
+    config, tensors = golden.read("clip")
+    state = weights_in(tensors)
+    sizes = image_config_from(shapes(state), heads=config["num_heads"])
+    encoder = weights.build(
+        lambda: ImageEncoder(sizes), map_image_keys(state, sizes.layers), what="CLIP", dtype=torch.float32, device="cpu"
+    )
+    yield "features", max_error(encoder(tensors["in.image"][0, :, -1]), tensors["out.features"][0])
+
+
+def check_color(golden: Golden) -> Errors:
+    _, tensors = golden.read("color")
+    target = lab_stats(tensors["in.reference"][0])
+    for name in sorted(name for name in tensors if name.startswith("out.strength_")):
+        strength = float(name.removeprefix("out.strength_"))
+        yield f"strength {strength}", max_error(match_color(tensors["in.video"][0], target, strength), tensors[name][0])
+
+
+def check_stream(golden: Golden) -> Errors:
+    """The whole loop with the recorded noise, chunk after chunk on its own motion latents; errors of all that was recorded."""
+    config, tensors = golden.read("stream")
+    plan = stream_plan(golden, config, tensors)
+    times = flow_times(config["steps"], config["shift"])
+    yield "timesteps", max_error(1000 * torch.tensor(times), tensors["out.timesteps"])
+    pixels_CHW = tensors["in.reference"][0, :, 0]
+    condition = encode_condition(golden.vae, pixels_CHW, plan)
+    yield "condition", max_error(condition, tensors["out.condition"][0])
+    reference = Reference(
+        text_LD=tensors["in.text"],
+        image_LD=tensors["in.clip"][0],
+        cond_CTHW=condition,
+        first_CTHW=golden.vae.encode(pixels_CHW[:, None]),
+        pixels_CHW=pixels_CHW,
+    )
+    settings = StreamSettings(steps=config["steps"], shift=config["shift"], color_strength=config["color_correction_strength"])
+    recorder = Recorder(plan, DiTDenoiser(golden.dit), golden.vae, reference, settings, recorded_noise(tensors, config["steps"]))
+    for window in stream_windows(golden, plan, tensors):
+        yield f"chunk {window.index} audio", max_error(window.features_PTWSD, tensors[f"out.audio.{window.index}"])
+        yield f"chunk {window.index} motion", max_error(recorder.motion_CTHW, tensors[f"in.motion_latent.{window.index}"])
+        chunk = recorder.step(window)
+        yield f"chunk {window.index} latents", max_error(recorder.latents_CTHW, tensors[f"out.latent.{window.index}"])
+        video = torch.cat(recorder.pieces, dim=1)
+        yield f"chunk {window.index} frames", max_error(video, tensors[f"out.video.{window.index}"][0])
+        yield f"chunk {window.index} last frame", max_error(video[:, -1], tensors[f"out.video.{window.index}"][0, :, -1])
+        assert chunk.frames_THWC.shape[0] == plan.new_frames
+
+
+class Recorder(Session):
+    """A session that keeps what the golden file recorded: latents, and colour-matched frames."""
+
+    def denoise(self, window: AudioWindow) -> Tensor:
+        self.latents_CTHW = super().denoise(window)
+        self.pieces: list[Tensor] = []
+        return self.latents_CTHW
+
+    def matched(self, piece_CTHW: Tensor) -> Tensor:
+        self.pieces.append(super().matched(piece_CTHW))
+        return self.pieces[-1]
+
+
+def stream_plan(golden: Golden, config: dict, tensors: dict[str, Tensor]) -> StreamPlan:
+    height, width = tensors["in.reference"].shape[-2:]
+    return StreamPlan(
+        width=width,
+        height=height,
+        fps=config["fps"],
+        sample_rate=config["sample_rate"],
+        chunk_frames=config["frames"],
+        motion_frames=config["motion_frames"],
+        audio_context_s=config["cached_audio_seconds"],
+        audio_window=golden.dit.config.audio_window,
+        latent_channels=golden.vae.config.z_dim,
+        temporal_stride=golden.vae.temporal_stride,
+        spatial_stride=golden.vae.spatial_stride,
+        patch_size=golden.dit.config.patch_size,
+    )
+
+
+def stream_windows(golden: Golden, plan: StreamPlan, tensors: dict[str, Tensor]) -> Iterator[AudioWindow]:
+    """The recording's windows, as many as chunks were recorded."""
+    chunks = sum(name.startswith("out.video.") for name in tensors)
+    windows = LiveWindows(plan, lambda samples_N: golden.audio(normalize_loudness(samples_N, plan.sample_rate)))
+    yield from windows.push(tensors["in.waveform"][: chunks * plan.new_samples])
+
+
+def recorded_noise(tensors: dict[str, Tensor], steps: int) -> Callable[[torch.dtype], Tensor]:
+    """Gives the recorded draws in the order the sampler asks for them: the start, then one after each step."""
+    chunks = sum(name.startswith("out.video.") for name in tensors)
+    names = iter([f"in.noise.{c}.{draw}" for c in range(chunks) for draw in ("init", *range(steps))])
+    return lambda dtype: tensors[next(names)].to(dtype)
+
+
+def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("weights."): tensor for name, tensor in tensors.items() if name.startswith("weights.")}
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def max_error(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference; infinite for another shape or a result that is not a number."""
+    found, expected = found.squeeze(), expected.squeeze()
+    if found.shape != expected.shape:
+        return float("inf")
+    error = (found - expected).abs().max().item()
+    return error if error == error else float("inf")
+
+
+CHECKS: dict[str, Callable[[Golden], Errors]] = {
+    "dit": check_dit,
+    "dit_two_speakers": check_two_speakers,
+    "wav2vec": check_wav2vec,
+    "umt5": check_umt5,
+    "clip": check_clip,
+    "vae": check_vae,
+    "color": check_color,
+    "stream": check_stream,
+}

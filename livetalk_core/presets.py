@@ -1,0 +1,87 @@
+"""Complete configurations, as functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from livetalk_core.models.audio import AudioConfig
+from livetalk_core.models.dit import DiTConfig
+from livetalk_core.models.image import ImageConfig
+from livetalk_core.models.text import TextConfig
+from livetalk_core.models.vae import VAEConfig
+
+PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
+"""The prompt the published model is used with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Sizes of every model and the bucket of picture sizes that suits them."""
+
+    name: str
+    dit: DiTConfig
+    vae: VAEConfig
+    audio: AudioConfig
+    text: TextConfig
+    image: ImageConfig
+    bucket: str
+    steps: int = 4
+    shift: float = 5.0
+    trained: bool = True
+
+
+def livetalk_14b() -> Preset:
+    """The published 14B model (SoulX-FlashTalk-14B)."""
+    return Preset(
+        name="livetalk_14b",
+        dit=DiTConfig(),
+        vae=VAEConfig(),
+        audio=AudioConfig(width=768, layers=12, heads=12, ffn_width=3072, conv_widths=(512,) * 7, conv_kernels=(10, 3, 3, 3, 3, 2, 2)),
+        text=TextConfig(vocab=256384, width=4096, attention_width=4096, heads=64, ffn_width=10240, layers=24),
+        image=ImageConfig(width=1280, layers=32, heads=16, ffn_width=5120),
+        bucket="416",
+    )
+
+
+def nano() -> Preset:
+    """A model small enough for a CPU. Its weights are still to be trained."""
+    small = tiny()
+    return Preset(
+        name="nano",
+        dit=DiTConfig(
+            dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=32, text_len=32, image_dim=32,
+            audio_dim=3 * 32, audio_hidden=96, audio_width=64, audio_tokens=8,
+        ),
+        vae=VAEConfig(dim=24),
+        audio=AudioConfig(
+            width=32, layers=3, heads=4, ffn_width=64, conv_widths=(32,) * 7, conv_kernels=(10, 3, 3, 3, 3, 2, 2),
+            position_kernel=16, position_groups=4,
+        ),
+        text=small.text,
+        image=ImageConfig(width=32, layers=3, heads=4, ffn_width=64),
+        bucket="128",
+        trained=False,
+    )  # fmt: skip
+
+
+def tiny() -> Preset:
+    """Every part of the 14B model at toy size, with random weights: for tests and to see the machinery run."""
+    return Preset(
+        name="tiny",
+        dit=DiTConfig(
+            dim=64, ffn_dim=96, num_heads=4, num_layers=2, freq_dim=32, text_dim=32, text_len=16, image_dim=16,
+            audio_dim=3 * 16, audio_hidden=24, audio_width=16, audio_tokens=4,
+        ),
+        vae=VAEConfig(dim=4),
+        audio=AudioConfig(
+            width=16, layers=3, heads=4, ffn_width=24, conv_widths=(8,) * 7, conv_kernels=(10, 3, 3, 3, 3, 2, 2),
+            position_kernel=16, position_groups=4,
+        ),
+        text=TextConfig(vocab=384, width=32, attention_width=32, heads=4, ffn_width=48, layers=2),
+        image=ImageConfig(width=16, layers=3, heads=4, ffn_width=64),
+        bucket="128",
+        trained=False,
+    )  # fmt: skip
+
+
+BY_NAME = {"livetalk_14b": livetalk_14b, "nano": nano, "tiny": tiny}

@@ -89,6 +89,7 @@ class AudioEncoder(nn.Module):
             )
         )
         self.model.feature_extractor.register_forward_hook(self._resample)
+        self.eval()
 
     @torch.no_grad()
     def forward(self, samples_N: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class ImageEncoder(nn.Module):
                 attn_implementation="sdpa",
             )
         )
+        self.eval()
 
     @torch.no_grad()
     def forward(self, pixels_CHW: Tensor) -> Tensor:

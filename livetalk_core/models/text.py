@@ -87,6 +87,7 @@ class TextEncoder(nn.Module):
             )
         )
         self.stack.set_input_embeddings(None)
+        self.eval()
 
     @torch.no_grad()
     def forward(self, ids_1L: Tensor, mask_1L: Tensor) -> Tensor:

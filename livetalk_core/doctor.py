@@ -1,0 +1,106 @@
+"""A look at the machine: what is there, what is missing, and the way out of each."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
+from livetalk_core.presets import BY_NAME
+
+PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")
+OPTIONAL = {
+    "flash_attn": "FlashAttention 2: pip install flash-attn (needs CUDA); without it torch's own attention is used",
+    "flash_attn_interface": "FlashAttention 3, for Hopper GPUs; without it torch's own attention is used",
+    "xfuser": "xDiT, for several GPUs: pip install xfuser; one GPU does not need it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing looked at. `needed`: nothing runs without it."""
+
+    what: str
+    good: bool
+    found: str
+    needed: bool = True
+    way_out: str = ""
+
+
+def examine(model: str = "tiny") -> list[Finding]:
+    """Python, torch, GPU, packages, kernels and the files of a model."""
+    findings = [examine_python(), *examine_torch(), *map(examine_package, PACKAGES)]
+    findings += [examine_optional(name, text) for name, text in OPTIONAL.items()]
+    return [*findings, *examine_model(model)]
+
+
+def examine_python() -> Finding:
+    good = sys.version_info >= (3, 10)
+    return Finding(
+        what="python", good=good, found=f"{platform.python_version()} on {platform.platform()}", way_out="use Python 3.10 or newer"
+    )
+
+
+def examine_torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding(what="torch", good=False, found="not installed", way_out="pip install torch==2.13.0, or the build that fits your GPU")
+        return
+    import torch
+
+    yield Finding(what="torch", good=True, found=torch.__version__)
+    if not torch.cuda.is_available():
+        way_out = "the 14B model needs one: install a CUDA build of torch and a driver; small models run on the CPU"
+        yield Finding(what="gpu", good=False, found="no CUDA device", needed=False, way_out=way_out)
+        return
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        capability = f"compute capability {gpu.major}.{gpu.minor}"
+        yield Finding(what=f"gpu {index}", good=True, found=f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {capability}")
+
+
+def examine_package(name: str) -> Finding:
+    try:
+        return Finding(what=name, good=True, found=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what=name, good=False, found="not installed", way_out=f"pip install {name}")
+
+
+def examine_optional(name: str, text: str) -> Finding:
+    good = importlib.util.find_spec(name) is not None
+    return Finding(what=name, good=good, found="installed" if good else "not installed", needed=False, way_out=text)
+
+
+def examine_model(model: str) -> Iterator[Finding]:
+    """Every part of a model folder; for a preset's name, whether its weights are in the package."""
+    if model in BY_NAME:
+        preset = BY_NAME[model]()
+        if preset.trained:
+            way_out = f"download {DOWNLOADS['dit']} and {DOWNLOADS['audio']}, and give the folder with --model"
+            yield Finding(what=model, good=False, found="no weights in this package", way_out=way_out)
+        else:
+            yield Finding(what=model, good=model == "tiny", found="random weights, for trying the machinery", way_out="use tiny")
+        return
+    try:
+        files = find_files(Path(model))
+    except (FileNotFoundError, ValueError) as error:
+        yield Finding(what="model folder", good=False, found=str(error), way_out=f"download {DOWNLOADS['dit']}")
+        return
+    yield from examine_files(files)
+    free_gb = shutil.disk_usage(model).free / 1e9
+    yield Finding(
+        what="disk", good=free_gb > 5, found=f"{free_gb:.0f} GB free beside the model", needed=False, way_out="videos need room too"
+    )
+
+
+def examine_files(files: ModelFiles) -> Iterator[Finding]:
+    missing = files.missing()
+    for part in DOWNLOADS:
+        value = getattr(files, part)
+        found = "missing" if part in missing else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        yield Finding(what=part, good=part not in missing, found=found, way_out=f"download {DOWNLOADS[part]}")

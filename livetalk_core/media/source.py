@@ -1,0 +1,32 @@
+"""Files that the user names: checked before anything is decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+
+
+def check_file(path: str | Path, kind: str) -> Path:
+    """The path, if a file with bytes in it is there. `kind` is its name in the error: "sound file", "picture".
+
+    Raises FileNotFoundError for a missing file, ValueError for a folder or an empty file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such {kind}; check the path, seen from {Path.cwd()}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, not a {kind}; give the path of one file in it")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty (0 bytes), not a {kind}; copy or export the file again")
+    return path
+
+
+def open_media(path: str | Path, kind: str) -> InputContainer:
+    """An open container; close it after use. ValueError or FileNotFoundError, as in `check_file`, if it cannot be read."""
+    path = check_file(path, kind)
+    try:
+        return av.open(str(path.resolve()))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: cannot be read as a {kind} ({error.strerror}); export it as WAV, MP3, FLAC, M4A or MP4") from error

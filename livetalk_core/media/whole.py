@@ -1,0 +1,92 @@
+"""Is a sound file all there? What its header promises, held against what is in it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+LENGTH_UNKNOWN = (0, *range(0x7FFFF000, 0x80000000), 0xFFFFFFFF)
+"""Data sizes that programs write into a WAV header when the output is a pipe."""
+
+SLACK_S = {"flac": 0.001, "ogg": 0.1}
+"""Formats that count their samples. Ogg also counts those that Opus drops at its start."""
+
+MP3_SIDE_INFO = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
+"""Bytes between the frame header and a Xing tag, by (MPEG-1, mono)."""
+
+
+def check_whole_wav(path: Path) -> None:
+    """ValueError if a WAV's data chunk reaches past the end of the file; other files pass."""
+    with path.open("rb") as file:
+        if file.read(12)[::8] != b"RW":
+            return
+        byte_rate = 0
+        while len(header := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", header)
+            if name == b"data":
+                held = path.stat().st_size - file.tell()
+                if size not in LENGTH_UNKNOWN and size > held:
+                    refuse_short(path, size / max(byte_rate, 1), held / max(byte_rate, 1))
+                return
+            if name == b"fmt ":
+                byte_rate = struct.unpack("<8xI4x", file.read(16))[0]
+                size -= 16
+            file.seek(size + size % 2, 1)
+
+
+def check_whole_mp4(path: Path) -> None:
+    """ValueError if a box of an MP4, M4A or MOV reaches past the end of the file; other files pass."""
+    end, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        if file.read(8)[4:] != b"ftyp":
+            return
+        while at + 8 <= end:
+            file.seek(at)
+            size, long_size = struct.unpack(">I4xQ", file.read(16).ljust(16, b"\0"))
+            size = long_size if size == 1 else size or end - at
+            at += max(size, 8)
+    if at > end:
+        raise ValueError(f"{path}: cut short: its header promises {at} bytes, the file has {end}; copy or export the file again")
+
+
+def check_whole(path: Path, container: InputContainer, stream: AudioStream, num_samples: int, num_packets: int) -> None:
+    """ValueError if a decode to the end gave less than the file's header or index promised."""
+    rate = stream.codec_context.sample_rate
+    kind = container.format.name
+    if kind == "mp3" and (frames := promised_mp3_frames(path)) is not None and frames > num_packets + 1:
+        samples = 1152 if rate >= 32000 else 576
+        refuse_short(path, frames * samples / rate, num_packets * samples / rate)
+    if kind in SLACK_S and stream.duration is not None:
+        promised, held = float(stream.duration * stream.time_base), num_samples / rate
+        if promised > held + SLACK_S[kind]:
+            refuse_short(path, promised, held)
+
+
+def promised_mp3_frames(path: Path) -> int | None:
+    """Frames that the Xing, Info or VBRI tag in an MP3's first frame counts; None if there is no such tag."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        skip = 0
+        if head[:3] == b"ID3":
+            skip = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        file.seek(skip)
+        head = file.read(8192)
+    at = next((i for i in range(len(head) - 1) if head[i] == 0xFF and head[i + 1] & 0xE0 == 0xE0), None)
+    if at is None or len(head) < at + 64:
+        return None
+    mpeg1, mono = head[at + 1] & 0x18 == 0x18, head[at + 3] & 0xC0 == 0xC0
+    xing = at + 4 + MP3_SIDE_INFO[mpeg1, mono]
+    if head[xing : xing + 4] in (b"Xing", b"Info") and head[xing + 7] & 1:
+        return struct.unpack_from(">I", head, xing + 8)[0]
+    if head[at + 36 : at + 40] == b"VBRI":
+        return struct.unpack_from(">I", head, at + 50)[0]
+    return None
+
+
+def refuse_short(path: Path, promised_s: float, held_s: float) -> None:
+    raise ValueError(
+        f"{path}: cut short: its header promises {promised_s:.2f} s, the file holds {held_s:.2f} s; copy or export the file again"
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from livetalk_core.checkpoints import ModelFiles, find_files
+from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
 from livetalk_core.denoiser import DiTDenoiser
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
@@ -181,8 +182,10 @@ def load_files(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> E
     """An engine of checkpoint files; sizes come from the tensors."""
     files.require()
     known = {"num_heads": files.config["num_heads"]} if "num_heads" in files.config else {}
-    dit = weights.load_dit(weights.read_tensors(files.dit), dtype=dtype, device=device, **known)
-    vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
+    with naming("dit", *files.dit):
+        dit = weights.load_dit(weights.read_tensors(files.dit), dtype=dtype, device=device, **known)
+    with naming("vae", files.vae):
+        vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     audio = load_audio(files.audio, device)
     text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
@@ -191,25 +194,38 @@ def load_files(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> E
     return Engine(replace(large, name=str(files.dit[0].parent.name), dit=dit.config, vae=vae.config), models, device, dtype)
 
 
-def load_audio(path: Path, device: torch.device, **known: int) -> AudioEncoder:
+def load_audio(path: Path, device: torch.device) -> AudioEncoder:
     """wav2vec2 in float32, as published."""
-    tensors = weights.read_tensors([path])
-    config = audio_config_from(shapes_of(tensors), **known)
-    return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what=str(path), dtype=torch.float32, device=device)
+    with naming("audio", path):
+        tensors = weights.read_tensors([path])
+        config = audio_config_from(shapes_of(tensors))
+        return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what="wav2vec2", dtype=torch.float32, device=device)
 
 
 def load_text(path: Path, dtype: torch.dtype, device: torch.device) -> TextEncoder:
-    tensors = weights.read_tensors([path])
-    config = text_config_from(shapes_of(tensors))
-    return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), what=str(path), dtype=dtype, device=device)
+    with naming("text", path):
+        tensors = weights.read_tensors([path])
+        config = text_config_from(shapes_of(tensors))
+        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), what="umT5", dtype=dtype, device=device)
 
 
-def load_image(path: Path, device: torch.device) -> nn.Module:
+def load_image(path: Path, device: torch.device) -> ImageEncoder:
     """CLIP's vision tower, float16 on CUDA as published."""
-    tensors = weights.read_tensors([path])
-    config = image_config_from(shapes_of(tensors))
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    return weights.build(lambda: ImageEncoder(config), map_image_keys(tensors, config.layers), what=str(path), dtype=dtype, device=device)
+    with naming("image", path):
+        tensors = weights.read_tensors([path])
+        config = image_config_from(shapes_of(tensors))
+        state = map_image_keys(tensors, config.layers)
+        return weights.build(lambda: ImageEncoder(config), state, what="CLIP", dtype=dtype, device=device)
+
+
+@contextmanager
+def naming(part: str, *paths: Path) -> Iterator[None]:
+    """Put the files and where they are published before and after what is wrong with them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{', '.join(path.name for path in paths)}: {error} (published in {DOWNLOADS[part]})") from None
 
 
 def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

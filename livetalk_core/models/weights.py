@@ -51,10 +51,14 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a file of tensors ({str(error).splitlines()[0]}); download it again") from None
+        raise ValueError(f"{path} is not a file of tensors ({first_line(error)}); download it again") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds more than named tensors; choose the published file")
     return dict(state)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

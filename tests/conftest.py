@@ -1,0 +1,45 @@
+"""What several tests share: one tiny engine, a portrait, a sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import speech_like, write_published_folder, write_wav
+from PIL import Image
+
+from livetalk_core.engine import Engine, load_engine
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    return load_engine("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def portrait(tmp_path_factory) -> Path:
+    """48 x 32 pixels of smooth colour."""
+    path = tmp_path_factory.mktemp("picture") / "portrait.png"
+    x, y = np.meshgrid(np.linspace(0, 1, 48), np.linspace(0, 1, 32))
+    Image.fromarray((np.stack([x, y, 1 - x], axis=-1) * 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def speech(tmp_path) -> Path:
+    """2.5 s that rise and fall like speech, 16 kHz WAV."""
+    return write_wav(tmp_path / "speech.wav", speech_like(2.5))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    """A toy model folder in the published form, not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "SoulX-FlashTalk-14B"
+    write_published_folder(folder)
+    return folder

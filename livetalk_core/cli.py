@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from livetalk_core import __version__
 
@@ -23,15 +24,30 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (ValueError, OSError) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
-        print(f"livetalk: error: {' '.join(message.split())}", file=sys.stderr)
-        return BAD_INPUT
+        return fail(message)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        return fail(f"out of GPU memory: {error}; use a smaller --size or another --device")
     except KeyboardInterrupt:
         print("livetalk: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="livetalk", description="Endless talking video from one picture and speech.")
+def fail(message: str) -> int:
+    print(f"livetalk: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> Parser:
+    top = Parser(prog="livetalk", description="Endless talking video from one picture and speech.")
     top.add_argument("--version", action="version", version=f"livetalk {__version__}")
     top.add_argument("--verbose", action="store_true", help="say what is chosen: attention kernel, files")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -112,9 +128,15 @@ def run_generate(options: argparse.Namespace) -> int:
     for note in inputs.picture.notes:
         print(f"picture: {note}")
     engine = open_engine(options)
-    with Progress() as progress:
-        generate(engine, inputs, progress.show)
-    print(f"{job.output}: {progress.frames} frames, {progress.frames / 25:.2f} s")
+    progress = Progress()
+    try:
+        with progress:
+            generate(engine, inputs, progress.show)
+    except KeyboardInterrupt:
+        if progress.frames:
+            print(f"stopped: {job.output} holds the {progress.frames} frames made so far")
+        raise
+    print(f"{job.output}: {progress.frames} frames, {progress.frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
 
 

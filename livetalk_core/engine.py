@@ -23,7 +23,7 @@ from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import BY_NAME, PROMPT, Preset
 from livetalk_core.stream.flow import seeded_noise
-from livetalk_core.stream.session import OnStep, Session
+from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
 
@@ -64,14 +64,19 @@ class Engine:
         )
 
     @torch.no_grad()
-    def reference(self, pixels_CHW: Tensor, prompt: str = PROMPT, speaker_masks_KHW: Tensor | None = None) -> Reference:
-        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded for a stream of that size."""
+    def reference(
+        self, pixels_CHW: Tensor, prompt: str = PROMPT, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
+    ) -> Reference:
+        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded for a stream of that size.
+
+        `image_LD`: CLIP features [257, D] made elsewhere, instead of running the vision tower.
+        """
         plan = self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
         pixels_CHW = pixels_CHW.to(self.device, self.dtype)
         with self.turn:
             return Reference(
                 text_LD=self.text_rows(prompt),
-                image_LD=self.models.image()(pixels_CHW).to(self.dtype),
+                image_LD=self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
                 cond_CTHW=encode_condition(self.models.vae, pixels_CHW, plan),
                 first_CTHW=self.models.vae.encode(pixels_CHW[:, None]),
                 pixels_CHW=pixels_CHW,
@@ -86,20 +91,46 @@ class Engine:
             self.prompts = dict([*self.prompts.items(), (prompt, rows)][-16:])
         return self.prompts[prompt]
 
+    def image_rows(self, pixels_CHW: Tensor) -> Tensor:
+        """CLIP features [257, D] of a picture [3, H, W]."""
+        return self.models.image()(pixels_CHW).to(self.dtype)
+
+    def checked_rows(self, image_LD: Tensor) -> Tensor:
+        """CLIP features made elsewhere, on the engine's device; ValueError if another CLIP made them."""
+        width = self.preset.dit.image_dim
+        if image_LD.ndim != 2 or image_LD.shape[1] != width:
+            raise ValueError(
+                f"CLIP features of shape {tuple(image_LD.shape)} must be [257, {width}] for {self.preset.name}; leave them out"
+            )
+        return image_LD.to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """Frames of normalised latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
+        yield from self.models.vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
+
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
         samples_N = normalize_loudness(samples_N.cpu()) if loudness else samples_N
         return self.models.audio(samples_N.to(self.device))
 
-    def open(self, reference: Reference, settings: StreamSettings, people: int = 1, on_step: OnStep | None = None) -> Stream:
-        """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop."""
+    def open(
+        self,
+        reference: Reference,
+        settings: StreamSettings,
+        people: int = 1,
+        on_step: OnStep | None = None,
+        on_latents: OnLatents | None = None,
+    ) -> Stream:
+        """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
+        each chunk's latents."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
-        session = Session(plan, DiTDenoiser(self.models.dit), self.models.vae, reference, settings, noise, on_step)
+        session = Session(plan, DiTDenoiser(self.models.dit), self.models.vae, reference, settings, noise, on_step, on_latents)
         windows = LiveWindows(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
         return Stream(session, windows, self.turn)
 
@@ -152,7 +183,7 @@ def load_engine(model: str | Path | ModelFiles = "tiny", device: str = "auto", d
 
     `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given.
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = choose_device(device)
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if isinstance(model, ModelFiles):
         return load_files(model, place, dtype)
@@ -162,6 +193,19 @@ def load_engine(model: str | Path | ModelFiles = "tiny", device: str = "auto", d
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use tiny")
         return build_random(preset, place, dtype)
     return load_files(find_files(Path(model)), place, dtype)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; ValueError when it is not a device or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return place
 
 
 def build_random(preset: Preset, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -109,15 +109,20 @@ def plan_for(engine: Engine, inputs: Inputs) -> StreamPlan:
 
 def read_speakers(paths: tuple[Path, ...], rate: int = 16000) -> Iterator[Tensor]:
     """Blocks [people, N] of the files side by side, silence after the shorter one's end."""
-    for blocks in zip_longest(*(even_blocks(path, rate) for path in paths), fillvalue=np.zeros(0, np.float32)):
+    return side_by_side([read_audio(path, rate) for path in paths], rate)
+
+
+def side_by_side(sources: Sequence[Iterator[np.ndarray]], rate: int) -> Iterator[Tensor]:
+    """Blocks [people, N] of a second of mono sounds at `rate`, each given in blocks of any length."""
+    for blocks in zip_longest(*(even_blocks(source, rate) for source in sources), fillvalue=np.zeros(0, np.float32)):
         length = max(len(block) for block in blocks)
         yield torch.from_numpy(np.stack([np.pad(block, (0, length - len(block))) for block in blocks]))
 
 
-def even_blocks(path: Path, rate: int) -> Iterator[np.ndarray]:
-    """The file's sound in blocks of one second; the last is shorter."""
+def even_blocks(source: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The same sound in blocks of one second; the last is shorter."""
     waiting = np.zeros(0, np.float32)
-    for block in read_audio(path, rate):
+    for block in source:
         waiting = np.concatenate([waiting, block])
         while len(waiting) >= rate:
             yield waiting[:rate]

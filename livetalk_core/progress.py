@@ -11,11 +11,11 @@ from livetalk_core.types import Chunk
 
 
 class Progress:
-    """Shows a bar on a terminal, and one line a chunk elsewhere is left out: logs stay short."""
+    """Counts frames on a bar on stderr, and says when the first ones were there."""
 
     def __init__(self) -> None:
         self.frames = 0
-        self.start = time.perf_counter()
+        self.seconds = 0.0
         self.bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
@@ -25,12 +25,16 @@ class Progress:
     def show(self, chunk: Chunk, total: int) -> None:
         """Count a chunk's frames towards the total."""
         if self.bar is None:
-            self.bar = tqdm(total=total, unit="frame", file=sys.stderr, initial=0)
-            first = time.perf_counter() - self.start
-            self.bar.write(f"first frames after {first:.2f} s", file=sys.stderr)
+            print(f"first frames after {time.perf_counter() - self.start:.2f} s", file=sys.stderr)
+            self.bar = tqdm(total=total, unit=" frames", file=sys.stderr, mininterval=0, smoothing=0, bar_format=FORMAT)
+            self.bar.start_t -= time.perf_counter() - self.start
         self.frames += len(chunk.frames_THWC)
         self.bar.update(len(chunk.frames_THWC))
 
     def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self.start
         if self.bar is not None:
             self.bar.close()
+
+
+FORMAT = "{percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} frames, {rate_noinv_fmt}, {remaining} left"

@@ -107,7 +107,7 @@ def rewrite_bias(folder, *replacement):
     index = json.loads((folder / "diffusion_pytorch_model.safetensors.index.json").read_text())
     shard = folder / index["weight_map"]["blocks.0.ffn.0.bias"]
     tensors = {name: tensor.clone() for name, tensor in read_tensors([shard]).items() if name != "blocks.0.ffn.0.bias"}
-    save_file(tensors | {"blocks.0.ffn.0.bias": tensor for tensor in replacement}, shard)
+    save_file(tensors | dict.fromkeys(["blocks.0.ffn.0.bias"], *replacement) if replacement else tensors, shard)
 
 
 def without_shard(folder):

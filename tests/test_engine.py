@@ -1,0 +1,202 @@
+"""Engine and session: chunks follow on, the same seed gives the same bytes, motion is carried, memory stays."""
+
+import gc
+import resource
+import time
+
+import pytest
+import torch
+from made import pixels, speech_like
+
+from livetalk_core.engine import load_engine
+from livetalk_core.stream.flow import seeded_noise
+from livetalk_core.stream.session import Session
+from livetalk_core.types import AudioWindow, Reference, StreamSettings
+
+
+def frames_of(chunks):
+    return torch.cat([chunk.frames_THWC for chunk in chunks])
+
+
+def talk(engine, seconds=2.5, settings=None, cuts=(10**9,), seed=0, reference=None):
+    stream = engine.open(reference or engine.reference(pixels()), settings or StreamSettings())
+    samples, chunks, start = torch.from_numpy(speech_like(seconds, seed=seed)), [], 0
+    for size in cuts:
+        chunks += stream.push(samples[start : start + size])
+        start += size
+    chunks += stream.finish()
+    stream.close()
+    return chunks
+
+
+def test_chunks_follow_on_without_gap_or_overlap(engine):
+    chunks = talk(engine, 2.5)
+    assert [c.index for c in chunks] == [0, 1, 2] and [c.first_frame for c in chunks] == [0, 28, 56]
+    assert [len(c.frames_THWC) for c in chunks] == [28, 28, 6]
+    assert [len(c.samples) for c in chunks] == [640 * n for n in (28, 28, 6)]
+    assert torch.equal(torch.cat([c.samples for c in chunks])[:40000], torch.from_numpy(speech_like(2.5))[: 62 * 640][:40000])
+    assert all(c.frames_THWC.dtype == torch.uint8 and c.frames_THWC.device.type == "cpu" for c in chunks)
+    assert set(chunks[0].seconds) == {"audio", "denoise", "decode", "color", "encode"}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(engine):
+    a, b, c = (frames_of(talk(engine, 1.5, StreamSettings(seed=seed))) for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("cuts", [(1, 17919, 5000, 10**9), (640,) * 40 + (10**9,)])
+def test_live_input_in_any_pieces_gives_the_same_bytes_as_the_whole(engine, cuts):
+    assert torch.equal(frames_of(talk(engine, 2.0)), frames_of(talk(engine, 2.0, cuts=cuts)))
+
+
+def test_two_streams_of_one_engine_do_not_disturb_each_other(engine):
+    alone = frames_of(talk(engine, 2.0, seed=1))
+    references = [engine.reference(pixels(seed=seed)) for seed in (0, 1)]
+    streams = [engine.open(reference, StreamSettings()) for reference in references]
+    sounds = [torch.from_numpy(speech_like(2.0, seed=seed)) for seed in (1, 2)]
+    mixed = [[], []]
+    for start in range(0, 32000, 8000):
+        for i in (0, 1):
+            mixed[i] += streams[i].push(sounds[i][start : start + 8000])
+    for i in (0, 1):
+        mixed[i] += streams[i].finish()
+    assert torch.equal(frames_of(mixed[0]), alone)
+
+
+def test_what_is_said_changes_what_is_seen(engine):
+    a, b = (frames_of(talk(engine, 1.0, seed=seed)).float() for seed in (1, 2))
+    assert (a - b).abs().mean() > 0.1
+
+
+def test_colors_are_held_to_the_picture(engine):
+    flat = engine.reference(0.3 * pixels() + torch.tensor([0.5, -0.2, -0.4])[:, None, None])
+    held, free = (frames_of(talk(engine, 1.0, StreamSettings(color_strength=s), reference=flat)).float() for s in (1.0, 0.0))
+    wanted = (flat.pixels_CHW + 1).mean((1, 2)) * 127.5
+    assert (held.mean((0, 1, 2)) - wanted).abs().max() < 6
+    assert (free.mean((0, 1, 2)) - wanted).abs().max() > 12, "control: without it the colors are elsewhere"
+
+
+def test_any_size_of_sixteens_works(engine):
+    for width, height in ((16, 16), (64, 16), (48, 80)):
+        stream = engine.open(engine.reference(pixels(width, height)), StreamSettings(steps=1))
+        (chunk,) = stream.finish()
+        assert chunk.frames_THWC.shape == (1, height, width, 3)
+
+
+def test_a_size_that_is_no_multiple_of_sixteen_is_refused(engine):
+    with pytest.raises(ValueError, match="width=50 must be a multiple of 16; nearest: 48 or 64"):
+        engine.reference(pixels(50, 32))
+
+
+def test_two_speakers_need_masks_and_then_talk(engine):
+    with pytest.raises(ValueError, match="2 speakers need speaker masks"):
+        engine.open(engine.reference(pixels()), StreamSettings(), people=2)
+    masks = torch.zeros(3, 32, 48)
+    masks[0, :, :20], masks[1, :, 28:], masks[2, :, 20:28] = 1, 1, 1
+    reference = engine.reference(pixels(), speaker_masks_KHW=masks)
+    sound = torch.from_numpy(speech_like(1.0))
+    pictures = []
+    for voices in ((sound, 0 * sound), (0 * sound, sound)):
+        stream = engine.open(reference, StreamSettings(), people=2)
+        pictures.append(frames_of([*stream.push(torch.stack(voices)), *stream.finish()]).float())
+    assert pictures[0].shape == (25, 32, 48, 3) and (pictures[0] - pictures[1]).abs().mean() > 0.05
+    with pytest.raises(ValueError, match="people=3 must be 1 or 2"):
+        engine.open(reference, StreamSettings(), people=3)
+
+
+def test_a_stop_between_steps_comes_at_once_and_leaves_the_engine_good(engine):
+    class Stop(BaseException):
+        pass
+
+    def stop(step, steps):
+        if step == 2:
+            raise Stop
+
+    stream = engine.open(engine.reference(pixels()), StreamSettings(), on_step=stop)
+    with pytest.raises(Stop):
+        list(stream.push(torch.zeros(17920)))
+    assert len(talk(engine, 1.0)) == 1
+
+
+def test_the_prompt_is_encoded_once(engine):
+    first = engine.reference(pixels(), "someone new").text_LD
+    assert engine.reference(pixels(), "someone new").text_LD is first
+    assert engine.reference(pixels(), "someone else").text_LD is not first
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"seed": -1}, "seed=-1 must be 0 to 2^63 - 1"),
+        ({"steps": 0}, "steps=0 must be 1 or more"),
+        ({"shift": 0}, "shift=0 must be above 0"),
+        ({"shift": float("nan")}, "shift=nan must be above 0"),
+        ({"color_strength": 1.5}, "color_strength=1.5 must be 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError) as error:
+        StreamSettings(**change)
+    assert message in str(error.value)
+
+
+def test_tiny_is_the_same_on_every_build():
+    a, b = (load_engine("tiny", device="cpu").models.dit.state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_preset_without_weights_says_so():
+    with pytest.raises(ValueError, match="no weights of 'nano' are in this package"):
+        load_engine("nano")
+
+
+class Still:
+    """A denoiser and VAE in ten lines: the latent is the pixel mean of 16 x 16 blocks, every frame repeated."""
+
+    def __call__(self, x_CTHW, t, reference, window):
+        return torch.zeros_like(x_CTHW) + window.features_PTWSD.mean()
+
+    def encode(self, video_CTHW):
+        return video_CTHW[:1, ::4, ::16, ::16].repeat(16, 1, 1, 1)
+
+    def decode(self, latents_CTHW, groups=()):
+        frames = latents_CTHW[:1].repeat_interleave(4, 1)[:, 3:]
+        yield frames.repeat_interleave(16, 2).repeat_interleave(16, 3).repeat(3, 1, 1, 1)
+
+
+def test_motion_latents_of_a_chunk_are_the_encoded_end_of_the_one_before(engine):
+    """With parts whose every number is known: chunk c is flat grey of its sound's level, and begins where c - 1 ended."""
+    plan, still = engine.plan(48, 32), Still()
+    reference = Reference(
+        text_LD=torch.zeros(1, 1), image_LD=torch.zeros(1, 1), cond_CTHW=torch.zeros(20, 9, 2, 3),
+        first_CTHW=torch.full((16, 1, 2, 3), 0.9), pixels_CHW=pixels(),
+    )  # fmt: skip
+    session = Session(plan, still, still, reference, StreamSettings(color_strength=0), seeded_noise((16, 9, 2, 3), 0, torch.device("cpu")))
+    for index, level in enumerate((0.2, -0.4)):
+        window = AudioWindow(index=index, features_PTWSD=torch.full((1, 33, 5, 1, 1), level), samples=torch.zeros(17920), num_valid=28)
+        before = session.motion_CTHW
+        chunk = session.step(window)
+        assert chunk.frames_THWC.unique().tolist() == [int((level + 1) / 2 * 255)]
+        assert torch.allclose(session.motion_CTHW, torch.tensor(level)) and not torch.equal(session.motion_CTHW, before)
+    assert session.motion_CTHW.shape[1] == 2
+
+
+def test_two_hundred_chunks_take_no_more_memory_and_no_more_time_than_the_first_ones(engine):
+    stream = engine.open(engine.reference(pixels(32, 32)), StreamSettings(steps=1))
+    sound = torch.from_numpy(speech_like(1.12))
+    resident, seconds = [], []
+    for _ in range(200):
+        start = time.thread_time()
+        (chunk,) = stream.push(sound)
+        seconds.append(time.thread_time() - start)
+        del chunk
+        resident.append(resident_mb())
+    gc.collect()
+    assert resident[-1] - resident[40] < 8, "MB over 160 chunks; a chunk's frames alone are 0.08 MB, its latents and keys 1 MB"
+    first, last = sorted(seconds[20:80])[30], sorted(seconds[140:])[30]
+    assert last < 1.5 * first, "CPU seconds a chunk, medians"
+
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6

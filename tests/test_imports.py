@@ -1,0 +1,103 @@
+"""The stairs: who may import whom, read from the syntax trees; and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "livetalk_core"
+
+ROOMS = ("models", "stream", "parallel", "pool", "media", "train", "evaluate")
+"""Folders of the core; its other files are rooms of their own."""
+
+ALLOWED = {
+    "plan": set(),
+    "sizes": set(),
+    "types": set(),
+    "media": set(),
+    "models": set(),
+    "presets": {"models"},
+    "checkpoints": set(),
+    "stream": {"plan", "types"},
+    "denoiser": {"models", "types"},
+    "parallel": {"models"},
+    "engine": {"checkpoints", "denoiser", "models", "parallel", "plan", "presets", "stream", "types"},
+    "train": {"models", "parallel", "stream", "plan", "types", "media", "presets"},
+    "evaluate": {"plan", "types", "media"},
+    "pool": {"plan", "types", "engine"},
+    "generate": {"engine", "media", "plan", "presets", "sizes", "stream", "types", "pool"},
+    "parity": {"denoiser", "engine", "models", "plan", "stream", "types"},
+    "bench": {"engine", "sizes", "types", "plan"},
+    "doctor": {"checkpoints", "presets"},
+    "progress": {"types"},
+    "cli": None,
+}
+"""What each room may import of the others; cli opens every door."""
+
+FOREIGN = {
+    "models": {"torch.distributed", "xfuser", "av"},
+    "stream": {"torch.distributed", "xfuser", "av", "transformers"},
+    "media": {"transformers", "torch.distributed"},
+}
+"""Libraries that a room does without."""
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(CORE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def wrong_edges(files) -> list[str]:
+    wrong = []
+    for path in files:
+        room, names = room_of(path), imports(path)
+        ours = {name.split(".")[1] for name in names if name.startswith("livetalk_core.")} - {room, "__version__"}
+        allowed = ALLOWED.get(room, set())
+        wrong += [f"{path.name} ({room}) imports {other}" for other in ours if allowed is not None and other not in allowed]
+        wrong += [f"{path.name} ({room}) imports {name}" for name in names for bad in FOREIGN.get(room, ()) if name.startswith(bad)]
+        wrong += [f"{path.name} imports {name}" for name in names if name.split(".")[0] in ("comfy", "comfy_api", "server", "nodes")]
+    return wrong
+
+
+def test_every_file_imports_only_what_its_room_may():
+    files = [path for path in CORE.rglob("*.py") if path.name != "__init__.py"]
+    assert len(files) > 20
+    assert wrong_edges(files) == []
+    assert {room_of(path) for path in files} <= set(ALLOWED), "a new room needs its line in ALLOWED"
+
+
+@pytest.mark.parametrize(
+    "where, line",
+    [
+        ("stream/wrong.py", "from livetalk_core.models.dit import AudioDiT"),
+        ("models/wrong.py", "import torch.distributed as dist"),
+        ("media/wrong.py", "def f():\n    from livetalk_core import plan"),
+        ("plan.py", "import nodes"),
+    ],
+)
+def test_a_wrong_edge_is_caught(where, line, monkeypatch):
+    path = CORE / where
+    text = path.read_text if path.exists() else None
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    assert wrong_edges([path]), text
+
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    code = "import sys, livetalk_core.cli as c; c.parser(); print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

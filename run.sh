@@ -20,11 +20,9 @@ fi
 stamp=$("$python" -c 'import sys; print(sys.prefix)')/.livetalk-$(cksum <"$here/pyproject.toml" | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
     echo "run.sh: installing (once)" >&2
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
     "$python" -c 'import torch' 2>/dev/null || "$python" -m pip install --quiet torch==2.13.0
-    keep=$(mktemp)
-    "$python" -c 'import torch; print("torch==" + torch.__version__)' >"$keep"
-    "$python" -m pip install --quiet --constraint "$keep" --editable "$here[dev]"
-    rm -f "$keep"
+    "$python" -m pip install --quiet --editable "$here[dev]"
     touch "$stamp"
 fi
 

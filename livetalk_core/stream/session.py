@@ -14,7 +14,10 @@ from livetalk_core.stream.flow import Noise, denoise_steps, flow_times
 from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, StreamSettings, VideoVAE
 
 OnStep = Callable[[int, int], None]
-"""Called before each denoising step with (step, steps); may raise to stop the stream between steps."""
+"""Called before each denoising step with (step, steps), and before each piece of the decode with (steps, steps); may raise to stop."""
+
+OnLatents = Callable[[Tensor], None]
+"""Called with each chunk's finished latents [C, t, h, w], motion latents first, before they are decoded."""
 
 DECODE_GROUPS = (1, 4)
 """Latent frames decoded at a time: bounds memory; the pixels are the same for any groups."""
@@ -32,9 +35,10 @@ class Session:
         settings: StreamSettings,
         noise: Noise,
         on_step: OnStep | None = None,
+        on_latents: OnLatents | None = None,
     ):
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
-        self.noise, self.on_step = noise, on_step
+        self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
         self.times = flow_times(settings.steps, settings.shift)
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
         self.motion_CTHW = reference.first_CTHW
@@ -47,6 +51,8 @@ class Session:
         clock = StageClock(self.motion_CTHW.device)
         with clock.stage("denoise"):
             latents_CTHW = self.denoise(window)
+        if self.on_latents is not None:
+            self.on_latents(latents_CTHW)
         frames_THWC, tail_CTHW = self.decode(latents_CTHW, window.num_valid, clock)
         with clock.stage("encode"):
             self.motion_CTHW = self.vae.encode(tail_CTHW)
@@ -64,8 +70,7 @@ class Session:
         x0 = None
         steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window)
         for i in range(self.settings.steps):
-            if self.on_step is not None:
-                self.on_step(i, self.settings.steps)
+            self.announce(i)
             x0 = next(steps)
         return x0
 
@@ -74,6 +79,7 @@ class Session:
         frames, tail, skip = [], None, self.plan.motion_frames
         pieces = self.vae.decode(latents_CTHW, DECODE_GROUPS)
         while True:
+            self.announce(self.settings.steps)
             with clock.stage("decode"):
                 piece_CTHW = next(pieces, None)
             if piece_CTHW is None:
@@ -84,6 +90,11 @@ class Session:
                 tail = tail[:, -self.plan.motion_frames :]
                 frames.append(to_uint8(piece_CTHW[:, skip:]))
                 skip = max(0, skip - piece_CTHW.shape[1])
+
+    def announce(self, step: int) -> None:
+        """Tell the caller how far the chunk is; a caller that raises stops the stream here."""
+        if self.on_step is not None:
+            self.on_step(step, self.settings.steps)
 
     def matched(self, piece_CTHW: Tensor) -> Tensor:
         """Decoded frames [3, T, H, W] with the reference's colours, float32."""

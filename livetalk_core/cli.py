@@ -78,7 +78,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     sub.add_argument("--prompt", help="what the picture shows (default: the published prompt)")
     sub.add_argument(
-        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 128, 416, 627, 960 (default: auto)"
+        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
     )
     sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
     sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk (default: 4)")

@@ -79,7 +79,7 @@ def tiny() -> Preset:
         ),
         text=TextConfig(vocab=384, width=32, attention_width=32, heads=4, ffn_width=48, layers=2),
         image=ImageConfig(width=16, layers=3, heads=4, ffn_width=64),
-        bucket="128",
+        bucket="64",
         trained=False,
     )  # fmt: skip
 

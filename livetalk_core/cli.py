@@ -85,6 +85,9 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--shift", type=float, default=5.0, help="time shift of the schedule, above 0 (default: 5)")
     sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
     sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
+    sub.add_argument(
+        "--whole-audio", action="store_true", help="hear the whole recording at once, past and future (for minutes, not hours)"
+    )
     sub.add_argument("--second-audio", type=Path, help="the second speaker's sound, as long as the first's or not")
     sub.add_argument("--masks", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="pictures, white where each speaker is")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -113,6 +116,7 @@ def run_generate(options: argparse.Namespace) -> int:
         shift=options.shift,
         color_strength=options.color_strength,
         loudness=not options.no_loudness,
+        whole_audio=options.whole_audio,
     )
     job = Job(
         picture=options.picture,

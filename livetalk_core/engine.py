@@ -24,7 +24,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import BY_NAME, PROMPT, Preset
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
-from livetalk_core.stream.window import LiveWindows
+from livetalk_core.stream.window import LiveWindows, WholeWindows
 from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
 
 ENCODE_GROUPS = (1, 2)
@@ -146,7 +146,8 @@ class Engine:
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         session = Session(plan, DiTDenoiser(self.models.dit), self.models.vae, reference, settings, noise, on_step, on_latents)
-        windows = LiveWindows(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
+        kind = WholeWindows if settings.whole_audio else LiveWindows
+        windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
         return Stream(session, windows, self.turn)
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Engine:
 class Stream:
     """One talking picture in this process."""
 
-    def __init__(self, session: Session, windows: LiveWindows, turn: threading.Lock):
+    def __init__(self, session: Session, windows: LiveWindows | WholeWindows, turn: threading.Lock):
         self.session, self.windows, self.turn = session, windows, turn
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:

@@ -68,6 +68,8 @@ class StreamSettings:
     color_strength: float = 1.0
     loudness: bool = True
     """Bring the sound to -23 LUFS before the audio encoder, as in training."""
+    whole_audio: bool = False
+    """Encode the whole recording at once, past and future, when it ends; else the last 8 s, as it comes."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

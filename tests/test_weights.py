@@ -3,6 +3,10 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +94,28 @@ def test_building_takes_no_memory_before_the_tensors_come():
     with pytest.raises(ValueError, match="not the weights of the toy: .*missing"):
         build(lambda: AudioDiT(DIT), {}, what="the toy", dtype=FP32, device="cpu")
     assert all(tensor.is_meta for tensor in state.values())
+
+
+def test_loading_holds_one_copy_at_most(tmp_path):
+    """Peak memory of a process that loads, cast to another type, against one that only imports: one cast copy and the mapped file."""
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from livetalk_core.models.weights import load_dit, read_tensors
+if len(sys.argv) > 1:
+    dit = load_dit(read_tensors([Path(sys.argv[1])]), dtype=torch.float32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    big = replace(DIT, dim=512, num_heads=4, ffn_dim=2048, num_layers=10)
+    state = {name: tensor.bfloat16() for name, tensor in AudioDiT(big).state_dict().items()}
+    save_file(state, tmp_path / "big.safetensors")
+    peaks = []
+    for arguments in ([], [str(tmp_path / "big.safetensors")]):
+        command = [sys.executable, "-c", code, *arguments]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout))
+    size = (tmp_path / "big.safetensors").stat().st_size
+    assert size > 100e6, "large beside what a process takes anyway"
+    assert peaks[1] - peaks[0] < 3.3 * size, "the file once (mapped) and float32 once: 3 times the file"
 
 
 @pytest.fixture

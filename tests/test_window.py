@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from livetalk_core.plan import StreamPlan
-from livetalk_core.stream.window import LiveWindows, whole_windows
+from livetalk_core.stream.window import LiveWindows, WholeWindows
 
 PLAN = StreamPlan(width=48, height=32)
 
@@ -87,16 +87,36 @@ def test_the_encoder_sees_eight_seconds_and_no_more():
     assert torch.equal(seen[8], numbered(28 * 9)[-128000:])
 
 
-def test_whole_input_gives_the_same_windows_where_the_features_are_alike():
-    samples = numbered(70.3)
-    for live, whole in zip(run(samples), whole_windows(PLAN, mark, samples[None]), strict=True):
-        assert torch.equal(live.features_PTWSD[0, :, 2], whole.features_PTWSD[0, :, 2])
-        assert torch.equal(live.samples, whole.samples) and live.num_valid == whole.num_valid
+def whole(samples, pushes=(10**9,), num_frames=None):
+    windows, start = WholeWindows(PLAN, mark), 0
+    for size in pushes:
+        assert list(windows.push(samples[start : start + size])) == []
+        start += size
+    return list(windows.finish(num_frames))
+
+
+@pytest.mark.parametrize("frames, pushes", [(70.3, (10**9,)), (70.3, (5, 40000, 10**9)), (28, (10**9,)), (0.01, (10**9,))])
+def test_whole_input_gives_the_same_windows_where_the_features_are_alike(frames, pushes):
+    samples = numbered(frames)
+    for a, b in zip(run(samples), whole(samples, pushes), strict=True):
+        assert torch.equal(a.features_PTWSD[0, :, 2], b.features_PTWSD[0, :, 2])
+        assert torch.equal(a.samples, b.samples) and a.num_valid == b.num_valid
 
 
 def test_whole_input_lets_a_frame_hear_the_future_across_a_chunk():
-    whole = list(whole_windows(PLAN, mark, numbered(56)))
-    assert whole[0].features_PTWSD[0, 32, :, 0, 0].tolist() == [26, 27, 28, 29, 30]
+    assert whole(numbered(56))[0].features_PTWSD[0, 32, :, 0, 0].tolist() == [26, 27, 28, 29, 30]
+    assert run(numbered(56))[0].features_PTWSD[0, 32, :, 0, 0].tolist() == [26, 27, 28, 28, 28], "control: live input cannot"
+
+
+def test_an_hour_of_sound_gives_every_frame_in_constant_memory():
+    windows = LiveWindows(PLAN, lambda samples_N: samples_N[::640, None, None])
+    block, frames, held = torch.zeros(16000), 0, 0
+    for _ in range(61 * 60):
+        for window in windows.push(block):
+            frames += window.num_valid
+        held = max(held, windows.waiting_PN.shape[1] + windows.context_PN.shape[1])
+    frames += sum(window.num_valid for window in windows.finish())
+    assert frames == 91_500 and held <= 128_000 + 16_000 + 17_920
 
 
 def test_two_speakers_are_encoded_apart_and_mixed_for_the_ear():

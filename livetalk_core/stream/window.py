@@ -59,20 +59,35 @@ class LiveWindows:
         return AudioWindow(index=self.index - 1, features_PTWSD=windows, samples=mix(new_PN), num_valid=num_valid)
 
 
-def whole_windows(plan: StreamPlan, encode: Encode, samples_PN: Tensor, num_frames: int | None = None) -> Iterator[AudioWindow]:
-    """Windows of a whole recording encoded at once, so that each hears past and future. Memory and time grow with its length."""
-    samples_PN = check_samples(samples_PN, samples_PN.shape[0] if samples_PN.ndim == 2 else 1)
-    total = num_frames or plan.frames_in(Fraction(samples_PN.shape[1], plan.sample_rate))
-    chunks = plan.chunks_in(total)
-    before = plan.motion_frames * plan.samples_per_frame
-    length = chunks * plan.new_samples
-    samples_PN = F.pad(samples_PN, (before, max(0, length - samples_PN.shape[1])))[:, : before + length]
-    features_PTSD = torch.stack([encode(samples_N) for samples_N in samples_PN])
-    for index in range(chunks):
-        windows = slice_windows(features_PTSD, index * plan.new_frames, plan)
-        new_PN = samples_PN[:, before + index * plan.new_samples :][:, : plan.new_samples]
-        num_valid = min(plan.new_frames, total - index * plan.new_frames)
-        yield AudioWindow(index=index, features_PTWSD=windows, samples=mix(new_PN), num_valid=num_valid)
+class WholeWindows:
+    """Windows of a whole recording, encoded at once when it ends, so that each hears past and future.
+
+    Memory grows with the recording, and the encoder's time with its square: for minutes, not hours.
+    """
+
+    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1):
+        self.plan, self.encode, self.people = plan, encode, people
+        self.parts_PN: list[Tensor] = [torch.zeros(people, plan.motion_frames * plan.samples_per_frame)]
+
+    def push(self, samples_PN: Tensor) -> Iterator[AudioWindow]:
+        """Keep sound, [people, N] or [N]; there are no windows before the end."""
+        self.parts_PN.append(check_samples(samples_PN, self.people))
+        yield from ()
+
+    def finish(self, num_frames: int | None = None) -> Iterator[AudioWindow]:
+        """Yields every window, `num_frames` frames in all (default: what the samples pushed come to)."""
+        plan, before = self.plan, self.parts_PN[0].shape[1]
+        samples_PN = torch.cat(self.parts_PN, dim=1)
+        seconds = Fraction(samples_PN.shape[1] - before, plan.sample_rate)
+        total = plan.frames_in(seconds) if num_frames is None else num_frames
+        length = before + plan.chunks_in(total) * plan.new_samples
+        samples_PN = F.pad(samples_PN, (0, max(0, length - samples_PN.shape[1])))[:, :length]
+        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in samples_PN])
+        for index in range(plan.chunks_in(total)):
+            windows = slice_windows(features_PTSD, index * plan.new_frames, plan)
+            new_PN = samples_PN[:, before + index * plan.new_samples :][:, : plan.new_samples]
+            num_valid = min(plan.new_frames, total - index * plan.new_frames)
+            yield AudioWindow(index=index, features_PTWSD=windows, samples=mix(new_PN), num_valid=num_valid)
 
 
 def slice_windows(features_PTSD: Tensor, first: int, plan: StreamPlan) -> Tensor:

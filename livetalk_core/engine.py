@@ -241,7 +241,7 @@ def build_random(preset: Preset, device: torch.device, dtype: torch.dtype, seed:
 def load_files(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Engine:
     """An engine of checkpoint files; sizes come from the tensors."""
     files.require()
-    known = {"num_heads": files.config["num_heads"]} if "num_heads" in files.config else {}
+    known = {name: files.config[name] for name in ("num_heads", "text_len") if name in files.config}
     with naming("dit", *files.dit):
         dit = weights.load_dit(weights.read_tensors(files.dit), dtype=dtype, device=device, **known)
     with naming("vae", files.vae):

@@ -65,10 +65,11 @@ def check_inputs(job: Job) -> Inputs:
             check_multiple(name, value, 16)
     if len(job.masks) != (0 if len(job.audio) == 1 else len(job.audio)):
         raise ValueError(f"{len(job.audio)} sound files and {len(job.masks)} masks do not fit; two speakers need one mask each")
-    inputs = Inputs(job=job, picture=load_picture(job.picture), audio=tuple(probe_audio(path) for path in job.audio))
+    picture = load_picture(job.picture)
     for path in job.masks:
-        load_picture(path)
-    return inputs
+        if (size := load_picture(path).image.size) != picture.image.size:
+            raise ValueError(f"mask {path} is {size} pixels, the picture {picture.image.size}; make the mask over the picture")
+    return Inputs(job=job, picture=picture, audio=tuple(probe_audio(path) for path in job.audio))
 
 
 def generate(engine: Engine, inputs: Inputs, on_chunk: OnChunk = lambda chunk, total: None) -> int:

@@ -128,6 +128,13 @@ def test_words_that_are_no_arguments_get_one_line_too(arguments, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_masks_that_do_not_fit_the_picture(place, capsys):
+    masks = [save(Image.new("L", (48, 40), color), place.folder / f"{color}.png") for color in ("white", "black")]
+    place.fails(capsys, "white.png", "(48, 40)", "(48, 32)", options=["--second-audio", place.sound, "--masks", *masks])
+    masks = [save(Image.new("L", (48, 32), color), place.folder / f"{color}.png") for color in ("white", "black")]
+    place.fails(capsys, "black.png is black", options=["--second-audio", place.sound, "--masks", *masks])
+
+
 def test_outputs_that_cannot_be_written(place, capsys):
     place.fails(capsys, "talk.mp4", "--overwrite", output=place.output)
     place.fails(capsys, "nowhere", output=place.folder / "nowhere" / "x.mp4")

@@ -141,6 +141,16 @@ class TimeConv(nn.Conv3d):
         super().__init__(dim_in, dim_out, (3, 1, 1), stride=(stride, 1, 1))
 
 
+class HalvingConv(nn.Conv2d):
+    """3 x 3 convolution of stride 2; its padding is one pixel at the right and the bottom."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, dim, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
@@ -168,11 +178,12 @@ class FrameAttention(nn.Module):
         self.norm = RMSNorm(dim, image=True)
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
+        self.attend = attention
 
     def forward(self, x_BCTHW: Tensor, past: Past | None) -> Tensor:
         frames = fold_time(x_BCTHW)
         qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
-        y = attention(*(part[:, :, None] for part in qkv.chunk(3, dim=-1)))[:, :, 0]
+        y = self.attend(*(part[:, :, None] for part in qkv.chunk(3, dim=-1)))[:, :, 0]
         y = self.proj(y.transpose(1, 2).reshape(frames.shape))
         return x_BCTHW + unfold_time(y, x_BCTHW.shape[0])
 
@@ -182,12 +193,12 @@ class Downsample(nn.Module):
 
     def __init__(self, dim: int, temporal: bool):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim, 3, stride=2)})
+        self.resample = nn.ModuleDict({"1": HalvingConv(dim)})
         self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
 
     def forward(self, x: Tensor, past: Past | None) -> Tensor:
         batch = x.shape[0]
-        x = unfold_time(self.resample["1"](F.pad(fold_time(x), (0, 1, 0, 1))), batch)
+        x = unfold_time(self.resample["1"](fold_time(x)), batch)
         if self.time_conv is None:
             return x
         started = past is not None and self.time_conv in past

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,13 +22,20 @@ class LabStats(NamedTuple):
     std: Tensor
 
 
-def match_color(video_CTHW: Tensor, target: LabStats, strength: float) -> Tensor:
-    """Frames [3, T, H, W] in [-1, 1] with each frame's Lab statistics moved to the target's; blended in RGB by strength 0..1."""
+Stats = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Mean and population deviation of each frame's pixels: [3, T, H, W] -> two of [3, T, 1, 1]."""
+
+
+def match_color(video_CTHW: Tensor, target: LabStats, strength: float, stats: Stats | None = None) -> Tensor:
+    """Frames [3, T, H, W] in [-1, 1] with each frame's Lab statistics moved to the target's; blended in RGB by strength 0..1.
+
+    `stats` measures Lab frames; another than `stats_of` is for those who hold a part of each frame only.
+    """
     if strength == 0:
         return video_CTHW
     rgb = (video_CTHW + 1) / 2
     lab = rgb_to_lab(rgb)
-    own = stats_of(lab)
+    own = LabStats(*(stats or stats_of)(lab))
     std = torch.where(own.std < 1e-8, torch.ones_like(own.std), own.std)
     matched = lab_to_rgb((lab - own.mean) * (target.std / std) + target.mean)
     return ((1 - strength) * rgb + strength * matched) * 2 - 1

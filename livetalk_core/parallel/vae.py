@@ -1,0 +1,170 @@
+"""The causal VAE over a group of processes, exactly: each has a band of the picture.
+
+Convolutions that reach one pixel far get that row from the neighboring bands, the attention of the middle block gets the keys of all bands;
+everything else is local. Nothing is computed twice. `past` stays with its band, borders included, so groups cost no second exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk_core.models.attention import attention
+from livetalk_core.models.vae import CausalConv3d, CausalVAE, FrameAttention, HalvingConv, Past, Upsample, extend_back, fit_groups
+from livetalk_core.parallel.bands import Bands, cut_bands
+from livetalk_core.parallel.exchange import collect_parts, gather_parts, widen
+from livetalk_core.parallel.group import SequenceGroup
+
+
+def parallelize_vae(vae: CausalVAE, group: SequenceGroup) -> ParallelVAE:
+    """The VAE over the group. The state dict is unchanged; from now on use what is returned, on every process alike."""
+    layers = BandLayers(group)
+    for layer in vae.modules():
+        if isinstance(layer, CausalConv3d) and layer.kernel_size[-1] > 1:
+            layer.forward = partial(layers.convolve_video, layer)
+        elif isinstance(layer, Upsample):
+            layer.resample["1"].forward = partial(layers.convolve_frames, layer.resample["1"])
+        elif isinstance(layer, HalvingConv):
+            layer.forward = partial(layers.convolve_halving, layer)
+        elif isinstance(layer, FrameAttention):
+            layer.attend = layers.attend
+    return ParallelVAE(vae, layers)
+
+
+class ParallelVAE:
+    """The plain VAE's interface, whole pictures in and out on every process."""
+
+    def __init__(self, vae: CausalVAE, layers: BandLayers):
+        self.vae, self.layers = vae, layers
+
+    @property
+    def temporal_stride(self) -> int:
+        return self.vae.temporal_stride
+
+    @property
+    def spatial_stride(self) -> int:
+        return self.vae.spatial_stride
+
+    def banded(self, latent_height: int, latent_width: int) -> BandVAE:
+        """The VAE for pictures of one size, of which every process keeps its band."""
+        return BandVAE(self.vae, self.layers, cut_bands(latent_height, latent_width, self.layers.group.size))
+
+    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
+        """[3, 4 k + 1, H, W] in [-1, 1] -> [16, k + 1, h, w], the same on every process."""
+        stride = self.spatial_stride
+        banded = self.banded(video_CTHW.shape[-2] // stride, video_CTHW.shape[-1] // stride)
+        return banded.encode(banded.bands.cut(video_CTHW, self.layers.group.rank, stride), groups)
+
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], the same on every process."""
+        banded = self.banded(*latents_CTHW.shape[-2:])
+        for piece_CTHW in banded.decode(latents_CTHW, groups):
+            yield gather_parts(piece_CTHW, banded.bands.dim, banded.pixel_lengths, self.layers.group.whole)
+
+
+class BandVAE:
+    """Whole latents, and pixels in bands: decode, color and the next encode of a chunk need no whole frame anywhere."""
+
+    def __init__(self, vae: CausalVAE, layers: BandLayers, bands: Bands):
+        self.vae, self.layers, self.bands, self.group = vae, layers, bands, layers.group
+        self.pixel_lengths = [length * vae.spatial_stride for length in bands.lengths]
+
+    @property
+    def idle(self) -> bool:
+        """Whether this process has no band: the picture has fewer latents on its longer side than the group has processes."""
+        return self.group.rank >= self.bands.active
+
+    def encode(self, band_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
+        """This process's band of [3, 4 k + 1, H, W] -> the whole [16, k + 1, h, w], the same on every process."""
+        self.layers.bands = self.bands
+        latent_frames = (band_CTHW.shape[1] - 1) // self.vae.temporal_stride + 1
+        if self.idle:
+            for _ in self.join_attention(groups, latent_frames):
+                pass
+            part_CTHW = self.empty((self.vae.config.z_dim, latent_frames, *self.bands.size(self.group.rank)))
+        else:
+            part_CTHW = self.vae.encode(band_CTHW, groups)
+        return gather_parts(part_CTHW, self.bands.dim, self.bands.lengths, self.group.whole)
+
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+        """The whole [16, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
+        part_CTHW = self.bands.cut(latents_CTHW, self.group.rank)
+        pieces = self.decode_nothing(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups)
+        while True:
+            self.layers.bands = self.bands
+            piece_CTHW = next(pieces, None)
+            if piece_CTHW is None:
+                return
+            yield piece_CTHW
+
+    def decode_nothing(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
+        """An idle process's decode: pieces without pixels."""
+        height, width = (n * self.vae.spatial_stride for n in part_CTHW.shape[-2:])
+        for i, latent_frames in enumerate(self.join_attention(groups, part_CTHW.shape[1])):
+            frames = self.vae.temporal_stride * latent_frames - (self.vae.temporal_stride - 1 if i == 0 else 0)
+            yield self.empty((3, frames, height, width))
+
+    def join_attention(self, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
+        """Take part, without keys, in the attention of every group of latent frames; yields their sizes."""
+        width = self.vae.decoder.middle[1].to_qkv.in_channels
+        for size in fit_groups(groups, latent_frames):
+            nothing = self.empty((size, 0, 1, width))
+            self.layers.attend(nothing, nothing, nothing)
+            yield size
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self.vae.conv1.weight.dtype, device=self.vae.conv1.weight.device)
+
+    def stats(self, band_CTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979)."""
+        if self.idle:
+            var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1)
+        else:
+            var, mean = torch.var_mean(band_CTHW, dim=(-2, -1), correction=0, keepdim=True)
+        parts = gather_parts(torch.stack([mean, var])[None], 0, [1] * self.group.size, self.group.whole)
+        shares = [length / sum(self.bands.lengths) for length in self.bands.lengths]
+        mean = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
+        return mean, sum(share * (part[1] + (part[0] - mean) ** 2) for share, part in zip(shares, parts, strict=True)).sqrt()
+
+    def collect_frames(self, band_THWC: Tensor) -> Tensor:
+        """Bands of finished frames -> whole frames on process 0, no frames on the others."""
+        return collect_parts(band_THWC, self.bands.dim - 1, self.pixel_lengths, self.group.whole)
+
+
+class BandLayers:
+    """The layers that look beyond their band. `bands` is set before each piece of work."""
+
+    def __init__(self, group: SequenceGroup):
+        self.group = group
+        self.bands: Bands | None = None
+
+    def convolve_video(self, layer: CausalConv3d, x: Tensor, past: Past | None) -> Tensor:
+        """A 3 x 3 x 3 causal convolution; the frames kept in `past` have their borders already."""
+        x = extend_back(layer, self.widen(x, 1, 1), layer.kernel_size[0] - 1, past)
+        return F.conv3d(x, layer.weight, layer.bias, padding=(0, *self.padding))
+
+    def convolve_frames(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        return F.conv2d(self.widen(x, 1, 1), layer.weight, layer.bias, padding=self.padding)
+
+    def convolve_halving(self, layer: HalvingConv, x: Tensor) -> Tensor:
+        """Stride 2, one pixel of padding at the right and the bottom only: bands begin at even rows, so one row below is all it takes."""
+        right, bottom = self.padding[1], self.padding[0]
+        return F.conv2d(F.pad(self.widen(x, 0, 1), (0, right, 0, bottom)), layer.weight, layer.bias, stride=layer.stride)
+
+    def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:
+        """The band's pixels attend to those of all bands; their order does not matter."""
+        pixels = [length * self.bands.across for length in self.bands.lengths]
+        keys = gather_parts(torch.cat([k_TLNK, v_TLNK], dim=-1), 1, pixels, self.group.whole)
+        return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK
+
+    def widen(self, x: Tensor, before: int, after: int) -> Tensor:
+        return widen(x, self.bands.dim, before, after, self.bands.active, self.group.whole)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros to put around a band's rows and columns: the cut side has its borders from `widen`."""
+        return (0, 1) if self.bands.dim == -2 else (1, 0)

@@ -1,0 +1,267 @@
+"""The DiT over several processes against the same model in one. Run as a script, this file is one of those processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.speakers import line_positions, reference_likeness
+from livetalk_core.parallel.context import SequenceParallel, parallelize_dit, usp_attention
+from livetalk_core.parallel.exchange import gather_parts, share_first
+from livetalk_core.parallel.group import SequenceGroup, check_version, choose_kernel, close_group, connect, init_group
+from livetalk_core.parallel.ring import attention_lse, merge, sequence_attention
+from livetalk_core.parallel.topology import check_degrees, choose_topology, slice_lengths
+
+WORLD = 8
+TOPOLOGIES = [(2, 1), (1, 2), (4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8)]
+EVEN, UNEVEN = (4, 8, 8), (3, 6, 10)
+"""Latent frames, rows and columns: 64 tokens, which every group divides, and 45, which none does."""
+CASES = [("even", EVEN, 1), ("uneven", UNEVEN, 1), ("two speakers", UNEVEN, 2)]
+CONTROLS = {"padded keys attended": "uneven", "own keys only": "uneven", "own extremes only": "two speakers", "xfuser": "uneven"}
+LIMIT = 1e-5
+DEADLINE_S = 240
+
+
+def small_model() -> AudioDiT:
+    """Eight heads, so that every Ulysses degree up to 8 divides them."""
+    torch.manual_seed(0)
+    config = DiTConfig(
+        dim=64, ffn_dim=96, num_heads=8, num_layers=2, freq_dim=32, text_dim=32, text_len=16, image_dim=16,
+        audio_dim=48, audio_hidden=24, audio_width=16, audio_tokens=4,
+    )  # fmt: skip
+    return AudioDiT(config).eval()
+
+
+def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int) -> tuple:
+    draw = torch.Generator().manual_seed(1)
+    latent, condition = (torch.randn(1, channels, *shape, generator=draw) for channels in (16, 20))
+    text, image = torch.randn(1, 9, 32, generator=draw), torch.randn(1, 257, 16, generator=draw)
+    audio = torch.randn(1, people, 4 * shape[0] - 3, 5, 48, generator=draw)
+    masks = None
+    if people == 2:
+        masks = torch.zeros(3, *shape[1:])
+        masks[0, :, :4], masks[1, :, 6:], masks[2, :, 4:6] = 1, 1, 1
+    time_embedding = model.embed_time(torch.tensor([700.0]))
+    return latent, condition, time_embedding, model.embed_context(text, image), model.embed_audio(audio), masks
+
+
+def fake_usp(group, lengths):
+    """xfuser's attention as its documentation has it: equal slices, head-major; keys beyond `valid_kv_len` are left out."""
+
+    def usp(q, k, v, *, combine_qkv_a2a, attention_kwargs):
+        assert q.shape[2] == k.shape[2] == max(lengths) and combine_qkv_a2a
+        valid = (attention_kwargs or {}).get("valid_kv_len", max(lengths) * group.size)
+        k, v = (gather_parts(x, 2, [max(lengths)] * group.size, group.whole)[:, :, :valid] for x in (k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    return usp
+
+
+def padded_attention(sequence: SequenceParallel):
+    """The wrong way: equal slices filled up with zeros, and the filling attended."""
+
+    def attend(q, k, v):
+        longest = max(sequence.lengths)
+        filled = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, longest - x.shape[1])) for x in (q, k, v)]
+        return sequence_attention(*filled, [longest] * sequence.group.size, sequence.group)[:, : q.shape[1]]
+
+    return attend
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return (found - expected).abs().max().item()
+
+
+@torch.no_grad()
+def run_process(rank: int, folder: Path) -> None:
+    """Every case in every topology; process 0 writes the errors."""
+    world = init_group(
+        rank=rank, size=WORLD, init_method=f"file://{folder}/meet", device=torch.device("cpu"), ulysses_degree=8, ring_degree=1
+    )
+    errors, plain = {}, small_model()
+    arguments = {name: inputs(plain, shape, people) for name, shape, people in CASES}
+    expected = {name: plain(*arguments[name]) for name in arguments} if rank == 0 else {}
+    for ulysses, ring in TOPOLOGIES:
+        group = connect(range(ulysses * ring), ulysses, ring, torch.device("cpu"))
+        if group is None:
+            continue
+        model = small_model()
+        parallelize_dit(model, group)
+        for name in arguments:
+            found, again = (model(*arguments[name]) for _ in range(2))
+            alike = gather_parts(found[None], 0, [1] * group.size, group.whole)
+            if rank == 0:
+                errors[f"{ulysses} x {ring} {name}"] = difference(found, expected[name])
+                errors[f"{ulysses} x {ring} {name} again"] = difference(found, again)
+                errors[f"{ulysses} x {ring} {name} elsewhere"] = difference(alike, found[None])
+    errors |= run_controls(world, arguments, expected)
+    if rank == 0:
+        (folder / "errors.json").write_text(json.dumps(errors))
+    close_group()
+
+
+def own_extremes(sequence: SequenceParallel):
+    """The wrong way: each process scales the likeness to the speakers by its own tokens' extremes."""
+
+    def locate(q, k, masks, tokens_per_frame):
+        first = share_first(k, 1, tokens_per_frame, sequence.lengths, sequence.group.whole)
+        likeness = reference_likeness(q, first, masks)
+        return line_positions(likeness, likeness.amin(-1, keepdim=True), likeness.amax(-1, keepdim=True))
+
+    return locate
+
+
+def run_controls(group, arguments: dict[str, tuple], expected: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The uneven cases in all eight processes, with one joint of the model replaced."""
+    errors = {}
+    for name, case in CONTROLS.items():
+        model = small_model()
+        alone = model.blocks[0].self_attn.attend
+        parallelize_dit(model, group)
+        sequence = model.run_blocks.__self__
+        usp = fake_usp(group, slice_lengths(45, WORLD))
+        attend = {
+            "padded keys attended": padded_attention(sequence),
+            "own keys only": alone,
+            "own extremes only": sequence.attend,
+            "xfuser": lambda q, k, v, sequence=sequence, usp=usp: usp_attention(usp, q, k, v, sequence.lengths),
+        }[name]
+        for block in model.blocks:
+            block.self_attn.attend = attend
+            block.self_attn.locate = own_extremes(sequence) if name == "own extremes only" else sequence.locate
+        found = model(*arguments[case])
+        errors |= {name: difference(found, expected[case])} if expected else {}
+    return errors
+
+
+def start_processes(script: str, size: int, folder: Path) -> None:
+    """Run `size` processes of this script to their end; all are killed when one fails or the deadline passes."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(script).parents[1])}
+    logs = [folder / f"{rank}.log" for rank in range(size)]
+    started = [
+        subprocess.Popen([sys.executable, script, str(rank), str(folder)], env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+        for rank, log in enumerate(logs)
+    ]
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while (codes := [process.poll() for process in started]) != [0] * size:
+            failed = [rank for rank, code in enumerate(codes) if code]
+            assert not failed, f"process {failed[0]} failed:\n{logs[failed[0]].read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"no end after {DEADLINE_S} s:\n{logs[0].read_text()[-3000:]}"
+            time.sleep(0.05)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory) -> dict[str, float]:
+    folder = tmp_path_factory.mktemp("dit")
+    start_processes(__file__, WORLD, folder)
+    return json.loads((folder / "errors.json").read_text())
+
+
+@pytest.mark.parametrize("case", [name for name, _, _ in CASES])
+@pytest.mark.parametrize(("ulysses", "ring"), TOPOLOGIES)
+def test_a_group_gives_the_velocity_of_one_process_and_gives_it_again_and_on_every_process(errors, ulysses, ring, case):
+    assert errors[f"{ulysses} x {ring} {case}"] <= LIMIT
+    assert errors[f"{ulysses} x {ring} {case} again"] == 0
+    assert errors[f"{ulysses} x {ring} {case} elsewhere"] == 0
+
+
+@pytest.mark.parametrize("control", ["padded keys attended", "own keys only", "own extremes only"])
+def test_a_wrong_joint_is_seen(errors, control):
+    assert errors[control] > 10 * LIMIT
+
+
+def test_filled_up_slices_reach_xfuser_with_the_number_of_valid_keys(errors):
+    assert errors["xfuser"] <= LIMIT
+
+
+def test_tokens_that_no_degree_divides_are_cut_without_loss():
+    assert slice_lengths(10530, 8) == [1317] * 7 + [1311]
+    assert slice_lengths(10530, 4) == [2633] * 3 + [2631]
+    assert all(sum(slice_lengths(tokens, 8)) == tokens for tokens in range(64, 200))
+
+
+def test_attention_over_two_halves_of_the_keys_merges_to_the_whole():
+    q, k, v = (torch.randn(2, length, 3, 8, generator=torch.Generator().manual_seed(length)) for length in (5, 7, 7))
+    found, _ = merge(*attention_lse(q, k[:, :3], v[:, :3]), *attention_lse(q, k[:, 3:], v[:, 3:]))
+    scores = torch.einsum("blnk,bmnk->bnlm", q, k) / 8**0.5
+    expected = torch.einsum("bnlm,bmnk->blnk", scores.softmax(-1), v)
+    assert difference(found, expected) <= 1e-6
+    assert difference(attention_lse(q, k, v)[1][..., 0], scores.logsumexp(-1).transpose(1, 2)) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "heads", "degrees"),
+    [
+        (1, 40, (1, 1)),
+        (2, 40, (2, 1)),
+        (3, 40, (1, 3)),
+        (6, 40, (2, 3)),
+        (7, 40, (1, 7)),
+        (8, 40, (8, 1)),
+        (16, 40, (8, 2)),
+        (4, 6, (2, 2)),
+    ],
+)
+def test_the_topology_takes_all_the_ulysses_that_the_heads_allow(num_gpus, heads, degrees):
+    topology = choose_topology(num_gpus, heads, tokens=10530)
+    assert topology[:2] == degrees
+    assert str(heads) in topology.reason and str(num_gpus) in topology.reason
+
+
+def test_more_processes_than_tokens_can_feed_are_refused_with_a_number_that_works():
+    with pytest.raises(ValueError, match="tokens=33 leave some of 8 processes without work; use 7 processes"):
+        choose_topology(8, 40, tokens=33)
+    with pytest.raises(ValueError, match="num_gpus=0 must be 1 or more"):
+        choose_topology(0, 40, tokens=33)
+
+
+def test_degrees_that_do_not_fit_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="must divide the model's 40 heads; for 6 processes choose ulysses x ring = 1 x 6 or 2 x 3$"):
+        check_degrees(3, 2, 6, 40)
+    with pytest.raises(ValueError, match="must be the group's size 8; for 40 heads choose 1 x 8 or 2 x 4 or 4 x 2 or 8 x 1$"):
+        check_degrees(4, 1, 8, 40)
+
+
+def test_a_kernel_that_cannot_run_here_is_refused():
+    assert choose_kernel("auto", torch.device("cpu")) == "plain"
+    with pytest.raises(ValueError, match="kernel='xfuser' needs CUDA, and the device is cpu"):
+        choose_kernel("xfuser", torch.device("cpu"))
+    with pytest.raises(ValueError, match="kernel='usp' must be one of auto, plain, xfuser"):
+        choose_kernel("usp", torch.device("cpu"))
+    with pytest.raises(ValueError, match="xfuser 0.6.1 is too old"):
+        check_version("0.6.1")
+
+
+def test_parallelizing_leaves_the_state_dict_as_it_was():
+    model = small_model()
+    names = list(model.state_dict())
+    parallelize_dit(model, lonely_group(ulysses_degree=1))
+    assert list(model.state_dict()) == names and model.blocks[0].self_attn.attend == model.run_blocks.__self__.attend
+
+
+def test_a_group_that_the_heads_do_not_fit_is_refused():
+    with pytest.raises(ValueError, match="for 8 heads choose 1 x 3$|must divide the model's 8 heads; .* choose ulysses x ring = 1 x 3$"):
+        parallelize_dit(small_model(), lonely_group(ulysses_degree=3))
+
+
+def lonely_group(ulysses_degree: int) -> SequenceGroup:
+    """A group's numbers without its links."""
+    sizes = {"rank": 0, "size": ulysses_degree, "ulysses_degree": ulysses_degree, "ring_degree": 1}
+    return SequenceGroup(**sizes, device=torch.device("cpu"), whole=None, ulysses=None, ring=None)
+
+
+if __name__ == "__main__":
+    run_process(int(sys.argv[1]), Path(sys.argv[2]))

@@ -15,14 +15,18 @@ from torch import Tensor
 from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
 from livetalk_core.denoiser import DiTDenoiser
 from livetalk_core.models import weights
+from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.text import TextEncoder, Tokenizer, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
 from livetalk_core.models.vae import CausalVAE
+from livetalk_core.parallel.context import parallelize_dit
+from livetalk_core.parallel.group import SequenceGroup, init_group
+from livetalk_core.parallel.vae import parallelize_vae
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import BY_NAME, PROMPT, Preset
-from livetalk_core.stream.flow import seeded_noise
+from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
 from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
@@ -145,7 +149,8 @@ class Engine:
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
-        session = Session(plan, DiTDenoiser(self.models.dit), self.models.vae, reference, settings, noise, on_step, on_latents)
+        denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1])
+        session = Session(plan, denoiser, self.models.vae, reference, settings, noise, on_step, on_latents)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
         return Stream(session, windows, self.turn)
@@ -209,6 +214,28 @@ def load_engine(model: str | Path | ModelFiles = "tiny", device: str = "auto", d
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use tiny")
         return build_random(preset, place, dtype)
     return load_files(find_files(Path(model)), place, dtype)
+
+
+def load_member(
+    group: SequenceGroup | None,
+    model: str | Path | ModelFiles = "tiny",
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    attention: str = "auto",
+) -> Engine:
+    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group."""
+    select_kernel(attention)
+    engine = load_engine(model, device, dtype)
+    if group is None:
+        return engine
+    parallelize_dit(engine.models.dit, group)
+    models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
+    return Engine(engine.preset, models, engine.device, engine.dtype)
+
+
+def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
+    """Meet the other processes of an engine; see `init_group`. The device is that of `load_member`."""
+    return init_group(device=torch.device(device), **meeting)
 
 
 def choose_device(name: str) -> torch.device:

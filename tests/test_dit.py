@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from livetalk_core.models import attention as kernels
-from livetalk_core.models.dit import AudioDiT, DiTConfig, Grid, KeyValue, attend_per_frame, group_slots, token_masks
-from livetalk_core.models.rope import rope_table, rotate
+from livetalk_core.models.dit import AudioDiT, DiTConfig, token_masks
+from livetalk_core.models.hearing import attend_per_frame, group_slots
+from livetalk_core.models.layers import KeyValue
+from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.speakers import reference_likeness
 from livetalk_core.presets import tiny
 

@@ -160,7 +160,7 @@ def test_a_preset_without_weights_says_so():
 class Still:
     """A denoiser and VAE in ten lines: the latent is the pixel mean of 16 x 16 blocks, every frame repeated."""
 
-    def __call__(self, x_CTHW, t, reference, window):
+    def __call__(self, x_CTHW, t, reference, window, motion_latents):
         return torch.zeros_like(x_CTHW) + window.features_PTWSD.mean()
 
     def encode(self, video_CTHW):

@@ -31,14 +31,14 @@ def roll_out(denoiser, times, seed=0, motion=None):
 
 def test_a_perfect_denoiser_is_followed_exactly_and_motion_stays():
     truth = torch.rand(2, 4, 3, 3)
-    *_, last = roll_out(lambda x, t, reference, window: truth, flow_times(4, 5.0))
+    *_, last = roll_out(lambda x, t, reference, window, motion: truth, flow_times(4, 5.0))
     assert torch.equal(last[:, 1:], truth[:, 1:])
     assert (last[:, :1] == 7).all()
 
 
 def test_the_denoiser_sees_clean_motion_latents_at_every_step():
     seen = []
-    roll_out(lambda x, t, reference, window: seen.append(x[:, :1].clone()) or x * 0, flow_times(4, 5.0))
+    roll_out(lambda x, t, reference, window, motion: seen.append(x[:, :1].clone()) or x * 0, flow_times(4, 5.0))
     assert len(seen) == 4 and all((x == 7).all() for x in seen)
 
 
@@ -46,7 +46,7 @@ def test_each_step_noises_afresh_to_the_next_time():
     """Against the loop written out: x = (1 - t') x0 + t' noise, with one draw after each step, the last included."""
     times, motion = flow_times(4, 5.0), torch.zeros(2, 1, 3, 3)
     xs = []
-    roll_out(lambda x, t, reference, window: xs.append(x) or 0.5 * x, times, seed=3, motion=motion)
+    roll_out(lambda x, t, reference, window, motion: xs.append(x) or 0.5 * x, times, seed=3, motion=motion)
     draw = seeded_noise((2, 4, 3, 3), 3, CPU)
     x = draw(torch.float32)
     for i in range(4):
@@ -67,7 +67,7 @@ def test_noise_takes_the_type_asked_for():
 def test_gradients_reach_the_step_that_is_taken_and_not_the_pinned_latents():
     weight = torch.tensor(0.5, requires_grad=True)
     x0 = next(
-        denoise_steps(lambda x, t, r, w: weight * x, torch.ones(2, 1, 3, 3), [1.0, 0.0], seeded_noise((2, 4, 3, 3), 0, CPU), None, None)
+        denoise_steps(lambda x, t, r, w, m: weight * x, torch.ones(2, 1, 3, 3), [1.0, 0.0], seeded_noise((2, 4, 3, 3), 0, CPU), None, None)
     )
     x0[:, :1].sum().backward(retain_graph=True)
     assert weight.grad == 0

@@ -21,8 +21,10 @@ BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.E
 _wanted = "auto"
 
 
-def attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:
-    """softmax(q k / sqrt(K)) v over all M keys, no mask: [B, L, heads, K]."""
+def attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tensor | None = None) -> Tensor:
+    """softmax(q k / sqrt(K) + bias) v over all M keys: [B, L, heads, K]. Only torch's own kernels take a bias."""
+    if bias_M is not None:
+        return attention_sdpa(q_BLNK, k_BMNK, v_BMNK, bias_M)
     kernel = choose_kernel(_wanted, q_BLNK.device.type, q_BLNK.dtype in (torch.bfloat16, torch.float16))
     return RUN[kernel](q_BLNK, k_BMNK, v_BMNK)
 
@@ -55,12 +57,13 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(MODULES[name]) is not None
 
 
-def attention_sdpa(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:
+def attention_sdpa(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tensor | None = None) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BMNK, v_BMNK))
+    bias = None if bias_M is None else bias_M.to(q.dtype).expand(1, 1, q.shape[2], -1)
     if q.device.type != "cuda":
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
     with sdpa_kernel(BACKENDS, set_priority=True):
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 def attention_flash2(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Half precision follows the published rounding: time, modulation, norms, residual
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.layers import RMSNorm, heads, linear_fp32, modulate, norm_fp32
-from livetalk_core.models.rope import rope_table, rotate
-from livetalk_core.models.speakers import key_positions, speaker_positions, speaker_table
+from livetalk_core.models.hearing import AbsorbedAudio, AudioAttention, AudioProjection
+from livetalk_core.models.layers import KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
+from livetalk_core.models.rope import Grid, rope_table, rotate
+from livetalk_core.models.speakers import speaker_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +54,20 @@ class TimeEmbedding(NamedTuple):
     blocks_B6D: Tensor
 
 
-class KeyValue(NamedTuple):
-    k_BMNK: Tensor
-    v_BMNK: Tensor
-
-
 class ContextKeys(NamedTuple):
     """One block's keys and values of the prompt and the picture: constant over a stream."""
 
     text: KeyValue
     image: KeyValue
+    text_bias_M: Tensor | None = None
+    """Added to the text's scores: log of how many equal rows a key stands for."""
 
 
-class Grid(NamedTuple):
-    """Where the tokens in hand stand in the chunk. A process that holds a part of the sequence has its own."""
+class EmbeddedCondition(NamedTuple):
+    """Mask and reference latents as tokens, and where the tokens of a chunk stand: constant over a stream."""
 
-    cos_LK: Tensor
-    sin_LK: Tensor
-    tokens_per_frame: int
-    first: int = 0
-    """Index of the first token in hand."""
+    tokens_BLD: Tensor
+    grid: Grid
 
 
 class AudioDiT(nn.Module):
@@ -93,31 +89,48 @@ class AudioDiT(nn.Module):
     def forward(
         self,
         latent_BCTHW: Tensor,
-        condition_BCTHW: Tensor,
+        condition: Tensor | EmbeddedCondition,
         time: TimeEmbedding,
         context: list[ContextKeys],
-        audio: list[KeyValue],
+        audio: list[KeyValue] | list[AbsorbedAudio],
         speaker_masks_KHW: Tensor | None = None,
+        skip_frames: int = 0,
     ) -> Tensor:
-        """Velocity [B, 16, T, H, W] float32. `audio` holds [B, T x A, N, K] per block; masks are needed for two people."""
-        x_BLD, grid = self.embed_latent(latent_BCTHW, condition_BCTHW)
-        masks_KL = None if speaker_masks_KHW is None else token_masks(speaker_masks_KHW, latent_BCTHW.shape[-2:], self.config.patch_size)
-        x_BLD = self.run_blocks(x_BLD, grid, time, context, audio, masks_KL)
-        return self.unpatchify(x_BLD, latent_BCTHW.shape)
+        """Velocity [B, 16, T, H, W] float32; 0 in the first `skip_frames` latent frames, which nobody asks for.
 
-    def run_blocks(self, x_BLD, grid: Grid, time: TimeEmbedding, context, audio, masks_KL) -> Tensor:
-        """All blocks and the head. What a group of processes wraps to hold a slice of the tokens each."""
-        for block, context_keys, audio_keys in zip(self.blocks, context, audio, strict=True):
-            x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL)
+        `condition` [B, 4 + 16, T, H, W] or what `embed_condition` made of it; `context` and `audio` have an item a block.
+        Masks are needed for two people, and then nothing is skipped.
+        """
+        if isinstance(condition, Tensor):
+            condition = self.embed_condition(condition)
+        tokens_BLD, grid = condition
+        x_BLD = tokens_BLD + self.patch_tokens(latent_BCTHW, slice(0, latent_BCTHW.shape[1]))
+        masks_KL = None if speaker_masks_KHW is None else token_masks(speaker_masks_KHW, latent_BCTHW.shape[-2:], self.config.patch_size)
+        skip = skip_frames * grid.tokens_per_frame if masks_KL is None else 0
+        x_BLD = self.run_blocks(x_BLD, grid, time, context, audio, masks_KL, skip)
+        return self.unpatchify(F.pad(x_BLD, (0, 0, skip, 0)), latent_BCTHW.shape)
+
+    def run_blocks(self, x_BLD, grid: Grid, time: TimeEmbedding, context, audio, masks_KL, skip: int = 0) -> Tensor:
+        """All blocks and the head, whose output begins at token `skip`. What a group of processes wraps to hold a slice each."""
+        for i, (block, context_keys, audio_keys) in enumerate(zip(self.blocks, context, audio, strict=True)):
+            last = i == len(self.blocks) - 1
+            x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL, skip if last else 0)
         return self.head(x_BLD, time.head_BD)
 
-    def embed_latent(self, latent_BCTHW: Tensor, condition_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Patches of [latents, mask, reference latents] as tokens in frame, row, column order, and where they stand."""
-        x = torch.cat([latent_BCTHW, condition_BCTHW], dim=1).to(self.patch_embedding.weight.dtype)
-        x_BDTHW = self.patch_embedding(x)
-        frames, rows, columns = x_BDTHW.shape[2:]
-        cos_LK, sin_LK = rope_table(frames, rows, columns, self.config.dim // self.config.num_heads, x.device)
-        return rearrange(x_BDTHW, "b d t h w -> b (t h w) d"), Grid(cos_LK, sin_LK, rows * columns)
+    def embed_condition(self, condition_BCTHW: Tensor) -> EmbeddedCondition:
+        """The condition's part of the patch embedding, and the chunk's grid: tokens in frame, row, column order."""
+        first = self.config.in_dim - condition_BCTHW.shape[1]
+        tokens_BLD = self.patch_tokens(condition_BCTHW, slice(first, None)) + self.patch_embedding.bias
+        frames, size = condition_BCTHW.shape[2], condition_BCTHW.shape[-2:]
+        rows, columns = (n // self.config.patch_size for n in size)
+        cos_LK, sin_LK = rope_table(frames, rows, columns, self.config.dim // self.config.num_heads, tokens_BLD.device)
+        return EmbeddedCondition(tokens_BLD, Grid(cos_LK, sin_LK, rows * columns))
+
+    def patch_tokens(self, x_BCTHW: Tensor, channels: slice) -> Tensor:
+        """Some input channels' share of the patch embedding, without its bias: [B, L, D]."""
+        weight = self.patch_embedding.weight[:, channels]
+        x_BDTHW = F.conv3d(x_BCTHW.to(weight.dtype), weight, stride=self.patch_embedding.stride)
+        return x_BDTHW.flatten(2).transpose(1, 2)
 
     def embed_time(self, timestep_B: Tensor) -> TimeEmbedding:
         """Timesteps 0..1000 (float32, shifted) -> float32 embeddings."""
@@ -125,19 +138,29 @@ class AudioDiT(nn.Module):
         e_BD = linear_fp32(self.time_embedding[2], F.silu(linear_fp32(self.time_embedding[0], e_BD)))
         return TimeEmbedding(e_BD, linear_fp32(self.time_projection[1], F.silu(e_BD)).unflatten(1, (6, -1)))
 
-    def embed_context(self, text_BLD: Tensor, image_BLD: Tensor) -> list[ContextKeys]:
-        """Per block the keys and values of the prompt [B, rows <= 512, 4096] and the picture [B, 257, 1280]."""
-        dtype = self.patch_embedding.weight.dtype
-        text_BLD = F.pad(text_BLD.to(dtype), (0, 0, 0, self.config.text_len - text_BLD.shape[1]))
-        text_BLD = self.text_embedding(text_BLD)
+    def embed_context(self, text_BLD: Tensor, image_BLD: Tensor, merge_padding: bool = False) -> list[ContextKeys]:
+        """Per block the keys and values of the prompt [B, rows <= 512, 4096] and the picture [B, 257, 1280].
+
+        The rows up to 512 are zeros, and attended. `merge_padding`: these equal rows become one key that counts as many.
+        """
+        dtype, padding = self.patch_embedding.weight.dtype, self.config.text_len - text_BLD.shape[1]
+        merged = merge_padding and padding > 1
+        text_BLD = self.text_embedding(F.pad(text_BLD.to(dtype), (0, 0, 0, 1 if merged else padding)))
         image_BLD = self.img_emb(image_BLD.to(dtype))
-        return [block.cross_attn.keys(text_BLD, image_BLD) for block in self.blocks]
+        bias_M = None
+        if merged:
+            bias_M = F.pad(text_BLD.new_zeros(text_BLD.shape[1] - 1), (0, 1), value=math.log(padding))
+        return [block.cross_attn.keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.blocks]
 
     def embed_audio(self, features_BPTWX: Tensor) -> list[KeyValue]:
         """Per block the keys and values of the sound, [B, people, 4 t - 3 frames, window, layers x channels]."""
         people = features_BPTWX.shape[1]
         tokens_BTAD = self.audio_proj(features_BPTWX.to(self.patch_embedding.weight.dtype))
         return [block.audio_cross_attn.keys(tokens_BTAD, people) for block in self.blocks]
+
+    def absorb_audio(self, audio: list[KeyValue], batch: int = 1) -> list[AbsorbedAudio]:
+        """The same with the query and output projections taken into them: a quarter of the work in every step (one speaker)."""
+        return [block.audio_cross_attn.absorb(keys, batch) for block, keys in zip(self.blocks, audio, strict=True)]
 
     def unpatchify(self, x_BLD: Tensor, shape: torch.Size) -> Tensor:
         p = self.config.patch_size
@@ -158,9 +181,11 @@ class Block(nn.Module):
         self.audio_cross_attn = AudioAttention(config)
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, dim))
 
-    def forward(self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio: KeyValue, masks_KL) -> Tensor:
+    def forward(self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0) -> Tensor:
+        """[B, L, D] -> [B, L - skip, D]: the first `skip` tokens are looked at, but not worked out."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time_B6D).split(1, dim=1)
-        y, positions_BL = self.self_attn(modulate(x_BLD, shift1, scale1, self.eps), grid, masks_KL)
+        y, positions_BL = self.self_attn(modulate(x_BLD, shift1, scale1, self.eps), grid, masks_KL, skip)
+        x_BLD, grid = x_BLD[:, skip:], grid.after(skip)
         x_BLD = (x_BLD + y * gate1).to(x_BLD.dtype)
         x_BLD = x_BLD + self.cross_attn(norm_fp32(self.norm3, x_BLD), context)
         x_BLD = x_BLD + self.audio_cross_attn(norm_fp32(self.norm_x, x_BLD), audio, grid, positions_BL)
@@ -178,10 +203,11 @@ class SelfAttention(nn.Module):
         self.attend = attention
         self.locate = speaker_positions
 
-    def forward(self, x_BLD: Tensor, grid: Grid, masks_KL: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Attention over the whole chunk; with speaker masks also each token's place between the speakers [B, L]."""
-        q, k, v = (heads(y, self.num_heads) for y in (self.norm_q(self.q(x_BLD)), self.norm_k(self.k(x_BLD)), self.v(x_BLD)))
-        q, k = rotate(q, grid.cos_LK, grid.sin_LK), rotate(k, grid.cos_LK, grid.sin_LK)
+    def forward(self, x_BLD: Tensor, grid: Grid, masks_KL: Tensor | None, skip: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Attention of the tokens from `skip` on to the whole chunk; with masks also each token's place between the speakers [B, L]."""
+        q, k, v = self.norm_q(self.q(x_BLD[:, skip:])), self.norm_k(self.k(x_BLD)), self.v(x_BLD)
+        q, k, v = (heads(y, self.num_heads) for y in (q, k, v))
+        q, k = rotate(q, grid.cos_LK[skip:], grid.sin_LK[skip:]), rotate(k, grid.cos_LK, grid.sin_LK)
         y = self.o(self.attend(q, k, v).flatten(2))
         return y, None if masks_KL is None else self.locate(q, k, masks_KL, grid.tokens_per_frame)
 
@@ -203,70 +229,8 @@ class ContextAttention(nn.Module):
 
     def forward(self, x_BLD: Tensor, context: ContextKeys) -> Tensor:
         q = heads(self.norm_q(self.q(x_BLD)), self.num_heads)
-        return self.o((attention(q, *context.text) + attention(q, *context.image)).flatten(2))
-
-
-class AudioAttention(nn.Module):
-    """Cross-attention of each latent frame's tokens to that frame's own audio tokens."""
-
-    def __init__(self, config: DiTConfig):
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.q_linear = nn.Linear(config.dim, config.dim)
-        self.kv_linear = nn.Linear(config.audio_width, 2 * config.dim)
-        self.proj = nn.Linear(config.dim, config.dim)
-
-    def keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
-        """Keys and values [B x T, A, N, K]; with two people the keys are turned to their owner's place."""
-        k, v = (heads(y.flatten(0, 1), self.num_heads) for y in self.kv_linear(tokens_BTAD).chunk(2, dim=-1))
-        if people > 1:
-            k = rotate(k, *speaker_table(key_positions(k.shape[1], k.device), k.shape[-1]))
-        return KeyValue(k, v)
-
-    def forward(self, x_BLD: Tensor, audio: KeyValue, grid: Grid, positions_BL: Tensor | None) -> Tensor:
-        q = heads(self.q_linear(x_BLD), self.num_heads)
-        if positions_BL is not None:
-            q = rotate(q, *speaker_table(positions_BL, q.shape[-1]))
-        return self.proj(attend_per_frame(q, audio, grid).flatten(2))
-
-
-def attend_per_frame(q_BLNK: Tensor, audio: KeyValue, grid: Grid) -> Tensor:
-    """Each token attends to the keys of its own frame only. Tokens may begin and end within a frame."""
-    batch, length, size = q_BLNK.shape[0], q_BLNK.shape[1], grid.tokens_per_frame
-    before, after = grid.first % size, -(grid.first + length) % size
-    q = F.pad(q_BLNK, (0, 0, 0, 0, before, after)) if before or after else q_BLNK
-    first, last = grid.first // size, -(-(grid.first + length) // size)
-    k, v = (y.unflatten(0, (batch, -1))[:, first:last].flatten(0, 1) for y in audio)
-    out = attention(q.unflatten(1, (-1, size)).flatten(0, 1), k, v)
-    return out.unflatten(0, (batch, -1)).flatten(1, 2)[:, before : before + length]
-
-
-class AudioProjection(nn.Module):
-    """Windows of audio features to 32 tokens per latent frame."""
-
-    def __init__(self, config: DiTConfig):
-        super().__init__()
-        self.window, self.stride, self.num_tokens = config.audio_window, config.temporal_stride, config.audio_tokens
-        self.proj1 = nn.Linear(config.audio_window * config.audio_dim, config.audio_hidden)
-        self.proj1_vf = nn.Linear((config.audio_window + config.temporal_stride - 1) * config.audio_dim, config.audio_hidden)
-        self.proj2 = nn.Linear(config.audio_hidden, config.audio_hidden)
-        self.proj3 = nn.Linear(config.audio_hidden, config.audio_tokens * config.audio_width)
-        self.norm = nn.LayerNorm(config.audio_width)
-
-    def forward(self, features_BPTWX: Tensor) -> Tensor:
-        """[B, P, 4 t - 3, window, X] -> [B, t, P x 32, 768]."""
-        first = self.proj1(features_BPTWX[:, :, :1].flatten(3))
-        rest = self.proj1_vf(group_slots(features_BPTWX[:, :, 1:], self.window, self.stride))
-        x = self.proj3(F.relu(self.proj2(F.relu(torch.cat([first, rest], dim=2)))))
-        x = norm_fp32(self.norm, x.unflatten(3, (self.num_tokens, -1)))
-        return rearrange(x, "b p t a d -> b t (p a) d")
-
-
-def group_slots(features_BPTWX: Tensor, window: int, stride: int) -> Tensor:
-    """Window slots of one latent frame: the first frame's up to its own, each inner frame's own, the last frame's from its own on."""
-    x, middle = features_BPTWX.unflatten(2, (-1, stride)), window // 2
-    parts = [x[:, :, :, 0, : middle + 1], x[:, :, :, 1:-1, middle], x[:, :, :, -1, middle:]]
-    return torch.cat(parts, dim=3).flatten(3)
+        text = attention(q, *context.text, context.text_bias_M)
+        return self.o((text + attention(q, *context.image)).flatten(2))
 
 
 class ImageEmbedding(nn.Module):

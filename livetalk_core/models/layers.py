@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class KeyValue(NamedTuple):
+    k_BMNK: Tensor
+    v_BMNK: Tensor
 
 
 class RMSNorm(nn.Module):

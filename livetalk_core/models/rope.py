@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """Where the tokens in hand stand in the chunk. A process that holds a part of the sequence has its own."""
+
+    cos_LK: Tensor
+    sin_LK: Tensor
+    tokens_per_frame: int
+    first: int = 0
+    """Index of the first token in hand."""
+
+    def after(self, skip: int) -> Grid:
+        """Of the tokens without their first `skip`."""
+        return Grid(self.cos_LK[skip:], self.sin_LK[skip:], self.tokens_per_frame, self.first + skip)
 
 
 def rotate(x_BLNK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:

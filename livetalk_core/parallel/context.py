@@ -9,7 +9,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from livetalk_core.models.dit import AudioDiT, ContextKeys, Grid, KeyValue, TimeEmbedding
+from livetalk_core.models.dit import AudioDiT, ContextKeys, TimeEmbedding
+from livetalk_core.models.layers import KeyValue
+from livetalk_core.models.rope import Grid
 from livetalk_core.models.speakers import line_positions, reference_likeness
 from livetalk_core.parallel.exchange import gather_parts, share_first
 from livetalk_core.parallel.group import SequenceGroup
@@ -44,14 +46,15 @@ class SequenceParallel:
         context: list[ContextKeys],
         audio: list[KeyValue],
         masks_KL: Tensor | None,
+        skip: int = 0,
     ) -> Tensor:
-        """The model's blocks on this process's tokens; the head's output is gathered."""
+        """The model's blocks on this process's tokens, all of them; the head's output is gathered, and begins at token `skip`."""
         self.lengths = slice_lengths(x_BLD.shape[1], self.group.size)
         first = sum(self.lengths[: self.group.rank])
         mine = slice(first, first + self.lengths[self.group.rank])
         part = Grid(grid.cos_LK[mine], grid.sin_LK[mine], grid.tokens_per_frame, grid.first + first)
         y_BLD = self.run_whole(x_BLD[:, mine], part, time, context, audio, masks_KL)
-        return gather_parts(y_BLD, 1, self.lengths, self.group.whole)
+        return gather_parts(y_BLD, 1, self.lengths, self.group.whole)[:, skip:]
 
     def attend(self, q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
         """Own tokens' attention to the whole chunk. xfuser takes half precision, and a ring only in equal slices."""

@@ -34,7 +34,7 @@ def denoise_steps(
     """Yields x0 [C, T, H, W] float32 after each step, motion latents in place: serving takes the last, distillation a random one."""
     x = pin_motion(noise(motion_CTHW.dtype), motion_CTHW)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
-        x0 = denoiser(x, t, reference, window)
+        x0 = denoiser(x, t, reference, window, motion_CTHW.shape[1])
         fresh = noise(x0.dtype)
         x = pin_motion((1 - t_next) * x0 + t_next * fresh, motion_CTHW)
         yield pin_motion(x0, motion_CTHW)

@@ -1,0 +1,134 @@
+"""How the DiT hears: audio windows to tokens, and each latent frame's tokens attending to that frame's own sound.
+
+Axes: B batch, P people, T latent frames, W window, X audio layers x channels, A audio tokens, S tokens of a frame, L tokens, D width,
+N heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from livetalk_core.models.attention import attention
+from livetalk_core.models.layers import KeyValue, heads, norm_fp32
+from livetalk_core.models.rope import Grid, rotate
+from livetalk_core.models.speakers import key_positions, speaker_table
+
+if TYPE_CHECKING:
+    from livetalk_core.models.dit import DiTConfig
+
+
+class AbsorbedAudio(NamedTuple):
+    """One block's keys and values of the sound with the query and output projections in them: scores and result come straight from tokens.
+
+    There is no norm on these queries and keys, so q k = x (Wq k) + bq k, and the sum of v through Wo is the sum of Wo v.
+    """
+
+    keys_BTND: Tensor
+    """[B, T, N x A, D], scaled by 1 / sqrt(K)."""
+    bias_BTN: Tensor
+    values_BTND: Tensor
+
+
+class AudioAttention(nn.Module):
+    """Cross-attention of each latent frame's tokens to that frame's own audio tokens."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q_linear = nn.Linear(config.dim, config.dim)
+        self.kv_linear = nn.Linear(config.audio_width, 2 * config.dim)
+        self.proj = nn.Linear(config.dim, config.dim)
+
+    def keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
+        """Keys and values [B x T, A, N, K]; with two people the keys are turned to their owner's place."""
+        k, v = (heads(y.flatten(0, 1), self.num_heads) for y in self.kv_linear(tokens_BTAD).chunk(2, dim=-1))
+        if people > 1:
+            k = rotate(k, *speaker_table(key_positions(k.shape[1], k.device), k.shape[-1]))
+        return KeyValue(k, v)
+
+    def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
+        """One speaker's keys and values with q_linear and proj taken in; made once a chunk."""
+        k, v = (y.unflatten(0, (batch, -1)) for y in audio)
+        k = k * k.shape[-1] ** -0.5
+        into_q, bias = self.q_linear.weight.unflatten(0, (self.num_heads, -1)), self.q_linear.bias.unflatten(0, (self.num_heads, -1))
+        out_of_v = self.proj.weight.unflatten(1, (self.num_heads, -1))
+        return AbsorbedAudio(
+            torch.einsum("btank,nkd->btnad", k, into_q).flatten(2, 3),
+            torch.einsum("btank,nk->btna", k, bias).flatten(2, 3),
+            torch.einsum("btank,dnk->btnad", v, out_of_v).flatten(2, 3),
+        )
+
+    def forward(self, x_BLD: Tensor, audio: KeyValue | AbsorbedAudio, grid: Grid, positions_BL: Tensor | None) -> Tensor:
+        if isinstance(audio, AbsorbedAudio):
+            return attend_absorbed(x_BLD, audio, grid, self.num_heads) + self.proj.bias
+        q = heads(self.q_linear(x_BLD), self.num_heads)
+        if positions_BL is not None:
+            q = rotate(q, *speaker_table(positions_BL, q.shape[-1]))
+        return self.proj(attend_per_frame(q, audio, grid).flatten(2))
+
+
+def attend_per_frame(q_BLNK: Tensor, audio: KeyValue, grid: Grid) -> Tensor:
+    """Each token attends to the keys of its own frame only."""
+    batch = q_BLNK.shape[0]
+
+    def attend(q_BTSNK: Tensor, frames: slice) -> Tensor:
+        k, v = (y.unflatten(0, (batch, -1))[:, frames].flatten(0, 1) for y in audio)
+        return attention(q_BTSNK.flatten(0, 1), k, v).unflatten(0, (batch, -1))
+
+    return by_frame(attend, q_BLNK, grid)
+
+
+def attend_absorbed(x_BLD: Tensor, audio: AbsorbedAudio, grid: Grid, num_heads: int) -> Tensor:
+    """The same from the tokens themselves: two products around a softmax per head."""
+
+    def attend(x_BTSD: Tensor, frames: slice) -> Tensor:
+        keys, bias, values = (y[:, frames] for y in audio)
+        scores = x_BTSD @ keys.transpose(-1, -2) + bias[:, :, None]
+        shares = scores.unflatten(-1, (num_heads, -1)).softmax(-1, dtype=torch.float32)
+        return shares.to(values.dtype).flatten(-2) @ values
+
+    return by_frame(attend, x_BLD, grid)
+
+
+def by_frame(function: Callable[[Tensor, slice], Tensor], x: Tensor, grid: Grid) -> Tensor:
+    """Run `function` on tokens [B, L, ...] as whole frames [B, T, S, ...]; tokens may begin and end within a frame."""
+    length, size = x.shape[1], grid.tokens_per_frame
+    before, after = grid.first % size, -(grid.first + length) % size
+    if before or after:
+        x = F.pad(x, (0, 0) * (x.ndim - 2) + (before, after))
+    frames = slice(grid.first // size, -(-(grid.first + length) // size))
+    return function(x.unflatten(1, (-1, size)), frames).flatten(1, 2)[:, before : before + length]
+
+
+class AudioProjection(nn.Module):
+    """Windows of audio features to 32 tokens per latent frame."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.window, self.stride, self.num_tokens = config.audio_window, config.temporal_stride, config.audio_tokens
+        self.proj1 = nn.Linear(config.audio_window * config.audio_dim, config.audio_hidden)
+        self.proj1_vf = nn.Linear((config.audio_window + config.temporal_stride - 1) * config.audio_dim, config.audio_hidden)
+        self.proj2 = nn.Linear(config.audio_hidden, config.audio_hidden)
+        self.proj3 = nn.Linear(config.audio_hidden, config.audio_tokens * config.audio_width)
+        self.norm = nn.LayerNorm(config.audio_width)
+
+    def forward(self, features_BPTWX: Tensor) -> Tensor:
+        """[B, P, 4 t - 3, window, X] -> [B, t, P x 32, 768]."""
+        first = self.proj1(features_BPTWX[:, :, :1].flatten(3))
+        rest = self.proj1_vf(group_slots(features_BPTWX[:, :, 1:], self.window, self.stride))
+        x = self.proj3(F.relu(self.proj2(F.relu(torch.cat([first, rest], dim=2)))))
+        x = norm_fp32(self.norm, x.unflatten(3, (self.num_tokens, -1)))
+        return rearrange(x, "b p t a d -> b t (p a) d")
+
+
+def group_slots(features_BPTWX: Tensor, window: int, stride: int) -> Tensor:
+    """Window slots of one latent frame: the first frame's up to its own, each inner frame's own, the last frame's from its own on."""
+    x, middle = features_BPTWX.unflatten(2, (-1, stride)), window // 2
+    parts = [x[:, :, :, 0, : middle + 1], x[:, :, :, 1:-1, middle], x[:, :, :, -1, middle:]]
+    return torch.cat(parts, dim=3).flatten(3)

@@ -1,0 +1,93 @@
+"""A network in training, over all processes of the world: sharded weights (FSDP2) and forgotten activations, put on from outside.
+
+One process takes the same path as many. The weights' names do not change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def training_world(device: torch.device) -> Iterator[None]:
+    """The processes that torchrun started, or this one alone: gloo on the CPU, NCCL on CUDA. A world that exists is left as it is."""
+    if dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(name: str) -> torch.device:
+    """This process's device: `auto` takes the GPU of its local rank where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+
+
+def shard(
+    make: Callable[[], nn.Module],
+    state: dict[str, Tensor],
+    units: Callable[[nn.Module], Iterable[nn.Module]],
+    device: torch.device,
+    *,
+    compute: torch.dtype = torch.float32,
+    master: torch.dtype = torch.float32,
+    checkpoint_activations: bool = False,
+) -> nn.Module:
+    """The module of `make`, built without memory, sharded, and given rank 0's `state` (empty on the other ranks).
+
+    `units` are gathered one at a time, the rest with the module itself. Weights are kept in `master`, used in `compute`, and gradients
+    summed in float32.
+    """
+    with torch.device("meta"):
+        module = make()
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    module.to(master)
+    for unit in units(module):
+        if checkpoint_activations:
+            unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    module.to_empty(device=device)
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+    return module
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a number over all processes."""
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on any process: all of them get the same answer."""
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value)
+
+
+def is_first() -> bool:
+    return dist.get_rank() == 0

@@ -1,0 +1,157 @@
+"""Every saving in the DiT against its plain form: the same numbers, and the counted work at the size of the 14B model (720 x 416)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser
+from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
+from livetalk_core.models.layers import KeyValue, heads
+from livetalk_core.models.rope import Grid
+from livetalk_core.plan import StreamPlan
+from livetalk_core.presets import tiny
+from livetalk_core.types import AudioWindow, Reference
+
+TIMES = (1.0, 0.9375, 0.8333333, 0.625)
+
+
+def inputs(config: DiTConfig, plan: StreamPlan, device="cpu", seed=0, dtype=torch.float32):
+    """A reference and two windows of random numbers."""
+    g = torch.Generator().manual_seed(seed)
+    make = lambda *shape: torch.randn(*shape, generator=g) if device == "cpu" else torch.empty(*shape, device=device)  # noqa: E731
+    c, t, h, w = plan.latent_shape
+    reference = Reference(
+        text_LD=make(25, config.text_dim),
+        image_LD=make(257, config.image_dim),
+        cond_CTHW=make(20, t, h, w),
+        first_CTHW=make(c, 1, h, w),
+        pixels_CHW=make(3, 16, 16),
+    )
+    window = [
+        AudioWindow(index=i, features_PTWSD=make(1, 33, 5, 1, config.audio_dim), samples=torch.zeros(1), num_valid=28) for i in range(2)
+    ]
+    return reference, window, make(c, t, h, w)
+
+
+@pytest.fixture(scope="module")
+def dit():
+    torch.manual_seed(0)
+    return AudioDiT(replace(tiny().dit, text_len=512)).eval().requires_grad_(False)
+
+
+PLAN = StreamPlan(width=48, height=32)
+
+
+def x0(dit, cuts, motion=2, seed=0):
+    reference, (window, _), x = inputs(dit.config, PLAN, seed=seed)
+    return DiTDenoiser(dit, TIMES, cuts)(x, 0.9375, reference, window, motion)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [replace(PLAIN, absorb_audio=True), replace(PLAIN, merge_padding=True), replace(PLAIN, skip_motion=True), Cuts()],
+    ids=["absorb_audio", "merge_padding", "skip_motion", "all"],
+)
+def test_a_saving_changes_the_result_by_rounding_only(dit, cuts):
+    error = (x0(dit, cuts) - x0(dit, PLAIN))[:, 2:].abs().max()
+    assert error <= 1e-5
+    assert (x0(dit, PLAIN) - x0(dit, PLAIN, seed=1))[:, 2:].abs().max() > 0.1, "control: another input is another result"
+
+
+def test_only_motion_frames_are_left_out(dit):
+    cut, plain = x0(dit, replace(PLAIN, skip_motion=True)), x0(dit, PLAIN)
+    assert (cut - plain)[:, :2].abs().max() > 1e-3, "they were skipped"
+    assert torch.equal(x0(dit, Cuts(), motion=0)[:, :2].isfinite(), torch.ones(16, 2, 4, 6, dtype=torch.bool))
+
+
+def test_padding_counted_once_would_be_another_result(dit):
+    reference, (window, _), x = inputs(dit.config, PLAN)
+    denoiser = DiTDenoiser(dit, TIMES, replace(PLAIN, merge_padding=True))
+    right = denoiser(x, 0.9375, reference, window, 0)
+    denoiser.context = [keys._replace(text_bias_M=None) for keys in denoiser.context]
+    assert (denoiser(x, 0.9375, reference, window, 0) - right).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("first, length", [(0, 24), (3, 11), (13, 11)])
+def test_absorbed_audio_attention_equals_the_plain_one_also_within_frames(dit, first, length):
+    layer = dit.blocks[0].audio_cross_attn
+    g = torch.Generator().manual_seed(0)
+    audio = layer.keys(torch.randn(2, 4, 5, dit.config.audio_width, generator=g), 1)
+    x, grid = torch.randn(2, length, dit.config.dim, generator=g), Grid(torch.empty(0), torch.empty(0), 6, first)
+    plain = layer.proj(attend_per_frame(heads(layer.q_linear(x), layer.num_heads), KeyValue(*audio), grid).flatten(2))
+    absorbed = attend_absorbed(x, layer.absorb(audio, 2), grid, layer.num_heads) + layer.proj.bias
+    assert (absorbed - plain).abs().max() <= 1e-5
+
+
+def test_two_speakers_are_not_absorbed(dit):
+    reference, (window, _), x = inputs(dit.config, PLAN)
+    masks = torch.eye(3)[:, :, None].repeat(1, 1, 2)
+    reference = replace(reference, speaker_masks_KHW=masks)
+    two = replace(window, features_PTWSD=window.features_PTWSD.repeat(2, 1, 1, 1, 1))
+    results = [DiTDenoiser(dit, TIMES, cuts)(x, 0.9375, reference, two, 2) for cuts in (Cuts(), PLAIN)]
+    assert (results[0] - results[1]).abs().max() <= 1e-5
+
+
+class Counted:
+    """TFLOP of the calls of a denoiser at the 14B model's size, counted on the meta device."""
+
+    def __init__(self, cuts):
+        with torch.device("meta"):
+            self.dit = AudioDiT(DiTConfig()).requires_grad_(False)
+        self.reference, self.windows, self.x = inputs(DiTConfig(), StreamPlan(width=720, height=416), device="meta")
+        self.denoiser = DiTDenoiser(self.dit, TIMES, cuts)
+
+    def call(self, t=1.0, window=0) -> float:
+        with FlopCounterMode(display=False) as counter:
+            self.denoiser(self.x, t, self.reference, self.windows[window], 2)
+        return counter.get_total_flops() / 1e12
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Counted(PLAIN)
+
+
+@pytest.fixture(scope="module")
+def cut():
+    return Counted(Cuts())
+
+
+def test_a_step_of_the_14b_model_takes_at_most_355_tflop(plain, cut):
+    everything = plain.dit
+    with FlopCounterMode(display=False) as counter:
+        context = everything.embed_context(plain.reference.text_LD[None], plain.reference.image_LD[None])
+        audio = everything.embed_audio(plain.windows[0].features_PTWSD[None].flatten(-2))
+        time = everything.embed_time(torch.empty(1, device="meta"))
+        everything(plain.x[None], plain.reference.cond_CTHW[None], time, context, audio)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(397.1, abs=0.6), "the published form: everything in every step"
+    cut.call()
+    assert cut.call(0.9375) <= 355
+
+
+def test_after_a_streams_first_step_no_constant_work_is_done_again(cut):
+    cut.call()
+    steps = [cut.call(t) for t in TIMES]
+    assert max(steps) == min(steps), "no step embeds its time"
+    per_chunk = cut.call(window=1) - steps[0]
+    assert 0 < per_chunk < 1.4, "a new chunk costs its own sound only"
+    assert cut.call(0.625, window=1) == steps[0]
+    assert set(cut.denoiser.times) == set(TIMES)
+
+
+def test_audio_attention_takes_a_quarter_of_the_work(plain, cut):
+    with FlopCounterMode(display=False) as counter:
+        chunk = plain.dit.embed_audio(plain.windows[0].features_PTWSD[None].flatten(-2))
+    made = counter.get_total_flops()
+    tokens, grid = torch.empty(1, 10530, 5120, device="meta"), Grid(torch.empty(0), torch.empty(0), 1170)
+    layer, work = plain.dit.blocks[0].audio_cross_attn, {}
+    for name in ("plain", "absorbed"):
+        with FlopCounterMode(display=False) as counter:
+            keys = layer.absorb(chunk[0], 1) if name == "absorbed" else chunk[0]
+            for _ in range(4):
+                layer(tokens, keys, grid, None)
+        work[name] = counter.get_total_flops()
+    assert made > 0 and work["plain"] / work["absorbed"] >= 3.9, "over a chunk of 4 steps, making the absorbed keys included"

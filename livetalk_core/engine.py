@@ -20,7 +20,7 @@ from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audi
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.text import TextEncoder, Tokenizer, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
-from livetalk_core.models.vae import CausalVAE
+from livetalk_core.models.vae import CausalVAE, fold_upsampling
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.group import SequenceGroup, init_group
 from livetalk_core.parallel.vae import parallelize_vae
@@ -259,6 +259,7 @@ def build_random(preset: Preset, device: torch.device, dtype: torch.dtype, seed:
         text, image = TextEncoder(preset.text), ImageEncoder(preset.image)
     for module, kind in ((dit, dtype), (vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
         module.to(device, kind).eval().requires_grad_(False)
+    fold_upsampling(vae)
     models = Models(
         dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=byte_tokenizer(preset.dit.text_len)
     )  # fmt: skip
@@ -273,6 +274,7 @@ def load_files(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> E
         dit = weights.load_dit(weights.read_tensors(files.dit), dtype=dtype, device=device, **known)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
+    fold_upsampling(vae)
     audio = load_audio(files.audio, device)
     text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)

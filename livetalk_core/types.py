@@ -86,7 +86,7 @@ class Denoiser(Protocol):
     """Hides what the network predicts: x0 = x - t v."""
 
     def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow, motion_latents: int) -> Tensor:
-        """x0 [C, T, H, W] float32 from x at flow time t in [0, 1]. The first `motion_latents` frames are known: anything may come out there."""
+        """x0 [C, T, H, W] float32 from x at flow time t in [0, 1]; in the first `motion_latents` frames, which are known, anything."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Every saving in the DiT against its plain form: the same numbers, and the counted work at the size of the 14B model (720 x 416)."""
+"""Every saving in DiT and VAE against its plain form: the same numbers, and the counted work at the size of the 14B model (720 x 416)."""
 
 from dataclasses import replace
 
@@ -7,10 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser
+from livetalk_core.models.convolution import CausalConv3d
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
 from livetalk_core.models.layers import KeyValue, heads
 from livetalk_core.models.rope import Grid
+from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import tiny
 from livetalk_core.types import AudioWindow, Reference
@@ -155,3 +157,62 @@ def test_audio_attention_takes_a_quarter_of_the_work(plain, cut):
                 layer(tokens, keys, grid, None)
         work[name] = counter.get_total_flops()
     assert made > 0 and work["plain"] / work["absorbed"] >= 3.9, "over a chunk of 4 steps, making the absorbed keys included"
+
+
+def small_vae(folded: bool) -> CausalVAE:
+    torch.manual_seed(0)
+    vae = CausalVAE(tiny().vae).eval().requires_grad_(False)
+    if folded:
+        fold_upsampling(vae)
+    return vae
+
+
+def test_doubling_with_four_small_kernels_gives_the_same_pixels():
+    latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    plain, folded = (torch.cat(list(small_vae(fold).decode(latents, (1, 2))), dim=1) for fold in (False, True))
+    assert (folded - plain).abs().max() <= 1e-5
+
+
+def test_even_and_odd_kernels_are_not_interchangeable():
+    layer = small_vae(True).decoder.upsamples[3].resample["1"]
+    x = torch.randn(1, layer.in_channels, 5, 6)
+    folded, layer.quarters = layer(x), layer.quarters[::-1]
+    wrong, layer.quarters = layer(x), None
+    assert (folded - layer(x)).abs().max() <= 1e-5 and (wrong - layer(x)).abs().max() > 0.01
+
+
+def test_frames_before_the_first_take_no_work_and_change_nothing():
+    """Against zeros put in front and worked through."""
+    torch.manual_seed(0)
+    layer = CausalConv3d(3, 4, 3)
+    for frames in (1, 2, 3, 6):
+        x = torch.randn(1, 3, frames, 5, 6)
+        padded = torch.nn.functional.conv3d(torch.nn.functional.pad(x, (1, 1, 1, 1, 2, 0)), layer.weight, layer.bias)
+        assert torch.allclose(layer(x, None), padded, atol=1e-5)
+
+
+def vae_tflop(groups, frames=None) -> list[float]:
+    """TFLOP of each decoded piece at 720 x 416, or of encoding `frames`."""
+    with torch.device("meta"):
+        vae = CausalVAE(VAEConfig()).requires_grad_(False)
+    fold_upsampling(vae)
+    if frames:
+        with FlopCounterMode(display=False) as counter:
+            vae.encode(torch.empty(3, frames, 416, 720, device="meta"))
+        return [counter.get_total_flops() / 1e12]
+    pieces, work = vae.decode(torch.empty(16, 9, 52, 90, device="meta"), groups), []
+    while True:
+        with FlopCounterMode(display=False) as counter:
+            if next(pieces, None) is None:
+                return work
+        work.append(counter.get_total_flops() / 1e12)
+
+
+def test_decoding_a_chunk_takes_at_most_78_tflop_and_encoding_its_end_less_than_the_plain_8():
+    assert sum(vae_tflop(())) <= 78
+    assert vae_tflop((), frames=5)[0] < 6.5
+
+
+def test_the_first_new_frames_leave_within_24_tflop():
+    motion, first, *_ = vae_tflop((2, 1, 2, 4))
+    assert motion + first <= 24

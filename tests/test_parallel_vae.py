@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.denoiser import DiTDenoiser
 from livetalk_core.models import weights
-from livetalk_core.models.vae import CausalVAE, VAEConfig
+from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
 from livetalk_core.parallel.bands import cut_bands
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.exchange import gather_parts
@@ -114,7 +114,9 @@ def run_work(group: SequenceGroup) -> dict[str, float]:
     total = gather_parts(own[None], 0, [1] * group.size, group.whole).sum(0)
     if group.rank:
         return {}
-    encode, decode = (total / both_works(small_vae(), latents, video)).tolist()
+    alone = small_vae()
+    fold_upsampling(alone)
+    encode, decode = (total / both_works(alone, latents, video)).tolist()
     return {f"{group.size} encode work": encode, f"{group.size} decode work": decode}
 
 

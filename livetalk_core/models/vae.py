@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-
-Past = dict[nn.Module, Tensor]
+from livetalk_core.models.convolution import CausalConv3d, DoublingConv, HalvingConv, Past, TimeConv, convolve_causal, quarter_kernels
 
 # Wan 2.1 latents: per-channel statistics (published constants).
 WAN_MEAN = (
@@ -124,33 +123,6 @@ class Decoder(nn.Module):
         return run_head(self.head, x, past)
 
 
-class CausalConv3d(nn.Conv3d):
-    """Convolution whose time padding is all in front: zeros, or the last frames of the group before."""
-
-    def __init__(self, dim_in: int, dim_out: int, size: int):
-        super().__init__(dim_in, dim_out, size, padding=(0, size // 2, size // 2))
-
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
-        return super().forward(extend_back(self, x, self.kernel_size[0] - 1, past))
-
-
-class TimeConv(nn.Conv3d):
-    """(3, 1, 1) convolution along time; the caller extends the input back."""
-
-    def __init__(self, dim_in: int, dim_out: int, stride: int):
-        super().__init__(dim_in, dim_out, (3, 1, 1), stride=(stride, 1, 1))
-
-
-class HalvingConv(nn.Conv2d):
-    """3 x 3 convolution of stride 2; its padding is one pixel at the right and the bottom."""
-
-    def __init__(self, dim: int):
-        super().__init__(dim, dim, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
-
-
 class ResidualBlock(nn.Module):
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
@@ -215,14 +187,13 @@ class Upsample(nn.Module):
 
     def __init__(self, dim: int, temporal: bool):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim // 2, 3, padding=1)})
+        self.resample = nn.ModuleDict({"1": DoublingConv(dim, dim // 2)})
         self.time_conv = TimeConv(dim, 2 * dim, stride=1) if temporal else None
 
     def forward(self, x: Tensor, past: Past | None) -> Tensor:
         if self.time_conv is not None:
             x = self.double_frames(x, past)
-        frames = F.interpolate(fold_time(x), scale_factor=2, mode="nearest-exact")
-        return unfold_time(self.resample["1"](frames), x.shape[0])
+        return unfold_time(self.resample["1"](fold_time(x)), x.shape[0])
 
     def double_frames(self, x: Tensor, past: Past | None) -> Tensor:
         started = past is not None and self in past
@@ -230,7 +201,7 @@ class Upsample(nn.Module):
             past[self] = x.new_zeros(())
         first, rest = ([], x) if started else ([x[:, :, :1]], x[:, :, 1:])
         if rest.shape[2]:
-            halves = self.time_conv(extend_back(self.time_conv, rest, 2, past)).unflatten(1, (2, -1))
+            halves = convolve_causal(self.time_conv, rest, past, (0, 0)).unflatten(1, (2, -1))
             first = [*first, halves.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)]
         return torch.cat(first, dim=2)
 
@@ -258,24 +229,19 @@ def run_head(layers: nn.ModuleDict, x: Tensor, past: Past | None) -> Tensor:
     return layers["2"](F.silu(layers["0"](x)), past)
 
 
-def extend_back(layer: nn.Module, x: Tensor, frames: int, past: Past | None) -> Tensor:
-    """Put the `frames` frames before x in front of it (zeros at the start) and remember x's last ones."""
-    if frames == 0:
-        return x
-    if past is None:
-        return F.pad(x, (0, 0, 0, 0, frames, 0))
-    before = past[layer] if layer in past else x.new_zeros((*x.shape[:2], frames, *x.shape[3:]))
-    x = torch.cat([before, x], dim=2)
-    past[layer] = x[:, :, -frames:].clone()
-    return x
-
-
 def fold_time(x_BCTHW: Tensor) -> Tensor:
     return x_BCTHW.transpose(1, 2).flatten(0, 1)
 
 
 def unfold_time(x: Tensor, batch: int) -> Tensor:
     return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def fold_upsampling(vae: CausalVAE) -> None:
+    """From now on the decoder doubles with four small kernels. For fixed weights: the kernels are made here, once."""
+    for layer in vae.modules():
+        if isinstance(layer, DoublingConv):
+            layer.quarters = quarter_kernels(layer.weight)
 
 
 def fit_groups(groups: tuple[int, ...], total: int) -> list[int]:

@@ -11,10 +11,18 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.vae import CausalConv3d, CausalVAE, FrameAttention, HalvingConv, Past, Upsample, extend_back, fit_groups
+from livetalk_core.models.convolution import (
+    CausalConv3d,
+    DoublingConv,
+    HalvingConv,
+    Past,
+    convolve_causal,
+    convolve_quarters,
+)
+from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups, fold_upsampling
 from livetalk_core.parallel.bands import Bands, cut_bands
 from livetalk_core.parallel.exchange import collect_parts, gather_parts, widen
 from livetalk_core.parallel.group import SequenceGroup
@@ -23,11 +31,12 @@ from livetalk_core.parallel.group import SequenceGroup
 def parallelize_vae(vae: CausalVAE, group: SequenceGroup) -> ParallelVAE:
     """The VAE over the group. The state dict is unchanged; from now on use what is returned, on every process alike."""
     layers = BandLayers(group)
+    fold_upsampling(vae)
     for layer in vae.modules():
         if isinstance(layer, CausalConv3d) and layer.kernel_size[-1] > 1:
             layer.forward = partial(layers.convolve_video, layer)
-        elif isinstance(layer, Upsample):
-            layer.resample["1"].forward = partial(layers.convolve_frames, layer.resample["1"])
+        elif isinstance(layer, DoublingConv):
+            layer.forward = partial(layers.convolve_doubling, layer)
         elif isinstance(layer, HalvingConv):
             layer.forward = partial(layers.convolve_halving, layer)
         elif isinstance(layer, FrameAttention):
@@ -144,11 +153,13 @@ class BandLayers:
 
     def convolve_video(self, layer: CausalConv3d, x: Tensor, past: Past | None) -> Tensor:
         """A 3 x 3 x 3 causal convolution; the frames kept in `past` have their borders already."""
-        x = extend_back(layer, self.widen(x, 1, 1), layer.kernel_size[0] - 1, past)
-        return F.conv3d(x, layer.weight, layer.bias, padding=(0, *self.padding))
+        return convolve_causal(layer, self.widen(x, 1, 1), past, self.padding)
 
-    def convolve_frames(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        return F.conv2d(self.widen(x, 1, 1), layer.weight, layer.bias, padding=self.padding)
+    def convolve_doubling(self, layer: DoublingConv, x: Tensor) -> Tensor:
+        """On the small picture, whose border row is all it takes of the neighbors."""
+        rows, columns = self.padding
+        padded = F.pad(self.widen(x, 1, 1), (columns, columns, rows, rows))
+        return convolve_quarters(padded, layer.quarters, layer.bias)
 
     def convolve_halving(self, layer: HalvingConv, x: Tensor) -> Tensor:
         """Stride 2, one pixel of padding at the right and the bottom only: bands begin at even rows, so one row below is all it takes."""

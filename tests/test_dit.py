@@ -140,6 +140,8 @@ def test_likeness_by_one_attention_equals_the_whole_map():
     weights = torch.einsum("blnk,bsnk->bnls", q, k).div(8**0.5).softmax(-1)
     plain = torch.stack([(weights * mask).sum(-1) / mask.sum() for mask in masks], dim=1).mean(2)
     assert torch.allclose(reference_likeness(q, k, masks), plain, atol=1e-6)
+    odd = [torch.cat([x, torch.randn_like(x[:, :, :1])], dim=2) for x in (q, k)]
+    assert torch.allclose(reference_likeness(*odd, masks), plain, atol=1e-6), "as published: a last odd head is left out"
 
 
 def test_masks_of_any_size_become_token_masks():

@@ -25,8 +25,11 @@ def speaker_positions(q_BLNK: Tensor, k_BLNK: Tensor, masks_KL: Tensor, tokens_p
 def reference_likeness(q_BLNK: Tensor, k_BSNK: Tensor, masks_KS: Tensor) -> Tensor:
     """Mean attention of each token to each masked region of the first frame, averaged over heads: [B, K, L].
 
-    The masks, divided by their areas, are the values of one attention, so the L x S map is never kept.
+    The masks, divided by their areas, are the values of one attention, so the L x S map is never kept. The published code averages
+    two halves of the heads, which leaves out the last of an odd number.
     """
+    even = max(1, q_BLNK.shape[2] // 2 * 2)
+    q_BLNK, k_BSNK = q_BLNK[:, :, :even], k_BSNK[:, :, :even]
     area = masks_KS.sum(-1, keepdim=True).clamp(min=1)
     values_SK = (masks_KS / area).T.to(q_BLNK.dtype)
     values = values_SK[None, None].expand(q_BLNK.shape[0], q_BLNK.shape[2], -1, -1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made import speech_like, write_published_folder, write_wav
 from PIL import Image
+from standin import host, nodes  # noqa: F401  (fixtures)
 
 from livetalk_core.engine import Engine, load_engine
 

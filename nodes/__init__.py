@@ -1,0 +1,26 @@
+"""The pack: a list of nodes, and what is set up once when ComfyUI starts. No import here brings in torch."""
+
+from . import host, live, startup
+from .audio import AudioEmbedding
+from .decode import ParallelVAEDecode
+from .load import LoadModel
+from .preview import LivePreview
+from .reference import ReferenceConditioning
+from .sample import StreamingBidirectionalSampler
+from .types import ComfyExtension, io
+from .video import Generate
+
+NODES = (LoadModel, AudioEmbedding, ReferenceConditioning, StreamingBidirectionalSampler, ParallelVAEDecode, Generate, LivePreview)
+
+
+class LiveTalkExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def on_load(self) -> None:
+        startup.report_missing()
+        host.register_model_folder()
+        startup.copy_samples(host.input_folder())
+        live.add_routes(host.prompt_server())
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)

@@ -1,0 +1,48 @@
+"""Audio Embedding: ComfyUI's sound in, what the stream makes its audio windows from out."""
+
+from .speech import speech_from
+from .types import CATEGORY, SpeechWire, io, ui
+
+
+class AudioEmbedding(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveTalkAudioEmbedding",
+            display_name="LiveTalk Audio Embedding",
+            category=CATEGORY,
+            description=(
+                "Prepares speech for the sampler: any rate, any channels, one or two speakers. "
+                "Windows are encoded while the stream runs, so long sound needs no more memory."
+            ),
+            search_aliases=["audio encode", "wav2vec", "speech", "voice"],
+            has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
+            inputs=[
+                io.Audio.Input("audio", tooltip="The speech, at least 0.04 s (one frame at 25 frames a second)."),
+                io.Audio.Input(
+                    "second_audio",
+                    optional=True,
+                    tooltip="A second speaker's speech, starting with the first's; silence follows the shorter. Needs two speaker masks.",
+                ),
+                loudness_input(),
+            ],
+            outputs=[
+                SpeechWire.Output("speech", display_name="speech", tooltip="Sound for the sampler."),
+                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: round(25 x seconds)."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, audio, loudness: bool, second_audio=None) -> io.NodeOutput:
+        speech = speech_from(audio, second_audio, loudness)
+        length = f"{speech.num_frames} frames, {float(speech.duration):.2f} s, {speech.people} speaker(s)"
+        return io.NodeOutput(speech, speech.num_frames, ui=ui.PreviewText(length))
+
+
+def loudness_input() -> io.Input:
+    return io.Boolean.Input(
+        "loudness",
+        default=True,
+        tooltip="Bring the sound to -23 LUFS before the audio encoder, as in training. The sound track is not changed.",
+        advanced=True,
+    )

@@ -1,0 +1,64 @@
+"""Parallel VAE Decode: runs a stream into a video file or into pictures; decodes a plain LATENT too."""
+
+from __future__ import annotations
+
+from . import engines, host
+from .film import Film, film_of_latent, film_of_stream, images_of, video_of
+from .types import CATEGORY, EngineWire, SpeechWire, StreamWire, io
+
+OUTPUTS = ("images", "video")
+
+
+class ParallelVAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveTalkParallelVAEDecode",
+            display_name="LiveTalk Parallel VAE Decode",
+            category=CATEGORY,
+            description=(
+                "Runs a stream. video: straight to a file with its sound, any length in constant memory. "
+                "images: all frames at once, for short clips and core image nodes. A LATENT is decoded with the engine's VAE."
+            ),
+            search_aliases=["vae decode", "video", "save talking video"],
+            inputs=[
+                io.Combo.Input(
+                    "output",
+                    options=["video", "images"],
+                    default="video",
+                    tooltip="video: a file, any length. images: in memory, 12 bytes a pixel and frame (720x416 for 10 s: 0.9 GB).",
+                ),
+                StreamWire.Input("stream", optional=True, tooltip="From the sampler or Live Preview. Give this or a latent."),
+                io.Latent.Input("latent", optional=True, tooltip="Wan 2.1 latents [1, 16, t, h, w] to decode: 4 t - 3 frames."),
+                EngineWire.Input("engine", optional=True, tooltip="Whose VAE decodes a latent. A stream brings its own."),
+                SpeechWire.Input("speech", optional=True, tooltip="Sound track for the video of a latent. A stream brings its own."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            outputs=[
+                io.Image.Output("images", display_name="images", tooltip="Frames at 25 a second, if output is images."),
+                io.Video.Output("video", display_name="video", tooltip="MP4 at 25 frames a second with its sound, if output is video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, output, stream=None, latent=None, engine=None, speech=None) -> io.NodeOutput:
+        from comfy_execution.graph import ExecutionBlocker
+
+        other = OUTPUTS[1 - OUTPUTS.index(output)]
+        not_made = f"Parallel VAE Decode makes {output} here; set its output to {other} to use that one"
+        if host.count_links(cls.hidden.dynprompt, cls.hidden.unique_id, OUTPUTS.index(other)):
+            raise ValueError(not_made)
+        film = choose_film(stream, latent, engine, speech)
+        made = {output: video_of(film) if output == "video" else images_of(film), other: ExecutionBlocker(not_made)}
+        return io.NodeOutput(*(made[name] for name in OUTPUTS))
+
+
+def choose_film(stream, latent, spec, speech) -> Film:
+    """The one thing that is connected. ValueError for none, or both, or a latent without a VAE."""
+    if (stream is None) == (latent is None):
+        raise ValueError("connect a stream or a latent to Parallel VAE Decode: one of them, not both")
+    if stream is not None:
+        return film_of_stream(stream)
+    if spec is None:
+        raise ValueError("a latent needs an engine whose VAE decodes it; connect Load LiveTalk Model")
+    return film_of_latent(engines.engine_for(spec), latent, speech)

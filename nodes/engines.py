@@ -1,0 +1,133 @@
+"""Engines of this process, found by their settings: what travels on wires is the settings, so caches may drop it at will."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import folders
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from livetalk_core.types import Reference
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "bfloat16", "float32")
+KERNELS = ("auto", "sdpa", "flash2", "flash3")
+NUM_REFERENCES = 4
+"""References kept by an engine, so that a queue of prompts with one picture encodes it once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """Everything that makes two engines different."""
+
+    model: str = folders.SHIPPED
+    precision: str = "auto"
+    attention: str = "auto"
+    gpus: int = 1
+    compile: bool = False
+
+
+@dataclass(kw_only=True)
+class Slot:
+    """The place of one engine: empty until it is needed, and again after ComfyUI has freed memory."""
+
+    spec: EngineSpec
+    size: int
+    """Bytes of weights, estimated from the files until they are loaded."""
+    engine: object | None = None
+    patcher: object | None = None
+    references: dict[str, Reference] = field(default_factory=dict)
+    num_loads: int = 0
+
+    def load(self) -> None:
+        if self.engine is None:
+            self.engine, num_bytes = make_engine(self.spec)
+            self.num_loads += 1
+            self.size = max(self.size, num_bytes)
+            log.info("LiveTalk: engine of %s loaded, %.0f MB", self.spec.model, self.size / 1e6)
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+            self.references = {}
+            log.info("LiveTalk: engine of %s closed", self.spec.model)
+
+
+SLOTS: dict[EngineSpec, Slot] = {}
+
+
+def engine_for(spec: EngineSpec):
+    """The engine of these settings, loaded now if it is not; ComfyUI knows of it and can close it to free memory."""
+    from .patcher import hold
+
+    if spec not in SLOTS:
+        SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(folders.find_model(spec.model)))
+    slot = SLOTS[spec]
+    hold(slot)
+    use_kernel(spec.attention)
+    return slot.engine
+
+
+def make_engine(spec: EngineSpec) -> tuple[object, int]:
+    """The engine of these settings and the bytes of its weights. The one place that knows which kind of engine runs where."""
+    check_gpus(spec.gpus)
+    engine, num_bytes = engine_here(spec)
+    if not engine.preset.trained:
+        log.warning("LiveTalk: model %s has RANDOM WEIGHTS: the picture is a pattern, not a face", spec.model)
+    return engine, num_bytes
+
+
+def engine_here(spec: EngineSpec) -> tuple[object, int]:
+    """In this process, on the device that ComfyUI uses."""
+    import comfy.model_management as mm
+    import torch
+
+    from livetalk_core.engine import load_engine
+
+    dtype = None if spec.precision == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[spec.precision]
+    engine = load_engine(folders.find_model(spec.model), str(mm.get_torch_device()), dtype)
+    if spec.compile:
+        engine.models.dit.compile()
+    modules = (engine.models.dit, engine.models.vae, engine.models.audio)
+    return engine, sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+
+
+def check_gpus(gpus: int) -> None:
+    if gpus != 1:
+        raise ValueError(f"gpus={gpus} must be 1: this version runs an engine on one device, the one ComfyUI uses")
+
+
+def use_kernel(name: str) -> None:
+    """Prefer an attention kernel; it holds for the whole process, so it is chosen at every use."""
+    from livetalk_core.models.attention import select_kernel
+
+    select_kernel(name)
+
+
+def reference_for(spec: EngineSpec, pixels_CHW: Tensor, prompt: str, masks_KHW: Tensor | None, image_LD: Tensor | None) -> Reference:
+    """The reference of a cropped picture [3, H, W] in [-1, 1] and a prompt; the last few are kept."""
+    engine = engine_for(spec)
+    slot = SLOTS[spec]
+    key = fingerprint(pixels_CHW, prompt, masks_KHW, image_LD)
+    if key not in slot.references:
+        made = engine.reference(pixels_CHW, prompt, masks_KHW, image_LD)
+        slot.references = dict([*slot.references.items(), (key, made)][-NUM_REFERENCES:])
+    return slot.references[key]
+
+
+def fingerprint(*values: Tensor | str | None) -> str:
+    """Equal values, equal text."""
+    digest = hashlib.sha256()
+    for value in values:
+        data = str(value) if isinstance(value, str | None) else f"{tuple(value.shape)}"
+        digest.update(f"{len(data)}:{data}".encode())
+        if not isinstance(value, str | None):
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

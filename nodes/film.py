@@ -1,0 +1,119 @@
+"""Frames on their way out of the pack: into a file, in constant memory, or into one IMAGE. Axes: T frames, H W size, C channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from livetalk_core.plan import StreamPlan
+
+from . import host
+from .speech import FPS, Speech, write_sound_track
+from .stream import MOTION_FRAMES, NUM_FRAMES
+from .types import InputImpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGE_BYTES = 12
+"""A pixel of an IMAGE: three float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """Frames to come: uint8 pieces [T, H, W, 3] that are made as they are taken."""
+
+    width: int
+    height: int
+    num_frames: int
+    pieces: Callable[[], Iterator[Tensor]]
+    speech: Speech | None
+
+
+def film_of_stream(stream) -> Film:
+    """A stream's frames and sound."""
+    size = {"width": stream.width, "height": stream.height}
+    pieces = lambda: (chunk.frames_THWC for chunk in stream.chunks())  # noqa: E731
+    return Film(num_frames=stream.num_frames, pieces=pieces, speech=stream.speech, **size)
+
+
+def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
+    """Frames of latents [1, 16, t, h, w] in the VAE's own scale; our sampler's lose the motion frames before the first chunk."""
+    samples = latent["samples"]
+    if samples.ndim != 5 or samples.shape[0] != 1 or samples.shape[1] != engine.preset.vae.z_dim:
+        raise ValueError(f"latent of shape {list(samples.shape)} must be [1, {engine.preset.vae.z_dim}, t, h, w], a Wan 2.1 video")
+    stride = StreamPlan.spatial_stride
+    plan = engine.plan(samples.shape[4] * stride, samples.shape[3] * stride)
+    skip = latent.get(MOTION_FRAMES, 0)
+    total = plan.temporal_stride * (samples.shape[2] - 1) + 1 - skip
+    keep = min(total, latent.get(NUM_FRAMES, total))
+    pieces = lambda: window_of(decode_pieces(engine, samples[0]), skip, keep)  # noqa: E731
+    return Film(width=plan.width, height=plan.height, num_frames=keep, pieces=pieces, speech=speech)
+
+
+def decode_pieces(engine, raw_CTHW: Tensor) -> Iterator[Tensor]:
+    import torch
+
+    for piece_CTHW in engine.decode(engine.scale(raw_CTHW)):
+        host.check_interrupt()
+        yield ((piece_CTHW.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).cpu()
+
+
+def window_of(pieces: Iterator[Tensor], skip: int, keep: int) -> Iterator[Tensor]:
+    """Frames `skip` to `skip + keep` of pieces [T, ...]."""
+    for piece in pieces:
+        part = piece[skip : skip + keep]
+        skip = max(0, skip - len(piece))
+        keep -= len(part)
+        if len(part):
+            yield part
+
+
+def shown(film: Film) -> Iterator[Tensor]:
+    """The film's pieces, each shown on the running node: frames done, and its last picture."""
+    done = 0
+    for piece_THWC in film.pieces():
+        done += len(piece_THWC)
+        host.show_progress(done, film.num_frames, piece_THWC[-1])
+        yield piece_THWC
+
+
+def video_of(film: Film):
+    """An MP4 in ComfyUI's temporary folder, as a VIDEO. Nothing is left behind when it is stopped."""
+    from livetalk_core.media.video import VideoWriter
+
+    path, track = host.temp_path(".mp4"), host.temp_path(".wav")
+    try:
+        sound = None if film.speech is None else write_sound_track(film.speech, track)
+        size = {"width": film.width, "height": film.height}
+        with VideoWriter(path, fps=FPS, audio=sound, **size) as writer, closing(shown(film)) as pieces:
+            for piece_THWC in pieces:
+                writer.write(piece_THWC)
+    finally:
+        track.unlink(missing_ok=True)
+    return InputImpl.VideoFromFile(str(path))
+
+
+def images_of(film: Film) -> Tensor:
+    """All frames as an IMAGE [T, H, W, 3] float32 in [0, 1]. ValueError if the memory for it is not free."""
+    import torch
+
+    check_room(film)
+    images_THWC = torch.empty(film.num_frames, film.height, film.width, 3)
+    at = 0
+    for piece_THWC in shown(film):
+        images_THWC[at : at + len(piece_THWC)] = piece_THWC / 255
+        at += len(piece_THWC)
+    assert at == film.num_frames, f"{at} frames came, {film.num_frames} were due"
+    return images_THWC
+
+
+def check_room(film: Film) -> None:
+    needed = film.num_frames * film.width * film.height * IMAGE_BYTES
+    free = host.free_memory()
+    if needed > free:
+        raise ValueError(
+            f"{film.num_frames} frames as images need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free; set output to video"
+        )

@@ -1,0 +1,205 @@
+"""Live video for browsers: one channel per running preview, any number of viewers, a bounded queue for each.
+
+The prompt's thread publishes, the web server's loop sends. A viewer that cannot keep up loses the oldest fragments; nobody waits
+for it. Every fragment starts with a key frame, so a gap costs a viewer those pictures and nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+
+from .speech import FPS
+
+QUEUE = 64
+"""Fragments that wait for one viewer at most: about 70 s of video."""
+HISTORY = 16
+"""Last fragments kept by a channel, for viewers that come late or come back."""
+MAX_CHANNELS = 8
+"""Channels kept, the ended ones included; the oldest goes first."""
+EVENT = "livetalk.live"
+"""Told to every page when a channel opens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """Bytes for the player and what is written under the picture. The init segment is number 0."""
+
+    number: int
+    stats: dict
+    data: bytes
+
+
+class Viewer:
+    """One browser's queue."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.waiting: deque[Fragment] = deque(maxlen=QUEUE)
+        self.news = asyncio.Event()
+
+    def offer(self, fragment: Fragment | None) -> None:
+        """From any thread: queue a fragment, dropping the oldest if full. None: only wake up."""
+        if fragment is not None:
+            self.waiting.append(fragment)
+        self.loop.call_soon_threadsafe(self.news.set)
+
+
+@dataclass(kw_only=True, eq=False)
+class Channel:
+    """One run of one preview node."""
+
+    node: str
+    workflow: str
+    total: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    mime: str = ""
+    init: Fragment | None = None
+    ended: bool = False
+    num_published: int = 0
+    history: deque[Fragment] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    viewers: set[Viewer] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def describe(self) -> dict:
+        return {"channel": self.id, "node": self.node, "workflow": self.workflow, "mime": self.mime, "ended": self.ended}
+
+    def publish(self, data: bytes, stats: dict) -> None:
+        """A new fragment for all viewers, from any thread; never waits for them."""
+        with self.lock:
+            fragment = Fragment(number=self.num_published, stats=stats, data=data)
+            self.num_published += 1
+            if self.init is None:
+                self.init = fragment
+                return
+            self.history.append(fragment)
+            for viewer in self.viewers:
+                viewer.offer(fragment)
+
+    def end(self) -> None:
+        with self.lock:
+            self.ended = True
+            for viewer in self.viewers:
+                viewer.offer(None)
+
+    def join(self, viewer: Viewer, after: int) -> None:
+        """Give a viewer those of the last fragments that it has not seen, then all that follow."""
+        with self.lock:
+            self.viewers.add(viewer)
+            for fragment in self.history:
+                if fragment.number > after:
+                    viewer.offer(fragment)
+            viewer.offer(None)
+
+    def leave(self, viewer: Viewer) -> None:
+        with self.lock:
+            self.viewers.discard(viewer)
+
+
+CHANNELS: dict[str, Channel] = {}
+
+
+def open_channel(node: str, workflow: str, total: int) -> Channel:
+    """A channel under a new name; the oldest ones go when there are too many."""
+    channel = Channel(node=node, workflow=workflow, total=total)
+    CHANNELS[channel.id] = channel
+    for name in list(CHANNELS)[:-MAX_CHANNELS]:
+        CHANNELS.pop(name).end()
+    return channel
+
+
+class Broadcast:
+    """A stream's chunks as fragments on a channel, with its pace. `announce` is told of the channel when it can be watched."""
+
+    def __init__(self, channel: Channel, announce) -> None:
+        self.channel, self.announce = channel, announce
+        self.writer = None
+        self.start = time.perf_counter()
+        self.first_s: float | None = None
+        self.num_frames = 0
+
+    def send(self, chunk) -> None:
+        """Publish a chunk as one fragment."""
+        from livetalk_core.media.fragments import FragmentWriter
+
+        self.num_frames += len(chunk.frames_THWC)
+        self.first_s = time.perf_counter() - self.start if self.first_s is None else self.first_s
+        if self.writer is None:
+            height, width = chunk.frames_THWC.shape[1:3]
+            self.writer = FragmentWriter(lambda data: self.channel.publish(data, self.stats()), width=width, height=height)
+            self.channel.mime = self.writer.mime_type
+            self.announce(self.channel)
+        self.writer.write(chunk.frames_THWC, chunk.samples)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.channel.end()
+
+    def stats(self) -> dict:
+        """Frames done; seconds to the first; frames per second since the start; seconds of work per second of video."""
+        elapsed = time.perf_counter() - self.start
+        rate = self.num_frames / elapsed
+        return {"frames": self.num_frames, "total": self.channel.total, "ttff_s": self.first_s, "fps": rate, "rtf": FPS / rate}
+
+
+def add_routes(server) -> None:
+    """The list of channels, and a WebSocket for each. Nothing without a server."""
+    if server is None:
+        return
+    from aiohttp import web
+
+    @server.routes.get("/livetalk/live")
+    async def list_channels(request):
+        return web.json_response([channel.describe() for channel in CHANNELS.values() if channel.init is not None])
+
+    @server.routes.get("/livetalk/live/{channel}")
+    async def watch(request):
+        channel = CHANNELS.get(request.match_info["channel"])
+        if channel is None or channel.init is None:
+            return web.json_response({"error": "this live stream has ended"}, status=404)
+        after = request.query.get("after", "0")
+        socket = web.WebSocketResponse(heartbeat=20)
+        await socket.prepare(request)
+        await serve(socket, channel, int(after) if after.isdecimal() else 0)
+        return socket
+
+
+async def serve(socket, channel: Channel, after: int) -> None:
+    """Send a viewer what its queue holds until the channel ends or the viewer goes: stats as JSON, then the fragment's bytes."""
+    viewer = Viewer(asyncio.get_running_loop())
+    channel.join(viewer, after)
+    reader = asyncio.ensure_future(read_until_closed(socket, viewer))
+    try:
+        await socket.send_json({"mime": channel.mime})
+        await send(socket, channel.init)
+        while not socket.closed:
+            await viewer.news.wait()
+            viewer.news.clear()
+            while viewer.waiting and not socket.closed:
+                await send(socket, viewer.waiting.popleft())
+            if channel.ended and not viewer.waiting:
+                await socket.send_json({"ended": True})
+                break
+    except (ConnectionError, asyncio.CancelledError):
+        pass
+    finally:
+        channel.leave(viewer)
+        reader.cancel()
+        await socket.close()
+
+
+async def send(socket, fragment: Fragment) -> None:
+    await socket.send_json({"number": fragment.number, **fragment.stats})
+    await socket.send_bytes(fragment.data)
+
+
+async def read_until_closed(socket, viewer: Viewer) -> None:
+    """Nothing is expected from a viewer; reading notices that it has gone."""
+    async for _ in socket:
+        pass
+    viewer.news.set()

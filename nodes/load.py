@@ -1,0 +1,70 @@
+"""Load LiveTalk Model: settings in, an engine handle out."""
+
+from . import engines, folders
+from .types import CATEGORY, EngineWire, io
+
+
+class LoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveTalkModelLoader",
+            display_name="Load LiveTalk Model",
+            category=CATEGORY,
+            description=(
+                "Loads a talking model once; loaders with equal settings share it. "
+                "ComfyUI's Unload Models closes it, and the next run brings it back."
+            ),
+            search_aliases=["livetalk", "talking head", "avatar", "flashtalk", "model loading"],
+            inputs=[
+                model_input(),
+                io.Combo.Input(
+                    "precision",
+                    options=list(engines.PRECISIONS),
+                    default="auto",
+                    tooltip="Number format of the weights: auto is bfloat16 on a GPU and float32 on a CPU.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(engines.KERNELS),
+                    default="auto",
+                    tooltip="Attention kernel: auto takes the fastest that is installed; flash2 and flash3 need their packages.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "gpus",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Number of devices to run on, 1 to 16. This version runs on 1.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    tooltip="Compile the transformer with torch.compile: faster chunks on a GPU, a slow first one (needs a C++ compiler).",
+                    advanced=True,
+                ),
+            ],
+            outputs=[EngineWire.Output("engine", display_name="engine", tooltip="The model, for the other LiveTalk nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, model: str, precision: str, attention: str, gpus: int, compile: bool) -> io.NodeOutput:
+        spec = engines.EngineSpec(model=model, precision=precision, attention=attention, gpus=gpus, compile=compile)
+        engines.engine_for(spec)
+        return io.NodeOutput(spec)
+
+
+def model_input() -> io.Input:
+    """The choice of model, also for the one-node form."""
+    return io.Combo.Input(
+        "model",
+        options=folders.model_names(),
+        default=folders.SHIPPED,
+        tooltip=(
+            f"{folders.SHIPPED} comes with the pack (random weights: a moving pattern that shows everything runs). "
+            "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
+        ),
+    )

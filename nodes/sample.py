@@ -1,0 +1,86 @@
+"""Streaming Bidirectional Sampler: puts engine, reference and speech together as a stream that others run."""
+
+from . import host
+from .stream import LazyLatent, TalkStream
+from .types import CATEGORY, EngineWire, ReferenceWire, SpeechWire, StreamWire, io
+
+
+class StreamingBidirectionalSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveTalkStreamingBidirectionalSampler",
+            display_name="LiveTalk Streaming Bidirectional Sampler",
+            category=CATEGORY,
+            description=(
+                "A stream of chunks of 28 frames, each attending to itself in both directions and starting from the end of the last. "
+                "The node that consumes the stream runs it, so memory does not grow with length."
+            ),
+            search_aliases=["ksampler", "sampler", "talk", "stream"],
+            inputs=[
+                EngineWire.Input("engine", tooltip="From Load LiveTalk Model."),
+                ReferenceWire.Input("reference", tooltip="From Reference Conditioning."),
+                SpeechWire.Input("speech", tooltip="From Audio Embedding."),
+                *settings_inputs(),
+            ],
+            outputs=[
+                StreamWire.Output("stream", display_name="stream", tooltip="For Parallel VAE Decode or Live Preview."),
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="All latents (Wan 2.1), for core latent nodes. Grows with length: 16 x 7 x h x w a chunk. Made when used.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(cls, engine, reference, speech, seed, steps, shift, color_strength) -> io.NodeOutput:
+        stream = make_stream(engine, reference, speech, seed, steps, shift, color_strength)
+        readers, latent_readers = (host.count_links(cls.hidden.dynprompt, cls.hidden.unique_id, output) for output in (0, 1))
+        stream.keep = readers + latent_readers > 1
+        return io.NodeOutput(stream, LazyLatent(stream))
+
+
+def settings_inputs() -> list[io.Input]:
+    """What one stream may choose; the one-node form has these too."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=9999,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate="fixed",
+            tooltip="0 to 2^63 - 1. The same seed gives the same video.",
+        ),
+        io.Int.Input("steps", default=4, min=1, max=50, tooltip="Denoising steps a chunk, 1 to 50. The model was distilled for 4."),
+        io.Float.Input(
+            "shift",
+            default=5.0,
+            min=0.1,
+            max=20.0,
+            step=0.1,
+            tooltip="Time shift of the schedule, 0.1 to 20; higher spends the steps at more noise. Published value: 5.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "color_strength",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="How far colors are held to the picture, 0 (they may drift over minutes) to 1.",
+            advanced=True,
+        ),
+    ]
+
+
+def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, color_strength: float) -> TalkStream:
+    """A stream, not yet run. ValueError for settings out of range, or speakers and masks that do not fit."""
+    from livetalk_core.types import StreamSettings
+
+    if (speech.people == 2) != (reference.speaker_masks_KHW is not None):
+        masks = "no" if reference.speaker_masks_KHW is None else "two"
+        raise ValueError(f"{speech.people} speaker(s) with {masks} speaker masks; two speakers need two, one needs none")
+    settings = StreamSettings(seed=seed, steps=steps, shift=shift, color_strength=color_strength, loudness=speech.loudness)
+    return TalkStream(spec=spec, reference=reference, speech=speech, settings=settings)

@@ -1,0 +1,106 @@
+"""Sound on our wires: ComfyUI's AUDIO as it came, turned into 16 kHz block by block when a stream wants it.
+
+Axes: C channels, N samples. The hour that a wire may hold is held once.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from livetalk_core.plan import StreamPlan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+FPS = StreamPlan.fps
+TRACK_RATE = 48000
+"""Of the sound track when two speakers are mixed; one speaker's keeps its own."""
+MAX_WAV_BYTES = 2**32 - 2**16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Speech:
+    """One speaker's sound, or two that talk in one picture."""
+
+    waveforms: tuple[Tensor, ...]
+    """[C, N] float in [-1, 1] each."""
+    sample_rates: tuple[int, ...]
+    loudness: bool
+
+    @property
+    def people(self) -> int:
+        return len(self.waveforms)
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds of the longer one."""
+        return max(Fraction(wave.shape[1], rate) for wave, rate in zip(self.waveforms, self.sample_rates, strict=True))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of video for it: round(25 x seconds), at least one, so no tail is lost."""
+        return max(1, round(self.duration * FPS))
+
+    def blocks(self, rate: int = 16000) -> Iterator[Tensor]:
+        """[people, N] float32 at `rate`, a second at a time, silence after the shorter one's end."""
+        from livetalk_core.generate import side_by_side
+
+        pairs = zip(self.waveforms, self.sample_rates, strict=True)
+        return side_by_side([mono_blocks(waveform_CN, old, rate) for waveform_CN, old in pairs], rate)
+
+
+def speech_from(audio: dict, second: dict | None, loudness: bool) -> Speech:
+    """ComfyUI's AUDIO, {waveform [1, C, N], sample_rate}, one or two. ValueError for a batch, no samples, or no numbers."""
+    given = [sound for sound in (audio, second) if sound is not None]
+    waveforms = tuple(checked(sound["waveform"]) for sound in given)
+    return Speech(waveforms=waveforms, sample_rates=tuple(int(sound["sample_rate"]) for sound in given), loudness=loudness)
+
+
+def checked(waveform_BCN: Tensor) -> Tensor:
+    if waveform_BCN.ndim != 3 or waveform_BCN.shape[0] != 1:
+        raise ValueError(f"audio of shape {list(waveform_BCN.shape)} must be one sound, [1, channels, samples]; split a batch first")
+    if waveform_BCN.numel() == 0:
+        raise ValueError("audio has no samples; give at least 0.04 s, the time of one frame")
+    if not waveform_BCN.isfinite().all():
+        raise ValueError("audio has NaN or infinity in it; load or record it again")
+    return waveform_BCN[0].detach().cpu()
+
+
+def mono_blocks(waveform_CN: Tensor, sample_rate: int, rate: int) -> Iterator[np.ndarray]:
+    """Mono float32 at `rate`, about a second at a time."""
+    from livetalk_core.media.audio import LiveResampler
+
+    resampler = LiveResampler(sample_rate, rate)
+    for piece_CN in waveform_CN.split(sample_rate, dim=1):
+        yield resampler.push(piece_CN.numpy())
+    yield resampler.flush()
+
+
+def write_sound_track(speech: Speech, path: Path) -> Path:
+    """A 16-bit WAV for the video: one speaker's channels and rate as they are, two speakers mixed."""
+    from livetalk_core.stream.window import mix
+
+    if speech.people == 1:
+        waveform_CN, rate = speech.waveforms[0], speech.sample_rates[0]
+        return write_wav(path, waveform_CN.split(rate, dim=1), waveform_CN.shape[0], rate, waveform_CN.shape[1])
+    num_samples = -(-speech.duration.numerator * TRACK_RATE // speech.duration.denominator)
+    return write_wav(path, (mix(block_PN)[None] for block_PN in speech.blocks(TRACK_RATE)), 1, TRACK_RATE, num_samples)
+
+
+def write_wav(path: Path, blocks_CN: Iterator[Tensor], channels: int, rate: int, num_samples: int) -> Path:
+    if 2 * channels * num_samples > MAX_WAV_BYTES:
+        hours = num_samples / rate / 3600
+        raise ValueError(f"audio of {hours:.1f} h with {channels} channels is over 4 GB as a sound track; use mono, or make it in parts")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        for block_CN in blocks_CN:
+            file.writeframes((block_CN.clamp(-1, 1) * 32767).round().short().T.contiguous().numpy().tobytes())
+    return path

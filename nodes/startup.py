@@ -1,0 +1,40 @@
+"""When ComfyUI starts: one line if something is missing, and sample files to try the workflows with."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("av", "einops", "ftfy", "numpy", "PIL", "pyloudnorm", "safetensors", "tqdm", "transformers")
+SAMPLES = {
+    "livetalk_portrait.png": "portrait.png",
+    "livetalk_speech.flac": "speech.flac",
+    "livetalk_batch/portrait.png": "portrait.png",
+}
+"""Names in ComfyUI's input folder, as the example workflows have them, and the files of livetalk_core/assets."""
+
+
+def missing_packages() -> list[str]:
+    """Packages that nothing runs without and that are not installed; nothing is imported."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def report_missing() -> None:
+    if missing := missing_packages():
+        log.warning("LiveTalk: missing %s; run: pip install -r %s", ", ".join(missing), ROOT / "requirements.txt")
+
+
+def copy_samples(folder: Path) -> None:
+    """Put the samples into ComfyUI's input folder, unless files of these names are there."""
+    for target, name in SAMPLES.items():
+        try:
+            if not (folder / target).exists():
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / "livetalk_core" / "assets" / name, folder / target)
+        except OSError as error:
+            log.warning("LiveTalk: the sample %s was not copied to %s (%s)", name, folder, error.strerror)

@@ -1,0 +1,134 @@
+// The pack in a real browser: loads a prompt into the page, runs it, and says what was seen, as one line of JSON.
+// usage: node browser.cjs '{"url": ..., "prompt": {...}, "vue": true, "shot": "file.png"}'
+// Environment: PLAYWRIGHT_CORE, the folder of that package; CHROMIUM, the program (default /usr/bin/chromium).
+const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+
+async function main(job) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
+  });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    const settings = { "Comfy.TutorialCompleted": true, "Comfy.VueNodes.Enabled": job.vue, "Comfy.Graph.CanvasInfo": false, "LiteGraph.Canvas.MinFontSizeForLOD": 0 };
+    await page.request.post(`${job.url}/api/settings`, { data: settings });
+    await page.goto(job.url);
+    await ready(page);
+    if (job.graph) await page.evaluate((graph) => app.loadGraphData(graph), job.graph);
+    else await page.evaluate((prompt) => app.loadApiJson(prompt, "test"), job.prompt);
+    await page.waitForTimeout(1000);
+    if (job.arrange) await page.evaluate(arrange);
+    if (job.arrange || job.shot) await page.evaluate(fit);
+    const seen = job.run === false ? {} : await run(page, job);
+    const graph = await page.evaluate(() => app.graph.serialize());
+    if (job.arrange || job.shot) await page.evaluate(fit);
+    await page.waitForTimeout(700);
+    if (job.shot) await page.screenshot({ path: job.shot });
+    const missing = await page.evaluate(() => app.graph.nodes.filter((n) => !n.constructor.nodeData).map((n) => n.type));
+    return { ...seen, errors, missing, nodes: graph.nodes.length, graph: job.keepGraph ? graph : undefined };
+  } finally {
+    await browser.close();
+  }
+}
+
+// Columns by distance to the end, so that wires run left to right; room below for what a node shows after a run.
+function arrange() {
+  const room = { LoadImage: 330, LoadAudio: 60, SaveVideo: 340, LiveTalkReferenceConditioning: 240, LiveTalkParallelVAEDecode: 320,
+    LiveTalkGenerate: 320, CreateVideo: 0, ImageScaleBy: 0, MaskComposite: 0 };
+  const graph = app.graph;
+  const depth = new Map();
+  const reach = (node) => {
+    if (!depth.has(node)) {
+      const next = (node.outputs ?? []).flatMap((o) => (o.links ?? []).map((id) => graph.getNodeById((graph.getLink?.(id) ?? graph.links.get(id)).target_id)));
+      depth.set(node, 1 + Math.max(-1, ...next.map(reach)));
+    }
+    return depth.get(node);
+  };
+  const last = Math.max(...graph.nodes.map(reach));
+  const bottoms = new Map();
+  for (const node of [...graph.nodes].sort((a, b) => a.id - b.id)) {
+    const column = last - depth.get(node);
+    const size = node.computeSize();
+    node.setSize([Math.max(330, size[0]), Math.max(size[1], node.size[1])]);
+    const y = bottoms.get(column) ?? 0;
+    node.pos = [column * 400, y];
+    bottoms.set(column, y + size[1] + (room[node.type] ?? 0) + 80);
+  }
+}
+
+async function ready(page) {
+  const loaded = () => window.app?.graph && window.app.extensions?.some((extension) => extension.name === "livetalk.live");
+  await page.waitForFunction(loaded, null, { timeout: 60000 });
+  await page.waitForTimeout(1500);
+}
+
+// The whole graph into view, beside the page's own bars.
+function fit() {
+  const boxes = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 40, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
+  const [x0, y0] = [0, 1].map((i) => Math.min(...boxes.map((b) => b[i])));
+  const [x1, y1] = [2, 3].map((i) => Math.max(...boxes.map((b) => b[i])));
+  const scale = Math.min(1480 / (x1 - x0), 860 / (y1 - y0), 1);
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [80 / scale - x0, 110 / scale - y0];
+  app.canvas.setDirty(true, true);
+}
+
+async function run(page, job) {
+  await listen(page);
+  await page.evaluate(() => app.queuePrompt(0, 1));
+  if (job.reload) await reload(page, job);
+  const sample = () => page.evaluate(() => {
+    const video = document.querySelector("video");
+    if (video) {
+      seen.times.push(video.currentTime);
+      seen.audio = Math.max(seen.audio, video.webkitAudioDecodedByteCount ?? 0);
+      seen.frames = Math.max(seen.frames ?? 0, video.getVideoPlaybackQuality().totalVideoFrames);
+      const shown = video.nextElementSibling?.textContent ?? "";
+      if (shown.includes("fps")) seen.texts.push(shown);
+      seen.visible = video.getBoundingClientRect().width > 50;
+    }
+    return { ...seen };
+  });
+  const end = Date.now() + (job.timeout_s || 120) * 1000;
+  let seen = await sample();
+  let playedDuring = 0;
+  while (Date.now() < end && !seen.success && !seen.error) {
+    await page.waitForTimeout(150);
+    seen = await sample();
+    if (!seen.success && seen.times.length) playedDuring = Math.max(playedDuring, seen.times.at(-1));
+    if (job.shotDuring && playedDuring > 0.3 && !seen.shot) { await page.screenshot({ path: job.shotDuring }); seen.shot = true; }
+  }
+  await page.waitForTimeout(2500);
+  seen = await sample();
+  return { ...seen, playedDuring, times: [seen.times[0] ?? 0, seen.times.at(-1) ?? 0], texts: seen.texts.slice(-1) };
+}
+
+// The page anew while the prompt runs: it is to find the live stream again by itself.
+async function reload(page, job) {
+  await page.waitForFunction(() => document.querySelector("video")?.currentTime > 0, null, { timeout: 60000 });
+  await page.reload();
+  await ready(page);
+  await page.evaluate((prompt) => app.loadApiJson(prompt, "test"), job.prompt);
+  await page.evaluate(fit);
+  await listen(page);
+}
+
+async function listen(page) {
+  await page.evaluate(() => {
+    window.seen = { progress: 0, previews: 0, texts: [], times: [], audio: 0 };
+    app.api.addEventListener("progress_state", ({ detail }) => {
+      for (const node of Object.values(detail.nodes)) if (node.max > 1) seen.progress = Math.max(seen.progress, node.value / node.max);
+    });
+    app.api.addEventListener("b_preview", () => seen.previews++);
+    app.api.addEventListener("executing", ({ detail }) => detail === null && (seen.done = true));
+    app.api.addEventListener("execution_error", ({ detail }) => (seen.error = detail.exception_message));
+    app.api.addEventListener("execution_success", () => (seen.success = true));
+  });
+}
+
+main(JSON.parse(process.argv[2])).then(
+  (answer) => console.log(JSON.stringify(answer)),
+  (error) => { console.error(error); process.exit(1); },
+);

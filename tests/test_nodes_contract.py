@@ -1,0 +1,140 @@
+"""What saved workflows rely on does not change by accident; what a user reads is there; starting ComfyUI costs nothing."""
+
+import ast
+import copy
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from standin import ROOT, contract
+
+from livetalk_core.presets import PROMPT
+from livetalk_core.types import StreamSettings
+
+FROZEN = json.loads((ROOT / "tests" / "comfy" / "contract.json").read_text())
+UNITS = re.compile(r"\d")
+
+
+def test_ids_inputs_outputs_and_defaults_are_those_that_are_frozen(nodes):
+    assert json.loads(json.dumps(contract(nodes))) == FROZEN, "run `python tests/standin.py > tests/comfy/contract.json` if this is meant"
+
+
+@pytest.mark.parametrize("where", ["default", "min", "options", "type"])
+def test_a_changed_input_is_noticed(nodes, where):
+    changed = copy.deepcopy(FROZEN)
+    inputs = [entry for node in changed.values() for entry in node["inputs"].values() if where in entry]
+    inputs[0][where] = "changed"
+    assert contract(nodes) != changed
+
+
+def test_every_input_and_output_has_a_tooltip_and_numbers_name_their_range(nodes):
+    for node in nodes.NODES:
+        schema = node.define_schema()
+        for part in (*schema.inputs, *schema.outputs):
+            assert len(part.fields["tooltip"]) > 10, (schema.node_id, part.id)
+            if "min" in part.fields:
+                assert UNITS.search(part.fields["tooltip"]), (schema.node_id, part.id)
+        assert schema.node_id.startswith("LiveTalk") and schema.description and schema.search_aliases
+
+
+def test_defaults_are_the_cores_own(nodes):
+    fields = {part.id: part.fields for node in nodes.NODES for part in node.define_schema().inputs}
+    settings = StreamSettings()
+    for name in ("seed", "steps", "shift", "color_strength", "loudness"):
+        assert fields[name]["default"] == vars(settings)[name]
+    assert fields["prompt"]["default"] == PROMPT
+
+
+def test_the_shipped_model_comes_first_and_is_the_default(nodes, host):
+    (host.folder / "models" / "livetalk" / "another").mkdir(parents=True)
+    model = next(part for part in nodes.NODES[0].define_schema().inputs if part.id == "model")
+    assert model.fields["options"] == [nodes.load.folders.SHIPPED, "livetalk/another"]
+    assert model.fields["default"] == nodes.load.folders.SHIPPED
+
+
+def test_listing_the_nodes_does_not_load_torch():
+    code = "import standin, sys, pathlib as p; h = standin.Host(p.Path('/nowhere')); standin.contract(standin.load_pack(h).nodes)"
+    code = f"import sys; sys.modules['pytest'] = type(sys)('pytest'); sys.modules['pytest'].fixture = lambda f: f; {code}"
+    code += "; print([name for name in ('torch', 'transformers', 'av', 'numpy') if name in sys.modules])"
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": paths})
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_only_the_adapter_imports_comfyuis_node_api():
+    importers = [path.name for path in (ROOT / "nodes").glob("*.py") if "comfy_api" in modules_imported(path)]
+    assert importers == ["types.py"]
+
+
+def test_the_core_is_imported_absolutely_and_comfyui_inside_functions():
+    for path in (ROOT / "nodes").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.ImportFrom) and node.level > 1 for node in ast.walk(tree)), path
+        if path.name not in ("types.py", "patcher.py"):
+            top = {name for node in tree.body for name in imported(node)}
+            assert not top & {"comfy", "folder_paths", "server", "torch", "numpy"}, path
+
+
+def modules_imported(path) -> set[str]:
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in imported(node)}
+
+
+def imported(node) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    return [node.module.split(".")[0]] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+
+
+def test_the_door_appends_to_the_path_and_offers_the_v3_entry_only():
+    door = (ROOT / "__init__.py").read_text()
+    assert "sys.path.append" in door and "insert" not in door
+    assert "NODE_CLASS_MAPPINGS" not in door and "async def comfy_entrypoint" in door
+
+
+def test_every_node_has_its_help_page_and_its_texts_in_both_languages():
+    for language in ("en", "zh"):
+        texts = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())
+        assert set(texts) == set(FROZEN)
+        for name, node in FROZEN.items():
+            assert set(texts[name]["inputs"]) == set(node["inputs"]), (language, name)
+            assert texts[name]["display_name"] and texts[name]["description"]
+    for name, node in FROZEN.items():
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
+        assert all(f"`{input}`" in page for input in node["inputs"]), name
+
+
+def test_help_and_english_texts_say_what_the_tooltips_say(nodes):
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text())
+    for schema in (node.define_schema() for node in nodes.NODES):
+        page = (ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text()
+        for part in schema.inputs:
+            assert f"- `{part.id}`: {part.fields['tooltip']}\n" in page
+            assert texts[schema.node_id]["inputs"][part.id]["tooltip"] == part.fields["tooltip"]
+
+
+def test_every_workflow_has_an_api_twin_a_thumbnail_and_only_known_inputs():
+    names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert names == {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")} and len(names) == 6
+    for name in names:
+        assert (ROOT / "workflows" / f"{name}.jpg").read_bytes()[:2] == b"\xff\xd8"
+        for node in json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()).values():
+            if node["class_type"].startswith("LiveTalk"):
+                assert set(node["inputs"]) <= set(FROZEN[node["class_type"]]["inputs"])
+
+
+def test_a_missing_package_is_one_line_and_stops_nothing(nodes, caplog, monkeypatch):
+    nodes.startup.report_missing()
+    assert not caplog.records
+    monkeypatch.setattr(nodes.startup, "PACKAGES", ("json", "no_such_package"))
+    nodes.startup.report_missing()
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0]
+    assert "no_such_package" in caplog.text and "requirements.txt" in caplog.text
+
+
+def test_samples_are_copied_once_and_a_users_file_is_left_alone(nodes, tmp_path):
+    (tmp_path / "livetalk_portrait.png").write_text("mine")
+    nodes.startup.copy_samples(tmp_path)
+    assert (tmp_path / "livetalk_portrait.png").read_text() == "mine"
+    assert (tmp_path / "livetalk_speech.flac").read_bytes()[:4] == b"fLaC"

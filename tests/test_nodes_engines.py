@@ -1,0 +1,106 @@
+"""Engines by their settings: shared, closed when ComfyUI frees memory, brought back by the next run."""
+
+import gc
+
+import pytest
+import torch
+from made import pixels
+
+
+def test_two_loaders_with_equal_settings_share_one_engine(nodes):
+    settings = {"model": "tiny", "precision": "auto", "attention": "auto", "gpus": 1, "compile": False}
+    first, second = (nodes.LoadModel.execute(**settings).args[0] for _ in range(2))
+    other = nodes.LoadModel.execute(**settings | {"precision": "float32"}).args[0]
+    assert nodes.load.engines.engine_for(first) is nodes.load.engines.engine_for(second)
+    assert nodes.load.engines.engine_for(first) is not nodes.load.engines.engine_for(other)
+    assert [slot.num_loads for slot in nodes.load.engines.SLOTS.values()] == [1, 1]
+
+
+def test_unloading_closes_the_engine_and_the_next_use_brings_it_back(nodes, host):
+    engines = nodes.load.engines
+    spec = engines.EngineSpec()
+    before = torch.nn.utils.parameters_to_vector(engines.engine_for(spec).models.dit.parameters())
+    slot = engines.SLOTS[spec]
+    assert slot.patcher.loaded_size() == slot.patcher.model_size() > 0
+    host.unload_all()
+    gc.collect()
+    assert slot.engine is None and slot.patcher.loaded_size() == 0 and slot.references == {}
+    after = torch.nn.utils.parameters_to_vector(engines.engine_for(spec).models.dit.parameters())
+    assert slot.num_loads == 2 and torch.equal(before, after)
+
+
+def test_detaching_without_unpatching_leaves_the_engine_open(nodes):
+    spec = nodes.load.engines.EngineSpec()
+    engine = nodes.load.engines.engine_for(spec)
+    nodes.load.engines.SLOTS[spec].patcher.detach(unpatch_all=False)
+    assert nodes.load.engines.SLOTS[spec].engine is engine
+
+
+def test_an_engine_is_unloaded_whole_or_not_at_all(nodes):
+    spec = nodes.load.engines.EngineSpec()
+    nodes.load.engines.engine_for(spec)
+    patcher = nodes.load.engines.SLOTS[spec].patcher
+    assert patcher.partially_unload("cpu", 1) == 0 and patcher.loaded_size() > 0 and not patcher.is_dynamic()
+
+
+def test_a_reference_of_the_same_picture_and_prompt_is_encoded_once(nodes):
+    engines, picture = nodes.load.engines, pixels(32, 32)
+    spec = engines.EngineSpec()
+    first = engines.reference_for(spec, picture, "a", None, None)
+    assert engines.reference_for(spec, picture.clone(), "a", None, None) is first
+    assert engines.reference_for(spec, picture, "b", None, None) is not first
+    assert engines.reference_for(spec, -picture, "a", None, None) is not first
+    for k in range(10):
+        engines.reference_for(spec, picture, str(k), None, None)
+    assert len(engines.SLOTS[spec].references) == engines.NUM_REFERENCES
+
+
+def test_more_gpus_than_there_are_is_refused_with_the_choice_there_is(nodes):
+    with pytest.raises(ValueError, match=r"gpus=2 must be 1"):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(gpus=2))
+
+
+def test_a_model_that_is_gone_is_refused_with_the_list(nodes):
+    with pytest.raises(ValueError, match=r"'livetalk/gone' is not there; choose one of tiny"):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="livetalk/gone"))
+
+
+def test_a_half_downloaded_model_folder_says_what_is_missing(nodes, host):
+    (host.folder / "models" / "livetalk" / "half").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"missing dit: download"):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="livetalk/half"))
+
+
+def test_a_published_folder_in_models_livetalk_loads(nodes, host, published):
+    (host.folder / "models" / "livetalk").mkdir(parents=True)
+    (host.folder / "models" / "livetalk" / "large").symlink_to(published)
+    spec = nodes.load.engines.EngineSpec(model="livetalk/large")
+    assert spec.model in nodes.load.folders.model_names()
+    assert nodes.load.engines.engine_for(spec).models.dit.config.num_layers == 2
+    assert nodes.load.engines.SLOTS[spec].size > 0
+
+
+def test_a_single_file_finds_its_other_parts_in_comfyuis_folders(nodes, host):
+    host.files = {
+        "diffusion_models": ["flux.safetensors", "wan/InfiniteTalk_Single.safetensors"],
+        "vae": ["ae.safetensors", "wan_2.1_vae.safetensors"],
+        "text_encoders": ["clip_l.safetensors", "umt5_xxl_fp16.safetensors"],
+        "clip_vision": ["clip_vision_h.safetensors"],
+        "audio_encoders": ["wav2vec2_chinese_base_fp16.safetensors"],
+    }
+    folders = nodes.load.folders
+    name = "diffusion_models/wan/InfiniteTalk_Single.safetensors"
+    assert folders.model_names() == [folders.SHIPPED, name]
+    files = folders.find_model(name)
+    assert [path.name for path in (*files.dit, files.vae, files.text, files.image, files.audio)] == [
+        host.files[kind][-1].split("/")[-1] for kind in host.files
+    ]
+    assert files.missing() == ["tokenizer"]
+
+
+def test_a_single_file_takes_the_parts_that_a_model_folder_has(nodes, host, published):
+    host.files = {"diffusion_models": ["livetalk.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    (host.folder / "models" / "livetalk").mkdir(parents=True)
+    (host.folder / "models" / "livetalk" / "large").symlink_to(published)
+    files = nodes.load.folders.find_model("diffusion_models/livetalk.safetensors")
+    assert files.missing() == [] and files.vae.name == "Wan2.1_VAE.pth" and files.dit[0].name == "livetalk.safetensors"

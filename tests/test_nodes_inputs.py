@@ -1,0 +1,139 @@
+"""Inputs of the nodes: every mistake is one line with the value, the rule and the way out; sound is passed on sample by sample."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from made import speech_like
+
+from livetalk_core.media.audio import probe_audio, read_audio, to_mono
+from livetalk_core.sizes import BUCKETS
+
+SIZE = {"prompt": "", "size": "custom", "width": 32, "height": 32}
+IMAGE = torch.rand(1, 64, 64, 3)
+
+
+def sound(seconds: float, rate: int = 16000, channels: int = 1) -> dict:
+    waveform = torch.from_numpy(np.stack([speech_like(seconds, rate, seed) for seed in range(channels)]))
+    return {"waveform": waveform[None].float(), "sample_rate": rate}
+
+
+@pytest.mark.parametrize("rate, channels, seconds", [(16000, 1, 2.3), (44100, 2, 1.013), (8000, 1, 0.04), (48000, 6, 3.5)])
+def test_blocks_joined_are_the_whole_sound_resampled(nodes, rate, channels, seconds):
+    given = sound(seconds, rate, channels)
+    speech = nodes.audio.speech_from(given, None, True)
+    joined = torch.cat(list(speech.blocks()), dim=1)
+    assert np.array_equal(joined[0].numpy(), to_mono(given["waveform"][0].numpy(), rate))
+
+
+@pytest.mark.parametrize("num_samples, frames", [(1, 1), (640, 1), (959, 1), (961, 2), (16000, 25), (40000, 62), (40321, 63)])
+def test_the_length_is_the_nearest_number_of_frames(nodes, num_samples, frames):
+    speech = nodes.audio.speech_from({"waveform": torch.zeros(1, 1, num_samples), "sample_rate": 16000}, None, True)
+    assert speech.num_frames == frames == max(1, round(Fraction(num_samples, 640)))
+
+
+def test_two_speakers_lie_side_by_side_with_silence_after_the_shorter(nodes):
+    first, second = sound(0.7), sound(1.3, 44100, 2)
+    blocks = torch.cat(list(nodes.audio.speech_from(first, second, True).blocks()), dim=1)
+    assert blocks.shape == (2, 20800)
+    assert torch.equal(blocks[0, :11200], first["waveform"][0, 0]) and not blocks[0, 11200:].any()
+
+
+def test_the_sound_track_keeps_rate_and_channels(nodes, tmp_path):
+    given = sound(1.25, 44100, 2)
+    path = nodes.speech.write_sound_track(nodes.audio.speech_from(given, None, True), tmp_path / "track.wav")
+    info = probe_audio(path)
+    assert (info.sample_rate, info.channels, info.duration) == (44100, 2, Fraction(given["waveform"].shape[2], 44100))
+    back, want = np.concatenate(list(read_audio(path, 44100))), given["waveform"][0].mean(0).numpy()
+    assert np.abs(back - want).max() < 2 / 32768
+
+
+def test_a_sound_track_over_the_wav_limit_is_refused(nodes, tmp_path):
+    with pytest.raises(ValueError, match=r"audio of 13\.0 h with 1 channels is over 4 GB"):
+        nodes.speech.write_wav(tmp_path / "long.wav", iter(()), 1, 48000, 13 * 3600 * 48000)
+
+
+@pytest.mark.parametrize(
+    "waveform, message",
+    [
+        (torch.zeros(2, 1, 800), r"audio of shape \[2, 1, 800\] must be one sound"),
+        (torch.zeros(1, 800), r"audio of shape \[1, 800\] must be one sound"),
+        (torch.zeros(1, 1, 0), "audio has no samples"),
+        (torch.full((1, 1, 800), float("nan")), "audio has NaN or infinity"),
+    ],
+)
+def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
+    with pytest.raises(ValueError, match=message) as error:
+        nodes.AudioEmbedding.execute({"waveform": waveform, "sample_rate": 16000}, True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image": torch.rand(1, 1, 1, 3)}, r"picture is 1x1 pixels; each side must be 32 or more"),
+        ({"image": torch.rand(4, 64, 64, 3)}, r"image is a batch of 4"),
+        ({"image": torch.full((1, 64, 64, 3), float("nan"))}, r"NaN or infinity"),
+        ({"width": 40}, r"width=40 must be a multiple of 16; nearest: 32 or 48"),
+        ({"first_mask": torch.ones(1, 64, 64)}, r"one speaker mask is given"),
+        ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
+        ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black"),
+        ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be \[257, 16\] for tiny"),
+    ],
+)
+def test_a_reference_that_cannot_be_made_is_refused(nodes, change, message):
+    spec = nodes.load.engines.EngineSpec()
+    with pytest.raises(ValueError, match=message) as error:
+        nodes.ReferenceConditioning.execute(**{"engine": spec, "image": IMAGE, **SIZE} | change)
+    assert "\n" not in str(error.value)
+
+
+def test_the_preview_is_the_crop_that_the_stream_uses(nodes):
+    out = nodes.ReferenceConditioning.execute(nodes.load.engines.EngineSpec(), torch.rand(1, 100, 60, 3), **SIZE)
+    preview = out.ui["images"]
+    assert preview.shape == (1, 32, 32, 3)
+    assert torch.allclose(preview[0].permute(2, 0, 1) * 2 - 1, out.args[0].pixels_CHW, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size, picture, want", [("128", (64, 64), (128, 128)), ("416", (90, 160), (416, 720)), ("custom", (9, 9), (48, 32))]
+)
+def test_sizes_come_from_the_bucket_nearest_to_the_pictures_shape(nodes, size, picture, want, engine):
+    assert nodes.reference.video_size(engine, picture, size, 48, 32) == want
+    assert nodes.reference.video_size(engine, (90, 160), "auto", 48, 32) in BUCKETS[engine.preset.bucket]
+
+
+def test_clip_features_from_another_node_take_the_place_of_the_models_own(nodes):
+    given = torch.randn(1, 257, 16)
+    made = nodes.ReferenceConditioning.execute(
+        nodes.load.engines.EngineSpec(), IMAGE, **SIZE, clip_vision_output={"penultimate_hidden_states": given}
+    )
+    assert torch.equal(made.args[0].image_LD, given[0])
+
+
+def test_speakers_and_masks_must_fit(nodes):
+    spec = nodes.load.engines.EngineSpec()
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0]
+    two = nodes.audio.speech_from(sound(0.5), sound(0.5), True)
+    with pytest.raises(ValueError, match=r"2 speaker\(s\) with no speaker masks"):
+        nodes.sample.make_stream(spec, reference, two, 0, 1, 5.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "connect a stream or a latent"),
+        ({"stream": 1, "latent": {}}, "connect a stream or a latent"),
+        ({"latent": {}}, "a latent needs an engine"),
+    ],
+)
+def test_decode_wants_one_thing_to_decode(nodes, given, message):
+    with pytest.raises(ValueError, match=message):
+        nodes.ParallelVAEDecode.execute("video", **given)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 4, 4), (2, 16, 3, 4, 4), (1, 4, 3, 4, 4)])
+def test_a_latent_of_another_model_is_refused(nodes, shape):
+    with pytest.raises(ValueError, match="a Wan 2.1 video"):
+        nodes.ParallelVAEDecode.execute("images", latent={"samples": torch.zeros(shape)}, engine=nodes.load.engines.EngineSpec())

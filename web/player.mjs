@@ -1,0 +1,140 @@
+// Plays a channel: fragments of MP4 from a WebSocket into a <video> by Media Source Extensions, with the pace written below.
+
+const KEEP_S = 30; // seconds of played video that stay in the browser
+const RETRIES = 6;
+
+export class LivePlayer {
+  constructor(url) {
+    this.url = url;
+    this.element = document.createElement("div");
+    this.element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%";
+    this.video = document.createElement("video");
+    this.video.controls = true;
+    this.video.playsInline = true;
+    this.video.style.cssText = "flex: 1; min-height: 0; width: 100%; object-fit: contain; background: #000; border-radius: 4px";
+    this.line = document.createElement("div");
+    this.line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center";
+    this.line.textContent = "Plays here while the video is made";
+    this.element.append(this.video, this.line);
+    this.video.addEventListener("waiting", () => this.skipGap());
+  }
+
+  watch(channel) {
+    if (this.run?.channel === channel) return;
+    this.close();
+    this.run = { channel, seen: 0, waiting: [], retries: 0, ended: false, started: false };
+    this.connect(this.run);
+  }
+
+  close() {
+    const run = this.run;
+    this.run = null;
+    run?.socket?.close();
+    if (this.video.src) {
+      URL.revokeObjectURL(this.video.src);
+      this.video.removeAttribute("src");
+      this.video.load();
+    }
+  }
+
+  connect(run) {
+    const address = new URL(this.url(`/livetalk/live/${run.channel}?after=${run.seen}`), location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = (run.socket = new WebSocket(address));
+    socket.binaryType = "arraybuffer";
+    let stats = {};
+    socket.onmessage = ({ data }) => {
+      if (this.run !== run) return socket.close();
+      if (typeof data !== "string") return this.receive(run, stats, data);
+      stats = JSON.parse(data);
+      if (stats.mime) this.prepare(run, stats.mime);
+      if (stats.ended) run.ended = true;
+      this.feed(run);
+    };
+    socket.onclose = () => {
+      if (this.run !== run || run.ended || run.retries >= RETRIES) return;
+      setTimeout(() => this.run === run && this.connect(run), 250 * 2 ** run.retries++);
+    };
+  }
+
+  prepare(run, mime) {
+    if (run.source) return;
+    if (!window.MediaSource?.isTypeSupported(mime)) {
+      this.line.textContent = `This browser cannot play ${mime}`;
+      return;
+    }
+    run.source = new MediaSource();
+    this.video.src = URL.createObjectURL(run.source);
+    run.source.addEventListener("sourceopen", () => {
+      run.buffer = run.source.addSourceBuffer(mime);
+      run.buffer.addEventListener("updateend", () => this.feed(run));
+      this.feed(run);
+    }, { once: true });
+  }
+
+  // Number 0 is the start that every connection gets again; the rest follow once each.
+  receive(run, stats, data) {
+    run.retries = 0;
+    if (stats.number === 0 ? run.hasStart : stats.number <= run.seen) return;
+    run.hasStart = true;
+    run.seen = Math.max(run.seen, stats.number);
+    run.waiting.push(data);
+    this.show(stats);
+    this.feed(run);
+  }
+
+  feed(run) {
+    const { buffer, source } = run;
+    if (!buffer || buffer.updating || source.readyState !== "open" || this.run !== run) return;
+    if (buffer.buffered.length) this.play(run);
+    if (this.evict(buffer, KEEP_S)) return;
+    if (run.waiting.length) {
+      try {
+        buffer.appendBuffer(run.waiting[0]);
+        run.waiting.shift();
+      } catch (error) {
+        if (error.name !== "QuotaExceededError") throw error;
+        if (!this.evict(buffer, 1)) setTimeout(() => this.feed(run), 1000);
+      }
+    } else if (run.ended) source.endOfStream();
+  }
+
+  evict(buffer, keep) {
+    const until = this.video.currentTime - keep;
+    if (!buffer.buffered.length || buffer.buffered.start(0) >= until - 5) return false;
+    buffer.remove(0, until);
+    return true;
+  }
+
+  async play(run) {
+    this.skipGap();
+    if (run.started) return;
+    run.started = true;
+    try {
+      await this.video.play();
+    } catch (error) {
+      if (error.name !== "NotAllowedError") return;
+      this.video.muted = true; // a page nobody has touched may not make a sound
+      this.video.play().catch(() => {});
+      this.video.addEventListener("click", () => (this.video.muted = false), { once: true });
+    }
+  }
+
+  // After a lost fragment, or when coming late, go on where there is video.
+  skipGap() {
+    const { buffered, currentTime } = this.video;
+    for (let i = 0; i < buffered.length; i++) {
+      if (currentTime < buffered.start(i)) {
+        this.video.currentTime = buffered.start(i);
+        return;
+      }
+      if (currentTime < buffered.end(i) - 0.05) return;
+    }
+  }
+
+  show({ frames, total, ttff_s, fps, rtf }) {
+    if (ttff_s === undefined || ttff_s === null) return;
+    const pace = `first frame ${ttff_s.toFixed(2)} s · ${fps.toFixed(1)} fps · real-time factor ${rtf.toFixed(2)}`;
+    this.line.textContent = `${pace} · ${frames} / ${total} frames`;
+  }
+}

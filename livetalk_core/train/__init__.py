@@ -1,1 +1,1 @@
-"""Training: data, stages, and the synthetic talker that is data and test oracle in one."""
+"""Both stages of training, and the data for them."""

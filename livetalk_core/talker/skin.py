@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from livetalk_core.train.brush import WHITE, Color, blob, clipped, curve, fill, linear, mix, radial, rim, skia, stroke, symmetric, times
-from livetalk_core.train.eyes import eye_x
-from livetalk_core.train.identity import Identity
+from livetalk_core.talker.brush import WHITE, Color, blob, clipped, curve, fill, linear, mix, radial, rim, skia, stroke, symmetric, times
+from livetalk_core.talker.eyes import eye_x
+from livetalk_core.talker.identity import Identity
 
 CHIN_Y = 146.0
 MOUTH_Y = 97.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from livetalk_core.train.brush import BLACK, WHITE, Color, blob, clipped, curve, fill, linear, mix, moved, radial, skia, stroke, times
-from livetalk_core.train.identity import Identity, Pose
+from livetalk_core.talker.brush import BLACK, WHITE, Color, blob, clipped, curve, fill, linear, mix, moved, radial, skia, stroke, times
+from livetalk_core.talker.identity import Identity, Pose
 
 SCLERA: Color = (250, 246, 243)
 LASH: Color = (38, 24, 24)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from livetalk_core.train.identity import Pose
+from livetalk_core.talker.identity import Pose
 
 BLINK_S = 0.24
 """From open through shut to open."""

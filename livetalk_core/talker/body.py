@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from livetalk_core.train.brush import BLACK, WHITE, Color, blob, clipped, curve, fill, linear, mix, rim, skia, smooth, stroke, times
-from livetalk_core.train.identity import Identity
-from livetalk_core.train.skin import deep_tone, light_tone, shadow_tone
+from livetalk_core.talker.brush import BLACK, WHITE, Color, blob, clipped, curve, fill, linear, mix, rim, skia, smooth, stroke, times
+from livetalk_core.talker.identity import Identity
+from livetalk_core.talker.skin import deep_tone, light_tone, shadow_tone
 
 AXIS = 256.0
 

@@ -8,16 +8,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from livetalk_core.train import cat, robot
-from livetalk_core.train.backdrop import draw_backdrop
-from livetalk_core.train.body import AXIS, draw_clothes, draw_neck
-from livetalk_core.train.brush import moved, skia
-from livetalk_core.train.eyes import draw_brow, draw_eye, eye_x
-from livetalk_core.train.hair import COVERED, draw_back_hair, draw_front_hair
-from livetalk_core.train.headwear import draw_beanie, draw_glasses, draw_scarf, draw_scarf_back
-from livetalk_core.train.identity import Identity, Mouth, Pose
-from livetalk_core.train.mouth import draw_mouth, jaw_drop
-from livetalk_core.train.skin import CHIN_Y, MOUTH_Y, draw_beard, draw_ear, draw_nose, draw_philtrum, draw_skin
+from livetalk_core.talker.backdrop import draw_backdrop
+from livetalk_core.talker.body import AXIS, draw_clothes, draw_neck
+from livetalk_core.talker.brush import moved, skia
+from livetalk_core.talker.eyes import draw_brow, draw_eye, eye_x
+from livetalk_core.talker.hair import COVERED, draw_back_hair, draw_front_hair
+from livetalk_core.talker.headwear import draw_beanie, draw_glasses, draw_scarf, draw_scarf_back
+from livetalk_core.talker.identity import Identity, Mouth, Pose
+from livetalk_core.talker.mouth import draw_mouth, jaw_drop
+from livetalk_core.talker.skin import CHIN_Y, MOUTH_Y, draw_beard, draw_ear, draw_nose, draw_philtrum, draw_skin
+from livetalk_core.talker import cat, robot
 
 UNITS = 512.0
 HEAD_Y = 230.0

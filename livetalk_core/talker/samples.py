@@ -1,4 +1,4 @@
-"""Writes the shipped samples: `python -m livetalk_core.train.samples` makes assets/portrait.png and assets/speech.flac anew."""
+"""Writes the shipped samples: `python -m livetalk_core.talker.samples` makes assets/portrait.png and assets/speech.flac anew."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from livetalk_core.train.espeak import Utterance, speak
-from livetalk_core.train.face import draw
-from livetalk_core.train.identity import HAIRS, IRISES, SKINS, Identity, Mouth, Pose, rgb
+from livetalk_core.talker.espeak import Utterance, speak
+from livetalk_core.talker.face import draw
+from livetalk_core.talker.identity import HAIRS, IRISES, SKINS, Identity, Mouth, Pose, rgb
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PORTRAIT = Identity(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from livetalk_core.train.brush import (
+from livetalk_core.talker.brush import (
     BLACK,
     WHITE,
     Color,
@@ -20,8 +20,8 @@ from livetalk_core.train.brush import (
     symmetric,
     times,
 )
-from livetalk_core.train.identity import Identity, Mouth, Pose
-from livetalk_core.train.mouth import draw_lips, measure
+from livetalk_core.talker.identity import Identity, Mouth, Pose
+from livetalk_core.talker.mouth import draw_lips, measure
 
 MOUTH_Y = 92.0
 EYE_X = 40.0

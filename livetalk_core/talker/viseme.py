@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from livetalk_core.train.espeak import Phone, Speech
-from livetalk_core.train.identity import Mouth
+from livetalk_core.talker.espeak import Phone, Speech
+from livetalk_core.talker.identity import Mouth
 
 FPS = 25
 SAMPLE_RATE = 16000

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from livetalk_core.train.brush import Color, clipped, fill, linear, mix, rim, skia, smooth, stroke, times
-from livetalk_core.train.identity import Identity
-from livetalk_core.train.skin import deep_tone, face_path
+from livetalk_core.talker.brush import Color, clipped, fill, linear, mix, rim, skia, smooth, stroke, times
+from livetalk_core.talker.identity import Identity
+from livetalk_core.talker.skin import deep_tone, face_path
 
 Guide = Sequence[tuple[float, float]]
 

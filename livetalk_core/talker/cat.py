@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from livetalk_core.train.brush import (
+from livetalk_core.talker.brush import (
     WHITE,
     Color,
     blob,
@@ -22,8 +22,8 @@ from livetalk_core.train.brush import (
     symmetric,
     times,
 )
-from livetalk_core.train.identity import Identity, Mouth, Pose
-from livetalk_core.train.mouth import draw_inside, gap_path, measure
+from livetalk_core.talker.identity import Identity, Mouth, Pose
+from livetalk_core.talker.mouth import draw_inside, gap_path, measure
 
 MOUTH_Y = 88.0
 EYE_X = 49.0

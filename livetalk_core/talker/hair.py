@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from livetalk_core.train.brush import blob, clipped, fill, linear, mix, skia, smooth, stroke, times
-from livetalk_core.train.identity import Identity
-from livetalk_core.train.locks import lock, mirror, tones
+from livetalk_core.talker.brush import blob, clipped, fill, linear, mix, skia, smooth, stroke, times
+from livetalk_core.talker.identity import Identity
+from livetalk_core.talker.locks import lock, mirror, tones
 
 COVERED = ("long", "wavy", "bob", "scarf")
 """Styles that hide the ears."""

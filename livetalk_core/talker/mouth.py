@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from livetalk_core.train.brush import Color, Point, blob, clipped, curve, fill, linear, mix, radial, skia, stroke, times
-from livetalk_core.train.identity import Identity, Mouth, Pose
+from livetalk_core.talker.brush import Color, Point, blob, clipped, curve, fill, linear, mix, radial, skia, stroke, times
+from livetalk_core.talker.identity import Identity, Mouth, Pose
 
 CAVITY: Color = (62, 18, 24)
 THROAT: Color = (26, 7, 12)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from livetalk_core.train.espeak import Speech, Utterance, speak
-from livetalk_core.train.face import draw
-from livetalk_core.train.identity import Identity, Pose
-from livetalk_core.train.motion import Motion
-from livetalk_core.train.sentences import HELD_OUT_VOICES, SENTENCES, TRAIN_VOICES
-from livetalk_core.train.viseme import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, MouthTrack, to_16k, track_mouth
+from livetalk_core.talker.espeak import Speech, Utterance, speak
+from livetalk_core.talker.face import draw
+from livetalk_core.talker.identity import Identity, Pose
+from livetalk_core.talker.motion import Motion
+from livetalk_core.talker.sentences import HELD_OUT_VOICES, SENTENCES, TRAIN_VOICES
+from livetalk_core.talker.viseme import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, MouthTrack, to_16k, track_mouth
 
 SPLITS = ("train", "heldout")
 TRAIN_IDENTITIES = range(0, 4096)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from livetalk_core.train.brush import BLACK, WHITE, Color, blob, fill, linear, mix, radial, skia, times
-from livetalk_core.train.identity import Identity
+from livetalk_core.talker.brush import BLACK, WHITE, Color, blob, fill, linear, mix, radial, skia, times
+from livetalk_core.talker.identity import Identity
 
 
 def draw_backdrop(canvas: skia.Canvas, identity: Identity) -> None:

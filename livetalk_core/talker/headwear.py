@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from livetalk_core.train.brush import BLACK, WHITE, blob, clipped, curve, fill, linear, mix, rim, skia, smooth, stroke, symmetric, times
-from livetalk_core.train.eyes import eye_size, eye_x
-from livetalk_core.train.identity import Identity
-from livetalk_core.train.skin import CHIN_Y, side_x
+from livetalk_core.talker.brush import BLACK, WHITE, blob, clipped, curve, fill, linear, mix, rim, skia, smooth, stroke, symmetric, times
+from livetalk_core.talker.eyes import eye_size, eye_x
+from livetalk_core.talker.identity import Identity
+from livetalk_core.talker.skin import CHIN_Y, side_x
 
 FRAMES = {"round": ((46, 36, 40), 3.6), "square": ((32, 32, 40), 4.6), "thin": ((190, 150, 90), 2.0)}
 """Glasses -> color and thickness of the frame."""

@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor."""
+"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
 
 from livetalk_core import __version__
+from livetalk_core.options import BAD_INPUT, Parser, add_generate, add_model, add_pool, add_serve
+from livetalk_core.train.command import add_prepare, add_train, run_train
 
-INTERRUPTED, BAD_INPUT = 130, 2
-ASSETS = Path(__file__).parent / "assets"
+INTERRUPTED, FAILED = 130, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0 good, 1 a check failed, 2 bad input (one line on stderr), 130 interrupted."""
+    """Run one command; the exit status: 0 good, 1 a check or a worker failed, 2 bad input (one line on stderr), 130 interrupted."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
         return fail(message)
     except RuntimeError as error:
+        if type(error).__name__ == "WorkerFailure":
+            return fail(str(error), FAILED)
         if type(error).__name__ != "OutOfMemoryError":
             raise
         return fail(f"out of GPU memory: {error}; use a smaller --size or another --device")
@@ -34,16 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def fail(message: str) -> int:
+def fail(message: str, status: int = BAD_INPUT) -> int:
     print(f"livetalk: error: {' '.join(message.split())}", file=sys.stderr)
-    return BAD_INPUT
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+    return status
 
 
 def parser() -> Parser:
@@ -56,8 +52,14 @@ def parser() -> Parser:
     parity.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden .safetensors files")
     bench = command(commands, "bench", run_bench, "time every stage of a chunk on this machine")
     add_model(bench)
+    add_pool(bench)
     bench.add_argument("--size", default="auto", metavar="WxH", help="picture size (default: the model's own)")
     bench.add_argument("--chunks", type=int, default=5, metavar="N", help="chunks to time after one warm-up (default: 5)")
+    add_serve(command(commands, "serve", run_serve, "answer streams from the network with this machine's pool of workers"))
+    prepare = command(commands, "prepare", run_prepare, "encode talking videos once, into shards to train on")
+    add_prepare(prepare)
+    add_model(prepare)
+    add_train(command(commands, "train", run_train, "run one stage of training by its recipe; a stopped run goes on"))
     doctor = command(commands, "doctor", run_doctor, "look at this machine and the model files; say what is missing")
     add_model(doctor)
     for sub in (parity, bench, doctor):
@@ -71,41 +73,10 @@ def command(commands, name: str, run: Callable[[argparse.Namespace], int], text:
     return sub
 
 
-def add_generate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("picture", nargs="?", type=Path, default=ASSETS / "portrait.png", help="portrait, any format (default: a sample)")
-    sub.add_argument("audio", nargs="?", type=Path, default=ASSETS / "speech.flac", help="speech, sound or video file (default: a sample)")
-    sub.add_argument("output", nargs="?", type=Path, default=Path("talking.mp4"), help="MP4 to write (default: talking.mp4)")
-    add_model(sub)
-    sub.add_argument("--prompt", help="what the picture shows (default: the published prompt)")
-    sub.add_argument(
-        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
-    )
-    sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
-    sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk (default: 4)")
-    sub.add_argument("--shift", type=float, default=5.0, help="time shift of the schedule, above 0 (default: 5)")
-    sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
-    sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
-    sub.add_argument(
-        "--whole-audio", action="store_true", help="hear the whole recording at once, past and future (for minutes, not hours)"
-    )
-    sub.add_argument("--second-audio", type=Path, help="the second speaker's sound, as long as the first's or not")
-    sub.add_argument("--masks", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="pictures, white where each speaker is")
-    sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
-
-
-def add_model(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", default="tiny", help="tiny (random weights), or the folder of SoulX-FlashTalk-14B (default: tiny)")
-    sub.add_argument("--dit", type=Path, nargs="+", metavar="FILE", help="DiT files; a Wan 2.1 I2V base may be followed by its audio patch")
-    for part, text in (("vae", "VAE"), ("text", "umT5 encoder"), ("image", "CLIP vision encoder"), ("audio-encoder", "wav2vec2 encoder")):
-        sub.add_argument(f"--{part}", type=Path, metavar="FILE", help=f"{text} file instead of the folder's")
-    sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of umT5's tokenizer.json instead of the model folder's")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="precision (default: bfloat16 on cuda)")
-    sub.add_argument("--attention", default="auto", help="attention kernel: auto, sdpa, flash2, flash3 (default: auto)")
-
-
 def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.generate import Job, check_inputs, generate
+    from livetalk_core.opening import open_engine
+    from livetalk_core.pool.pool import WorkerFailure
     from livetalk_core.presets import PROMPT
     from livetalk_core.progress import Progress
     from livetalk_core.types import StreamSettings
@@ -131,46 +102,17 @@ def run_generate(options: argparse.Namespace) -> int:
     inputs = check_inputs(job)
     for note in inputs.picture.notes:
         print(f"picture: {note}")
-    engine = open_engine(options)
+    engine = open_engine(options, sys.stdout)
     progress = Progress()
     try:
-        with progress:
+        with closing(engine), progress:
             generate(engine, inputs, progress.show)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WorkerFailure):
         if progress.frames:
             print(f"stopped: {job.output} holds the {progress.frames} frames made so far")
         raise
     print(f"{job.output}: {progress.frames} frames, {progress.frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
-
-
-def open_engine(options: argparse.Namespace):
-    """The engine that the model options name; says so when its weights are random."""
-    import torch
-
-    from livetalk_core.checkpoints import ModelFiles, find_files
-    from livetalk_core.engine import load_engine
-    from livetalk_core.models.attention import select_kernel
-    from livetalk_core.presets import BY_NAME
-
-    select_kernel(options.attention)
-    given = {
-        "dit": tuple(options.dit or ()),
-        "vae": options.vae,
-        "text": options.text,
-        "image": options.image,
-        "audio": options.audio_encoder,
-        "tokenizer": options.tokenizer,
-    }
-    model = options.model
-    if any(given.values()):
-        found = ModelFiles() if model in BY_NAME else find_files(Path(model))
-        model = found.override(**given)
-    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
-    engine = load_engine(model, options.device, dtype)
-    if not engine.preset.trained:
-        print(f"model {engine.preset.name}: RANDOM WEIGHTS, so the picture is a pattern, not a face; it shows that everything runs")
-    return engine
 
 
 def run_parity(options: argparse.Namespace) -> int:
@@ -191,10 +133,40 @@ def run_parity(options: argparse.Namespace) -> int:
 
 def run_bench(options: argparse.Namespace) -> int:
     from livetalk_core.bench import print_report, run_bench
+    from livetalk_core.opening import open_engine
+    from livetalk_core.pool.overhead import measure, print_overhead
+    from livetalk_core.pool.pool import Pool
 
-    report = run_bench(open_engine(options), options.size, options.chunks)
-    print(json.dumps(report, indent=1)) if options.json else print_report(report)
+    with closing(open_engine(options, sys.stderr)) as engine:
+        report = run_bench(engine, options.size, options.chunks)
+        if isinstance(engine, Pool):
+            report |= {"peak_memory_mb": engine.stats()["peak_mb"], "pool": measure(engine)}
+    if options.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    print_report(report)
+    if "pool" in report:
+        print_overhead(report["pool"])
     return 0
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    from livetalk_core.opening import open_pool
+    from livetalk_core.serve import Service, run_service
+
+    if options.pools < 1 or options.sessions < 1:
+        raise ValueError(f"pools={options.pools} and sessions={options.sessions} must be 1 or more")
+    pools = [open_pool(options) for _ in range(options.pools)]
+    run_service(Service(pools, options.sessions, tuple(options.origin), options.size), options.host, options.port)
+    return 0
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    from livetalk_core.opening import open_frozen
+    from livetalk_core.sizes import choose_size
+    from livetalk_core.train import command as training
+
+    return training.run_prepare(options, open_frozen(options), choose_size)
 
 
 def run_doctor(options: argparse.Namespace) -> int:

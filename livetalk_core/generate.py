@@ -20,6 +20,7 @@ from livetalk_core.media.audio import AudioInfo, probe_audio, read_audio
 from livetalk_core.media.image import Picture, crop_cover, load_picture
 from livetalk_core.media.video import VideoWriter, check_target
 from livetalk_core.plan import StreamPlan, check_multiple
+from livetalk_core.pool.pool import Pool, WorkerFailure
 from livetalk_core.presets import PROMPT
 from livetalk_core.sizes import BUCKETS, choose_size, parse_size
 from livetalk_core.stream.window import mix
@@ -72,8 +73,8 @@ def check_inputs(job: Job) -> Inputs:
     return Inputs(job=job, picture=picture, audio=tuple(probe_audio(path) for path in job.audio))
 
 
-def generate(engine: Engine, inputs: Inputs, on_chunk: OnChunk = lambda chunk, total: None) -> int:
-    """Make the video of a job; returns its number of frames. Stopped by Ctrl-C, the file of what was made is kept."""
+def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk = lambda chunk, total: None) -> int:
+    """Make the video of a job; returns its number of frames. Stopped by Ctrl-C or a worker's end, the file of what was made is kept."""
     job = inputs.job
     plan = plan_for(engine, inputs)
     pixels_CHW = crop_cover(inputs.picture.image, plan.width, plan.height)
@@ -82,14 +83,27 @@ def generate(engine: Engine, inputs: Inputs, on_chunk: OnChunk = lambda chunk, t
     stream = engine.open(reference, job.settings, people=len(job.audio))
     total = plan.frames_in(inputs.duration)
     with ExitStack() as stack:
+        stack.callback(stream.close)
         sound = job.audio[0] if len(job.audio) == 1 else stack.enter_context(mixed_file(job.audio))
         size = {"width": plan.width, "height": plan.height}
         writer = VideoWriter(job.output, fps=plan.fps, audio=sound, overwrite=job.overwrite, **size)
         stack.enter_context(writer)
+        stack.enter_context(kept_on_failure(writer))
         for chunk in talk(stream, read_speakers(job.audio), total):
             writer.write(chunk.frames_THWC)
             on_chunk(chunk, total)
     return total
+
+
+@contextmanager
+def kept_on_failure(writer: VideoWriter) -> Iterator[None]:
+    """What was written before a worker failed stays, as a whole file."""
+    try:
+        yield
+    except WorkerFailure:
+        if writer.num_frames:
+            writer.close()
+        raise
 
 
 def talk(stream: AvatarStream, sound: Iterator[Tensor], num_frames: int) -> Iterator[Chunk]:
@@ -99,7 +113,7 @@ def talk(stream: AvatarStream, sound: Iterator[Tensor], num_frames: int) -> Iter
     yield from stream.finish(num_frames)
 
 
-def plan_for(engine: Engine, inputs: Inputs) -> StreamPlan:
+def plan_for(engine: Engine | Pool, inputs: Inputs) -> StreamPlan:
     """The job's size as a plan: its own, or the one of a bucket nearest to the picture's shape."""
     size = inputs.job.size
     if size == "auto" or size in BUCKETS:

@@ -89,7 +89,7 @@ def engine_here(spec: EngineSpec) -> tuple[object, int]:
     import comfy.model_management as mm
     import torch
 
-    from livetalk_core.engine import load_engine
+    from livetalk_core.loading import load_engine
 
     dtype = None if spec.precision == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[spec.precision]
     engine = load_engine(folders.find_model(spec.model), str(mm.get_torch_device()), dtype)

@@ -55,6 +55,9 @@ class Loud:
         self.plan_now, self.windows = plan, LiveWindows(plan, level, people)
         return self
 
+    def close(self):
+        """Nothing is held."""
+
     def push(self, samples_PN):
         yield from map(self.draw, self.windows.push(samples_PN))
 
@@ -112,7 +115,7 @@ def test_a_second_run_makes_the_same_file_and_needs_leave_to_replace_it(tmp_path
 def test_random_weights_are_said_to_be_random(tmp_path, portrait, speech, capsys):
     assert run(portrait, speech, tmp_path / "out.mp4") == 0
     out = capsys.readouterr()
-    assert "RANDOM WEIGHTS" in out.err and re.search(r"62 frames, 2.48 s of video", out.out)
+    assert "RANDOM WEIGHTS" in out.out and re.search(r"62 frames, 2.48 s of video", out.out)
     assert "62/62 frames" in out.err and "left" in out.err
 
 

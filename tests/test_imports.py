@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "livetalk_core"
 
-ROOMS = ("models", "stream", "parallel", "pool", "media", "train", "evaluate")
+ROOMS = ("models", "stream", "parallel", "pool", "media", "talker", "train", "evaluate")
 """Folders of the core; its other files are rooms of their own."""
 
 ALLOWED = {
@@ -24,15 +24,21 @@ ALLOWED = {
     "stream": {"plan", "types"},
     "denoiser": {"models", "types"},
     "parallel": {"models"},
-    "engine": {"checkpoints", "denoiser", "models", "parallel", "plan", "presets", "stream", "types"},
-    "train": {"models", "parallel", "stream", "plan", "types", "media", "presets"},
+    "engine": {"denoiser", "models", "plan", "presets", "stream", "types"},
+    "loading": {"checkpoints", "engine", "models", "parallel", "presets"},
+    "train": {"models", "parallel", "stream", "plan", "types", "media", "presets", "talker"},
     "evaluate": {"plan", "types", "media"},
-    "pool": {"plan", "types", "engine"},
+    "pool": {"plan", "types", "loading"},
     "generate": {"engine", "media", "plan", "presets", "sizes", "stream", "types", "pool"},
+    "placement": {"checkpoints", "models", "parallel", "plan", "pool", "presets", "sizes"},
+    "serve": {"pool", "media", "sizes", "types"},
     "parity": {"denoiser", "engine", "models", "plan", "stream", "types"},
     "bench": {"engine", "sizes", "types", "plan"},
     "doctor": {"checkpoints", "presets"},
     "progress": {"types"},
+    "options": set(),
+    "opening": {"checkpoints", "loading", "models", "placement", "pool", "presets"},
+    "talker": {"media"},
     "cli": None,
 }
 """What each room may import of the others; cli opens every door."""

@@ -14,7 +14,7 @@ from made import AUDIO, DIT, IMAGE, TEXT, pixels, speech_like, write_published_f
 from safetensors.torch import save_file
 
 from livetalk_core.checkpoints import ModelFiles, find_files
-from livetalk_core.engine import load_engine, load_files
+from livetalk_core.loading import load_engine, load_files
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weights import build, dit_config_from, load_dit, load_vae, read_tensors, vae_config_from

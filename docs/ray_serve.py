@@ -1,0 +1,60 @@
+"""Several boxes with Ray Serve: one replica a box, each owning that box's pool. From this folder, on the cluster's head:
+
+    pip install "ray[serve]" "livetalk[serve]"     # on every box
+    LIVETALK_BOXES=2 LIVETALK_GPUS=8 serve run ray_serve:app
+
+A client asks Ray's HTTP address which box to use and gets that box's own WebSocket; from there on it speaks with the box as with
+`livetalk serve`, so its stream, whose motion latents live in the pool, stays where it began. Ray spreads the questions over the boxes
+and replaces a replica that is gone; the ranks are the pool's own processes, never Ray's.
+"""
+
+import asyncio
+import os
+
+import ray
+from aiohttp import web
+from ray import serve
+
+from livetalk_core import placement
+from livetalk_core.pool.pool import Pool, Recipe
+from livetalk_core.serve import Service
+
+BOXES, GPUS = int(os.environ.get("LIVETALK_BOXES", "2")), int(os.environ.get("LIVETALK_GPUS", "8"))
+MODEL, SESSIONS = os.environ.get("LIVETALK_MODEL", "/models/SoulX-FlashTalk-14B"), 8
+
+
+def make_pool() -> Pool:
+    """A pool of the GPUs that Ray has given this replica; with LIVETALK_GPUS=0, two processes on the CPU."""
+    demand = placement.demand_of(MODEL)
+    if GPUS == 0:
+        return Pool(placement.place_on_cpu("2", demand), Recipe(arguments={"model": MODEL, "device": "cpu"}))
+    place = placement.place_on_gpus(str(GPUS), demand, placement.visible_gpus())
+    return Pool(place, Recipe(arguments={"model": MODEL, "device": "cuda:0"}))
+
+
+@serve.deployment(num_replicas=BOXES, ray_actor_options={"num_gpus": GPUS, "num_cpus": 1})
+class Box:
+    """One box."""
+
+    def __init__(self) -> None:
+        self.pool = make_pool()
+        self.pool.start()
+        self.service, self.url, self.opening = Service([self.pool], SESSIONS), "", asyncio.Lock()
+
+    async def __call__(self, request: object) -> dict[str, str]:
+        """Where to speak with this box."""
+        async with self.opening:
+            if not self.url:
+                self.url = await self.listen()
+        return {"url": self.url, "state": self.pool.state.kind}
+
+    async def listen(self) -> str:
+        address = ray.util.get_node_ip_address()
+        runner = web.AppRunner(self.service.application())
+        await runner.setup()
+        site = web.TCPSite(runner, address, 0)
+        await site.start()
+        return f"ws://{address}:{runner.addresses[0][1]}/talk"
+
+
+app = Box.bind()

@@ -1,0 +1,87 @@
+"""The engine that a command line names: in this process or in workers, of a preset, a folder or single files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TextIO
+
+
+def open_engine(options: argparse.Namespace, notes: TextIO):
+    """The engine that the options name, in this process or in a pool of workers; says to `notes` when its weights are random."""
+    engine = open_pool(options) if options.workers is not None or options.gpus != "1" else open_here(options)
+    if not engine.preset.trained:
+        note = "RANDOM WEIGHTS, so the picture is a pattern, not a face; it shows that everything runs"
+        print(f"model {engine.preset.name}: {note}", file=notes)
+    return engine
+
+
+def open_here(options: argparse.Namespace):
+    from livetalk_core.loading import load_engine
+    from livetalk_core.models.attention import select_kernel
+
+    select_kernel(options.attention)
+    return load_engine(named_model(options), options.device, named_dtype(options))
+
+
+def open_pool(options: argparse.Namespace):
+    """Workers, started; says how many there are and why."""
+    from livetalk_core import placement
+    from livetalk_core.pool.pool import Pool, Recipe
+
+    model = named_model(options)
+    demand = placement.demand_of(model, options.size)
+    if options.workers is not None:
+        place, device = placement.place_on_cpu(options.workers, demand), "cpu"
+    else:
+        place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus()), "cuda:0"
+    print(f"workers: {place.reason}", file=sys.stderr)
+    arguments = {"model": model, "device": device, "dtype": named_dtype(options), "attention": options.attention}
+    pool = Pool(place, Recipe(arguments=arguments))
+    pool.start()
+    return pool
+
+
+def named_model(options: argparse.Namespace):
+    """A preset's name or folder as given, or its files with those named in their place."""
+    from livetalk_core.checkpoints import ModelFiles, find_files
+    from livetalk_core.presets import BY_NAME
+
+    given = {
+        "dit": tuple(options.dit or ()),
+        "vae": options.vae,
+        "text": options.text,
+        "image": options.image,
+        "audio": options.audio_encoder,
+        "tokenizer": options.tokenizer,
+    }
+    if not any(given.values()):
+        return options.model
+    found = ModelFiles() if options.model in BY_NAME else find_files(Path(options.model))
+    return found.override(**given)
+
+
+def named_dtype(options: argparse.Namespace):
+    import torch
+
+    return None if options.dtype == "auto" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
+
+
+def open_frozen(options: argparse.Namespace):
+    """The engine whose frozen networks encode the data. A preset still to be trained has random ones, always the same, and --vae."""
+    from dataclasses import replace
+
+    import torch
+
+    from livetalk_core.loading import build_random, choose_device
+    from livetalk_core.models.weights import load_vae, read_tensors
+    from livetalk_core.presets import BY_NAME
+
+    if options.model not in BY_NAME or BY_NAME[options.model]().trained:
+        return open_here(options)
+    engine = build_random(BY_NAME[options.model](), choose_device(options.device), named_dtype(options) or torch.float32)
+    if options.vae is not None:
+        vae = load_vae(read_tensors([options.vae]), dtype=engine.dtype, device=engine.device)
+        engine.models = replace(engine.models, vae=vae)
+    return engine

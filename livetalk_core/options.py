@@ -1,0 +1,67 @@
+"""The words of the command line: what can be asked for, with ranges and defaults."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+BAD_INPUT = 2
+ASSETS = Path(__file__).parent / "assets"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_generate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("picture", nargs="?", type=Path, default=ASSETS / "portrait.png", help="portrait, any format (default: a sample)")
+    sub.add_argument("audio", nargs="?", type=Path, default=ASSETS / "speech.flac", help="speech, sound or video file (default: a sample)")
+    sub.add_argument("output", nargs="?", type=Path, default=Path("talking.mp4"), help="MP4 to write (default: talking.mp4)")
+    add_model(sub)
+    add_pool(sub)
+    sub.add_argument("--prompt", help="what the picture shows (default: the published prompt)")
+    sub.add_argument(
+        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
+    )
+    sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
+    sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk (default: 4)")
+    sub.add_argument("--shift", type=float, default=5.0, help="time shift of the schedule, above 0 (default: 5)")
+    sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
+    sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
+    sub.add_argument(
+        "--whole-audio", action="store_true", help="hear the whole recording at once, past and future (for minutes, not hours)"
+    )
+    sub.add_argument("--second-audio", type=Path, help="the second speaker's sound, as long as the first's or not")
+    sub.add_argument("--masks", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="pictures, white where each speaker is")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def add_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="tiny", help="tiny (random weights), or the folder of SoulX-FlashTalk-14B (default: tiny)")
+    sub.add_argument("--dit", type=Path, nargs="+", metavar="FILE", help="DiT files; a Wan 2.1 I2V base may be followed by its audio patch")
+    for part, text in (("vae", "VAE"), ("text", "umT5 encoder"), ("image", "CLIP vision encoder"), ("audio-encoder", "wav2vec2 encoder")):
+        sub.add_argument(f"--{part}", type=Path, metavar="FILE", help=f"{text} file instead of the folder's")
+    sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of umT5's tokenizer.json instead of the model folder's")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="precision (default: bfloat16 on cuda)")
+    sub.add_argument("--attention", default="auto", help="attention kernel: auto, sdpa, flash2, flash3 (default: auto)")
+
+
+def add_pool(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gpus", default="1", metavar="N", help="GPUs that make one video together, or auto (default: 1, without workers)")
+    sub.add_argument("--workers", "--pool", metavar="N", help="processes on the CPU in place of GPUs")
+
+
+def add_serve(sub: argparse.ArgumentParser) -> None:
+    add_model(sub)
+    add_pool(sub)
+    sub.add_argument("--size", default="auto", metavar="WxH", help="picture size when a client names none (default: auto)")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    sub.add_argument("--port", type=int, default=8765, help="port to listen at, 0 for any (default: 8765)")
+    sub.add_argument("--pools", type=int, default=1, help="pools with that many workers each (default: 1)")
+    sub.add_argument("--sessions", type=int, default=8, help="streams at once, over all pools (default: 8)")
+    sub.add_argument("--origin", action="append", default=[], help="web page that may connect, as https://name (default: this server's)")

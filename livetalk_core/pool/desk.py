@@ -1,0 +1,212 @@
+"""What a worker does with each order: it makes the engine, keeps the streams, and runs them a chunk at a time.
+
+Every rank does the same work on the same orders, loudness and audio encoder included: that takes no exchange between ranks, and a rank
+that waits for rank 0's features would be no faster. Only rank 0's results travel back.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from livetalk_core.pool import wire
+from livetalk_core.pool.memory import PAGE_BYTES, WORD_BYTES, Segment, StopWord
+from livetalk_core.pool.wire import messages, pack
+from livetalk_core.types import AvatarEngine, Chunk, Reference
+
+
+class Cancelled(Exception):
+    """Raised on all ranks at the same step."""
+
+
+class Desk:
+    """One rank's side of the pool."""
+
+    def __init__(self, connection: socket.socket, stop_fd: int, slot_fds: list[int]) -> None:
+        self.connection = connection
+        stop = Segment(stop_fd)
+        stop.map(WORD_BYTES)
+        self.stop, self.slots = StopWord(stop), [Segment(fd) for fd in slot_fds]
+        self.engine: AvatarEngine | None = None
+        self.sessions: dict[int, Talk | Iterator[Tensor]] = {}
+        self.rank = self.job = 0
+        self.brake: Brake | None = None
+
+    def run(self) -> None:
+        """Answer orders until Shutdown, or until the pool is gone."""
+        for order in messages(self.connection):
+            if isinstance(order.command, wire.Shutdown):
+                return
+            self.send(self.answer(order))
+
+    def answer(self, order: wire.Order) -> wire.Done | wire.Refused | wire.Stopped:
+        self.job = order.job
+        try:
+            with torch.no_grad():
+                value, large = self.obey(order.command)
+        except Cancelled:
+            return wire.Stopped(job=order.job)
+        except (ValueError, FileNotFoundError) as error:
+            return wire.Refused(job=order.job, error=error)
+        if self.rank and not isinstance(order.command, wire.Stats):
+            return wire.Done(job=order.job)
+        parcel = None if large is None else self.slots[order.slot].put(large)
+        return wire.Done(job=order.job, value=value, parcel=parcel)
+
+    def send(self, message: object) -> None:
+        self.connection.sendall(pack(message))
+
+    def obey(self, command: object) -> tuple[object, Tensor | None]:
+        """Carry out one command: its value, and a tensor for shared memory."""
+        match command:
+            case wire.Load():
+                return self.load(command), None
+            case wire.Prepare():
+                return self.engine.reference(command.pixels_CHW, **command.options), None
+            case wire.Listen():
+                return self.engine.encode_audio(command.samples_N, command.loudness), None
+            case wire.Open():
+                self.sessions[command.session] = self.open(command)
+            case wire.OpenDecode():
+                self.sessions[command.session] = self.engine.decode(command.latents_CTHW)
+            case wire.Push():
+                return self.sessions[command.session].push(command.blocks)
+            case wire.Finish():
+                return self.sessions[command.session].finish(command.blocks, command.num_frames)
+            case wire.Next():
+                return self.next(self.sessions[command.session])
+            case wire.Close():
+                if isinstance(session := self.sessions.pop(command.session, None), Talk):
+                    session.stream.close()
+            case wire.Ping():
+                return None, picture(command.shape) if command.shape and not self.rank else None
+            case wire.Stats():
+                return self.stats(), None
+        return None, None
+
+    def load(self, command: wire.Load) -> wire.Facts:
+        self.rank = command.rank
+        torch.set_num_threads(command.num_threads)
+        self.note("joining the other workers")
+        group = join(command) if command.recipe.grouped and command.placement.num_workers > 1 else None
+        self.note("loading the model")
+        module, _, name = command.recipe.make.partition(":")
+        self.engine = vars(importlib.import_module(module))[name](group, **command.recipe.arguments)
+        self.brake = Brake(self.engine.device, grouped=group is not None)
+        return wire.Facts(preset=self.engine.preset, dtype=self.engine.dtype, device=self.engine.device.type)
+
+    def open(self, command: wire.Open) -> Talk:
+        device = self.engine.device
+        tensors = {name: value.to(device) for name, value in vars(command.reference).items() if isinstance(value, Tensor)}
+        reference: Reference = replace(command.reference, **tensors)
+        latents: list[Tensor] = []
+        keep = latents.append if command.latents else None
+        return Talk(self.engine.open(reference, command.settings, command.people, self.between_steps, keep), latents)
+
+    def next(self, session: Talk | Iterator[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
+        if isinstance(session, Talk):
+            return session.make()
+        piece_CTHW = next(session, None)
+        return (None, None) if piece_CTHW is None else (wire.Made(), piece_CTHW)
+
+    def between_steps(self, step: int, steps: int) -> None:
+        """Say how far the chunk is, and leave it here, on all ranks alike, if it is to be stopped."""
+        if self.rank == 0:
+            self.send(wire.Note(step=step, steps=steps))
+        if self.brake.pulled(self.rank == 0 and self.stop.get() == self.job):
+            raise Cancelled
+
+    def note(self, text: str) -> None:
+        if self.rank == 0:
+            self.send(wire.Note(text=text))
+
+    def stats(self) -> dict[str, float]:
+        """Megabytes, open files and sessions of this rank."""
+        with open("/proc/self/statm") as file:
+            resident = int(file.read().split()[1]) * PAGE_BYTES
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        if self.engine.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 1e6
+        return {"resident_mb": resident / 1e6, "peak_mb": peak, "files": len(os.listdir("/proc/self/fd")), "sessions": len(self.sessions)}
+
+
+class Talk:
+    """A stream and the chunks it still owes for the sound pushed so far."""
+
+    def __init__(self, stream: object, latents: list[Tensor]) -> None:
+        self.stream, self.latents = stream, latents
+        self.chunks: Iterator[Chunk] = iter(())
+
+    def push(self, blocks: list[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
+        self.chunks = chain(self.chunks, *(self.stream.push(block) for block in blocks))
+        return self.make()
+
+    def finish(self, blocks: list[Tensor], num_frames: int | None) -> tuple[wire.Made | None, Tensor | None]:
+        self.chunks = chain(self.chunks, *(self.stream.push(block) for block in blocks), self.stream.finish(num_frames))
+        return self.make()
+
+    def make(self) -> tuple[wire.Made | None, Tensor | None]:
+        """The next chunk, its frames apart."""
+        chunk = next(self.chunks, None)
+        if chunk is None:
+            self.chunks = iter(())
+            return None, None
+        latents_CTHW = self.latents.pop() if self.latents else None
+        counts = {"index": chunk.index, "first_frame": chunk.first_frame}
+        return wire.Made(**counts, samples=chunk.samples, seconds=chunk.seconds, latents_CTHW=latents_CTHW), chunk.frames_THWC
+
+
+class Brake:
+    """Whether to stop, decided by rank 0 and the same on all ranks.
+
+    The ranks agree over gloo, on the host, so that the GPU's queue is not held up. On CUDA at most one step is queued beyond the one
+    that runs: else all steps of a chunk would be on their way before the first is done, and a stop would come after them.
+    """
+
+    def __init__(self, device: torch.device, *, grouped: bool) -> None:
+        self.group = dist.new_group(backend="gloo") if grouped else None
+        self.on_cuda = device.type == "cuda"
+        self.last: torch.cuda.Event | None = None
+
+    def pulled(self, wanted: bool) -> bool:
+        """Every rank asks at the same moments; rank 0's wish counts."""
+        if self.on_cuda:
+            self.hold_queue()
+        if self.group is None:
+            return wanted
+        flag = torch.tensor([wanted])
+        dist.broadcast(flag, 0, group=self.group)
+        return bool(flag)
+
+    def hold_queue(self) -> None:
+        if self.last is not None:
+            self.last.synchronize()
+        self.last = torch.cuda.Event()
+        self.last.record()
+
+
+def join(load: wire.Load) -> object:
+    """This rank's SequenceGroup."""
+    from livetalk_core.loading import join_group
+
+    device = "cuda:0" if load.placement.gpus else "cpu"
+    degrees = {"ulysses_degree": load.placement.ulysses_degree, "ring_degree": load.placement.ring_degree}
+    return join_group(
+        rank=load.rank, size=load.placement.num_workers, init_method=load.meeting, device=device, timeout_s=load.timeout_s, **degrees
+    )  # fmt: skip
+
+
+@functools.cache
+def picture(shape: tuple[int, ...]) -> Tensor:
+    """uint8 values of this shape, drawn once: what is timed is their way, not their making."""
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.int32).to(torch.uint8).view(shape)

@@ -1,0 +1,273 @@
+"""A pool of workers as an engine: open, push, finish, close, and what else an Engine offers, with the same results and errors.
+
+Each stream keeps its motion latents and its noise in the workers, and takes its turn by chunk: the chunk that must be shown first is
+made first. A reader who does not ask for chunks costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from livetalk_core.plan import StreamPlan
+from livetalk_core.pool import wire
+from livetalk_core.pool.crew import Crew
+from livetalk_core.pool.jobs import OnStep, PoolClosed, State, WorkerFailure
+from livetalk_core.pool.wire import Facts, Placement, Recipe
+from livetalk_core.types import Chunk, Reference, StreamSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds after which a command is taken to hang, and the pool is ended."""
+
+    load_s: float = 900
+    reference_s: float = 300
+    chunk_s: float = 300
+    other_s: float = 60
+
+
+class Pool:
+    """Workers that make one engine. They start when first needed, and again after a failure; streams of before fail with its reason.
+
+    Raises WorkerFailure when a worker dies, breaks or hangs, and the engine's own errors for what the engine refuses.
+    """
+
+    def __init__(self, placement: Placement, recipe: Recipe, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        if sys.platform != "linux":
+            raise ValueError(f"a pool needs Linux, and this is {sys.platform}; use one device without a pool")
+        self.placement, self.recipe, self.limits = placement, recipe, limits
+        self.starting, self.sessions = threading.Lock(), itertools.count(1)
+        self.crew: Crew | None = None
+        self.facts: Facts | None = None
+        self.closed = False
+        self.failed_folder: Path | None = None
+
+    @property
+    def state(self) -> State:
+        """What the pool is doing, for a user to see."""
+        crew = self.crew
+        if self.closed or crew is None:
+            return State(kind="closed", text="closed" if self.closed else "not started yet")
+        return crew.state
+
+    def start(self) -> Crew:
+        """The workers, ready; started now if they are not. After a failure this is the new start."""
+        with self.starting:
+            if self.closed:
+                raise PoolClosed("the pool is closed; make a new one")
+            if self.crew is None or self.crew.failure is not None:
+                self.forget_failed()
+                self.crew = self.launch()
+                self.await_load(self.crew)
+            return self.crew
+
+    def launch(self) -> Crew:
+        folder = Path(tempfile.mkdtemp(prefix="livetalk-pool-"))
+        size = self.placement.num_workers
+        load = wire.Load(
+            rank=0,
+            placement=self.placement,
+            recipe=self.recipe,
+            meeting=f"file://{folder}/meeting",  # a file of its own for every start: no port that could be taken
+            timeout_s=2 * max(vars(self.limits).values()),
+            num_threads=max(1, len(os.sched_getaffinity(0)) // size),
+        )
+        log.info("pool: starting %d workers, logs in %s", size, folder)
+        return Crew(load, self.limits.load_s, folder)
+
+    def await_load(self, crew: Crew) -> None:
+        """Wait until the engine is there. What the engine refuses ends the crew."""
+        try:
+            self.facts, _ = crew.agenda.take(crew.loaded)
+        except BaseException:
+            crew.close()
+            if crew.failure is None:
+                self.crew = None
+                shutil.rmtree(crew.folder, ignore_errors=True)
+            raise
+
+    def forget_failed(self) -> None:
+        """The last failure's processes are waited for, and its logs kept in place of the ones before."""
+        if self.crew is not None:
+            self.crew.thread.join()
+            if self.failed_folder is not None:
+                shutil.rmtree(self.failed_folder, ignore_errors=True)
+            self.failed_folder, self.crew = self.crew.folder, None
+
+    def ask(self, command: object, limit_s: float) -> object:
+        return self.start().ask(command, limit_s=limit_s, due=time.monotonic())[0]
+
+    @property
+    def preset(self):
+        """The engine's Preset."""
+        self.start()
+        return self.facts.preset
+
+    @property
+    def dtype(self) -> torch.dtype:
+        self.start()
+        return self.facts.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """What kind of device the workers have; tensors that the pool gives are on the CPU."""
+        self.start()
+        return torch.device(self.facts.device)
+
+    def plan(self, width: int, height: int) -> StreamPlan:
+        """The plan of a stream of this size. ValueError for a size the models cannot make."""
+        preset = self.preset
+        return StreamPlan(
+            width=width,
+            height=height,
+            audio_window=preset.dit.audio_window,
+            latent_channels=preset.vae.z_dim,
+            patch_size=preset.dit.patch_size,
+        )
+
+    def reference(
+        self, pixels_CHW: Tensor, prompt: str | None = None, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
+    ) -> Reference:
+        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded. It stays good when the pool is started anew."""
+        options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD}
+        given = {name: value for name, value in options.items() if value is not None}
+        return self.ask(wire.Prepare(pixels_CHW=pixels_CHW, options=given), self.limits.reference_s)
+
+    def open(
+        self,
+        reference: Reference,
+        settings: StreamSettings,
+        people: int = 1,
+        on_step: OnStep | None = None,
+        on_latents: Callable[[Tensor], None] | None = None,
+    ) -> PoolStream:
+        """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents."""
+        plan, crew, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
+        crew.reserve(plan.new_frames * plan.height * plan.width * 3)
+        latents = on_latents is not None
+        command = wire.Open(session=session, reference=reference, settings=settings, people=people, latents=latents)
+        crew.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
+        return PoolStream(crew, session, plan, self.limits, on_step, on_latents)
+
+    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
+        crew, session = self.start(), next(self.sessions)
+        limits = {"limit_s": self.limits.chunk_s, "due": time.monotonic()}
+        crew.ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW), **limits)
+        try:
+            while (answer := crew.ask(wire.Next(session=session), **limits))[0] is not None:
+                yield answer[1]
+        finally:
+            crew.dismiss(session, self.limits.other_s)
+
+    def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
+        """16 kHz sound [N] -> features [T, layers, width] float32."""
+        return self.ask(wire.Listen(samples_N=samples_N, loudness=loudness), self.limits.reference_s)
+
+    def unscale(self, latents_CTHW: Tensor) -> Tensor:
+        """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
+        mean, std = self.latent_scale(latents_CTHW.device)
+        return latents_CTHW.float() * std + mean
+
+    def scale(self, latents_CTHW: Tensor) -> Tensor:
+        """Latents in the VAE's own scale, normalized: the inverse of `unscale`."""
+        mean, std = self.latent_scale(latents_CTHW.device)
+        return (latents_CTHW.float() - mean) / std
+
+    def latent_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        config = self.preset.vae
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1, 1) for values in (config.mean, config.std))
+        return mean, std
+
+    def ping(self, shape: tuple[int, ...] = ()) -> Tensor | None:
+        """One command to all workers and back; with a shape, uint8 values of it from rank 0."""
+        return self.start().ask(wire.Ping(shape=shape), limit_s=self.limits.other_s)[1]
+
+    def stats(self) -> dict[str, float]:
+        """What rank 0 holds: resident_mb, peak_mb, files, sessions."""
+        return self.ask(wire.Stats(), self.limits.other_s)
+
+    def close(self) -> None:
+        """End the workers. Streams that are still open fail with PoolClosed. The logs of a failure are kept."""
+        self.closed = True
+        if (crew := self.crew) is not None:
+            crew.close()
+            if crew.failure is None:
+                shutil.rmtree(crew.folder, ignore_errors=True)
+
+
+class PoolStream:
+    """One talking picture in the workers. Sound waits here until there is enough for a chunk."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        session: int,
+        plan: StreamPlan,
+        limits: Limits,
+        on_step: OnStep | None,
+        on_latents: Callable[[Tensor], None] | None,
+    ) -> None:
+        self.crew, self.session, self.plan, self.limits = crew, session, plan, limits
+        self.on_step, self.on_latents = on_step, on_latents
+        self.blocks: list[Tensor] = []
+        self.waiting = 0
+        self.due = 0.0
+        self.close = weakref.finalize(self, crew.dismiss, session, limits.other_s)
+        """Have the workers forget the stream; done by itself when nobody holds it."""
+        self.close.atexit = False
+
+    def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
+        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes."""
+        self.blocks.append(samples_PN)
+        self.waiting += samples_PN.shape[-1]
+        while self.waiting >= self.plan.new_samples:
+            self.waiting -= self.plan.new_samples
+            blocks, self.blocks = self.blocks, []
+            chunk = self.make(wire.Push(session=self.session, blocks=blocks))
+            assert chunk is not None, "the sound was enough for a chunk"
+            yield chunk
+
+    def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
+        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        blocks, self.blocks, self.waiting = self.blocks, [], 0
+        command = wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames)
+        while (chunk := self.make(command)) is not None:
+            yield chunk
+            command = wire.Next(session=self.session)
+
+    def make(self, command: object) -> Chunk | None:
+        """Have one chunk made, in the order in which chunks are to be shown."""
+        if not self.close.alive and self.crew.failure is None:
+            raise PoolClosed("the stream is closed; open a new one")
+        self.due = max(self.due + self.plan.new_frames / self.plan.fps, time.monotonic())
+        try:
+            made, frames_THWC = self.crew.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
+        except BaseException:
+            self.close()  # its motion latents, or its sound, are now between two chunks
+            raise
+        if made is None:
+            return None
+        if self.on_latents is not None:
+            self.on_latents(made.latents_CTHW)
+        counts = {"index": made.index, "first_frame": made.first_frame}
+        return Chunk(**counts, frames_THWC=frames_THWC, samples=made.samples, seconds=made.seconds)
+
+
+__all__ = ["Limits", "Placement", "Pool", "PoolClosed", "PoolStream", "Recipe", "State", "WorkerFailure"]

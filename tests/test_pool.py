@@ -1,0 +1,313 @@
+"""A pool of workers against the engine in this process: the same chunks, errors and manners."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import threading
+import time
+
+import pytest
+import torch
+from made import pixels, speech_like
+from pool_engines import GOLDEN, golden, golden_reference
+
+from livetalk_core.parity import Golden
+from livetalk_core.pool.overhead import measure
+from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
+from livetalk_core.types import StreamSettings
+
+CHUNK = torch.zeros(17920)
+DEGREES = {1: (1, 1), 2: (2, 1), 4: (4, 1), 8: (4, 2)}
+LATENT_LIMIT = 1e-4
+
+
+def placement(num_workers: int) -> Placement:
+    ulysses, ring = DEGREES[num_workers]
+    return Placement(num_workers=num_workers, ulysses_degree=ulysses, ring_degree=ring)
+
+
+def make_pool(num_workers: int, make: str = "pool_engines:Light", limits=None, **arguments) -> Pool:
+    limits = {} if limits is None else {"limits": limits}
+    return Pool(placement(num_workers), Recipe(make=make, arguments=arguments), **limits)
+
+
+@pytest.fixture(scope="module")
+def tests_on_path(tmp_path_factory):
+    """Workers find `pool_engines`, and logs of failures go where the tests' other files go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__))
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("logs")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def light(tests_on_path):
+    """Two workers with the light engine."""
+    pool = make_pool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def tiny_pool(tests_on_path):
+    """Two workers with the real tiny engine."""
+    pool = make_pool(2, "livetalk_core.loading:load_member", model="tiny", device="cpu")
+    yield pool
+    pool.close()
+
+
+def frames_of(chunks) -> torch.Tensor:
+    return torch.cat([chunk.frames_THWC for chunk in chunks])
+
+
+def talk(engine, seconds=2.5, cuts=(10**9,), seed=0, reference=None, **options):
+    stream = engine.open(reference or engine.reference(pixels()), StreamSettings(seed=7, steps=2), **options)
+    samples, chunks, start = torch.from_numpy(speech_like(seconds, seed=seed)), [], 0
+    for size in cuts:
+        chunks += stream.push(samples[start : start + size])
+        start += size
+    chunks += stream.finish()
+    stream.close()
+    return chunks
+
+
+def talk_golden(engine, reference):
+    """The recorded three chunks: their latents and frames."""
+    _, tensors = Golden(GOLDEN).read("stream")
+    latents = []
+    stream = engine.open(reference, StreamSettings(steps=4, shift=5.0), on_latents=latents.append)
+    chunks = list(stream.push(tensors["in.waveform"][: 3 * 17920]))
+    stream.close()
+    return torch.cat(latents, dim=1), chunks
+
+
+@pytest.fixture(scope="module")
+def alone(tests_on_path):
+    import livetalk_core.engine as module
+
+    before = module.seeded_noise
+    engine = golden(None)
+    reference = golden_reference(engine)
+    result = talk_golden(engine, reference)
+    module.seeded_noise = before
+    return reference, *result
+
+
+@pytest.mark.parametrize("num_workers", [2, 4, 8])
+def test_the_recorded_stream_through_the_pool_is_that_of_one_process(alone, num_workers):
+    reference, latents, chunks = alone
+    pool = make_pool(num_workers, "pool_engines:golden")
+    try:
+        overhead = measure(pool) if num_workers == 8 else None
+        found, pool_chunks = talk_golden(pool, reference)
+    finally:
+        pool.close()
+    error = (found - latents).abs().max().item()
+    print(f"{num_workers} workers: latents differ by {error:.1e}; {overhead}")
+    assert error < LATENT_LIMIT and len(pool_chunks) == 3
+    _, tensors = Golden(GOLDEN).read("stream")
+    recorded = torch.cat([tensors[f"out.latent.{i}"].reshape(latents[:, :9].shape) for i in range(3)], dim=1)
+    assert (found - recorded).abs().max() < 1e-3, "and the published system's, to its own limit"
+    for ours, theirs in zip(pool_chunks, chunks, strict=True):
+        apart = (ours.frames_THWC.int() - theirs.frames_THWC.int()).abs()
+        assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01, "rounding to 8 bits may fall the other way"
+        assert torch.equal(ours.samples, theirs.samples) and (ours.index, ours.first_frame) == (theirs.index, theirs.first_frame)
+        assert set(ours.seconds) == set(theirs.seconds)
+
+
+def test_another_seed_is_another_stream(light):
+    """The control of all comparisons: chunks do depend on their stream."""
+    first, second = (list(light.open(light.reference(pixels()), StreamSettings(seed=s)).push(CHUNK)) for s in (1, 2))
+    assert not torch.equal(frames_of(first), frames_of(second))
+
+
+@pytest.fixture(scope="module")
+def here(engine):
+    """A stream of the engine in this process."""
+    return talk(engine)
+
+
+@pytest.mark.parametrize("cuts", [(10**9,), (1, 17919, 5000, 10**9), (640,) * 40 + (10**9,)])
+def test_sound_in_any_pieces_gives_the_chunks_of_the_engine_in_this_process(tiny_pool, here, cuts):
+    ours, theirs = talk(tiny_pool, cuts=cuts), here
+    assert [(c.index, c.first_frame, len(c.frames_THWC), len(c.samples)) for c in ours] == [
+        (c.index, c.first_frame, len(c.frames_THWC), len(c.samples)) for c in theirs
+    ]
+    assert (frames_of(ours).int() - frames_of(theirs).int()).abs().max() <= 1
+    assert torch.equal(torch.cat([c.samples for c in ours]), torch.cat([c.samples for c in theirs]))
+
+
+def test_everything_else_an_engine_offers_is_the_same(tiny_pool, engine):
+    assert tiny_pool.preset == engine.preset and tiny_pool.plan(48, 32) == engine.plan(48, 32)
+    ours, theirs = tiny_pool.reference(pixels(), "someone"), engine.reference(pixels(), "someone")
+    for name in ("text_LD", "image_LD", "cond_CTHW", "first_CTHW", "pixels_CHW"):
+        assert (vars(ours)[name] - vars(theirs)[name]).abs().max() < 1e-5, name
+    sound = torch.from_numpy(speech_like(1.0))
+    assert (tiny_pool.encode_audio(sound) - engine.encode_audio(sound)).abs().max() < 1e-5
+    latents = torch.randn(16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    pieces = list(tiny_pool.decode(latents))
+    assert len(pieces) > 1 and (torch.cat(pieces, 1) - torch.cat(list(engine.decode(latents)), 1)).abs().max() < 1e-4
+    assert torch.equal(tiny_pool.scale(latents), engine.scale(latents)) and torch.equal(tiny_pool.unscale(latents), engine.unscale(latents))
+
+
+@pytest.mark.parametrize(
+    "use, message",
+    [
+        (lambda pool: pool.plan(50, 32), "width=50 must be a multiple of 16; nearest: 48 or 64"),
+        (lambda pool: pool.reference(pixels(50, 32)), "width=50 must be a multiple of 16; nearest: 48 or 64"),
+        (lambda pool: pool.open(pool.reference(pixels()), StreamSettings(), people=2), "2 speakers need speaker masks"),
+        (lambda pool: list(pool.open(pool.reference(pixels()), StreamSettings()).push(CHUNK.int())), "must be float in"),
+        (lambda pool: list(pool.open(pool.reference(pixels()), StreamSettings()).push(CHUNK / 0)), "contain NaN or infinity"),
+        (lambda pool: list(pool.open(pool.reference(pixels()), StreamSettings()).push(torch.zeros(3, 17920))), "one row a speaker"),
+    ],
+)
+def test_a_users_mistake_is_refused_in_the_engines_words_and_leaves_the_pool_warm(tiny_pool, use, message):
+    tiny_pool.start()
+    pids = [member.process.pid for member in tiny_pool.crew.members]
+    with pytest.raises(ValueError, match=message):
+        use(tiny_pool)
+    assert tiny_pool.state.kind == "ready" and [member.process.pid for member in tiny_pool.crew.members] == pids
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_and_no_process_stays(tests_on_path, tmp_path):
+    pool = make_pool(2, "livetalk_core.loading:load_member", model=str(tmp_path / "none"), device="cpu")
+    with pytest.raises(FileNotFoundError, match="model folder .*none does not exist"):
+        pool.start()
+    assert pool.crew is None and pool.state.kind == "closed"
+
+
+def test_a_user_sees_what_the_pool_does(tests_on_path):
+    pool, seen = make_pool(1, step_s=0.1), []
+    assert pool.state.kind == "closed" and pool.state.text == "not started yet"
+    starter = threading.Thread(target=pool.start)
+    starter.start()
+    while starter.is_alive():
+        seen.append(pool.state)
+        time.sleep(0.005)
+    stream = pool.open(pool.reference(pixels()), StreamSettings(), on_step=lambda step, steps: seen.append((pool.state.kind, step, steps)))
+    list(stream.push(CHUNK))
+    assert pool.state.kind == "ready"
+    pool.close()
+    assert {"starting 1 processes", "loading the model"} <= {state.text for state in seen if not isinstance(state, tuple)}
+    assert {("busy", 0, 4), ("busy", 3, 4)} <= {entry for entry in seen if isinstance(entry, tuple)}
+    assert pool.state.kind == "closed"
+    with pytest.raises(PoolClosed, match="the pool is closed; make a new one"):
+        pool.reference(pixels())
+
+
+def test_a_stop_comes_within_a_step_and_leaves_the_pool_warm(tests_on_path):
+    step_s = 0.5
+    pool, begun = make_pool(2, step_s=step_s), []
+
+    def stop(step, steps):
+        if step == 1:
+            begun.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    try:
+        reference = pool.reference(pixels())
+        stream = pool.open(reference, StreamSettings(steps=50), on_step=stop)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream.push(CHUNK))
+        took = time.monotonic() - begun[0]
+        print(f"stopped after {took:.2f} s, a step takes {step_s} s")
+        assert took < 2 * step_s, "a step, and a little"
+        pids = [member.process.pid for member in pool.crew.members]
+        with pytest.raises(PoolClosed):
+            list(stream.push(CHUNK))
+        assert len(list(pool.open(reference, StreamSettings(steps=1)).push(CHUNK))) == 1
+        assert [member.process.pid for member in pool.crew.members] == pids and pool.state.kind == "ready"
+    finally:
+        pool.close()
+
+
+def test_what_is_larger_than_a_sockets_buffer_travels_whole(light):
+    picture = torch.rand(3, 416, 720)
+    assert torch.equal(light.reference(picture).pixels_CHW, picture)
+    assert light.ping((33, 416, 720, 3)).sum() == torch.arange(33 * 416 * 720 * 3).to(torch.uint8).sum()
+
+
+def test_several_streams_keep_their_own_state(tiny_pool):
+    reference = tiny_pool.reference(pixels())
+    expected = [talk(tiny_pool, 1.5, seed=seed, reference=reference) for seed in (1, 2)]
+    streams = [tiny_pool.open(reference, StreamSettings(seed=7, steps=2)) for _ in (1, 2)]
+    sounds, mixed = [torch.from_numpy(speech_like(1.5, seed=seed)) for seed in (1, 2)], [[], []]
+    for start in range(0, 24000, 10000):
+        for i in (0, 1):
+            mixed[i] += streams[i].push(sounds[i][start : start + 10000])
+    for i in (0, 1):
+        mixed[i] += streams[i].finish()
+        assert torch.equal(frames_of(mixed[i]), frames_of(expected[i]))
+    assert not torch.equal(frames_of(mixed[0]), frames_of(mixed[1]))
+
+
+def test_the_chunk_that_is_due_first_is_made_first(light):
+    """A stream far ahead of its viewer lets one pass that has just begun, whoever asked first."""
+    reference, order = light.reference(pixels()), []
+    streams = {name: light.open(reference, StreamSettings(steps=steps)) for name, steps in (("long", 40), ("ahead", 1), ("new", 1))}
+    list(streams["ahead"].push(CHUNK.repeat(3)))
+
+    def ask(name):
+        list(streams[name].push(CHUNK))
+        order.append(name)
+
+    threads = []
+    for name in ("long", "ahead", "new"):
+        threads.append(threading.Thread(target=ask, args=(name,)))
+        threads[-1].start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert order == ["long", "new", "ahead"]
+
+
+def test_a_slow_reader_holds_up_nobody(light):
+    reference, done = light.reference(pixels()), []
+    slow = light.open(reference, StreamSettings(steps=1)).push(CHUNK.repeat(10))
+    held = [next(slow) for _ in range(6)]  # more than there are slots, all kept
+    reader = threading.Thread(target=lambda: done.extend(light.open(reference, StreamSettings(steps=1)).push(CHUNK.repeat(5))))
+    reader.start()
+    reader.join(30)
+    assert len(done) == 5, "while the slow one was not asking"
+    assert [int(chunk.frames_THWC.max()) for chunk in held] == [(9999 + k) % 256 for k in range(1, 7)], "what it keeps is not written over"
+    assert len(list(slow)) == 4
+
+
+def test_a_hundred_streams_leave_nothing_behind(light):
+    def kept():
+        gc.collect()
+        light.ping()
+        rank0 = light.stats()
+        with open("/proc/self/statm") as file:
+            resident_mb = int(file.read().split()[1]) * 4096 / 1e6
+        shared = sum(name.startswith("livetalk") for name in os.listdir("/dev/shm"))
+        return len(os.listdir("/proc/self/fd")), rank0["files"], rank0["sessions"], shared, resident_mb, rank0["resident_mb"]
+
+    def run(count):
+        reference = light.reference(pixels())
+        for k in range(count):
+            stream = light.open(reference, StreamSettings(steps=1))
+            assert len(list(stream.push(CHUNK))) == 1
+            if k % 2:
+                stream.close()  # the others are closed when they are dropped
+            del stream
+
+    run(30)
+    before, pids = kept(), [member.process.pid for member in light.crew.members]
+    run(100)
+    after = kept()
+    assert after[:4] == before[:4] and after[3] == 0, (before, after)
+    assert after[4] - before[4] < 10 and after[5] - before[5] < 10, "MB"
+    assert [member.process.pid for member in light.crew.members] == pids and light.crew.agenda.waiting == []
+
+
+def test_two_pools_at_once_do_not_disturb_each_other(light):
+    """No port, file or name is shared: the second starts while the first runs."""
+    other = make_pool(2)
+    try:
+        assert torch.equal(frames_of(talk(other)), frames_of(talk(light)))
+    finally:
+        other.close()
+    assert len(talk(light)) == 3

@@ -25,7 +25,7 @@ def training_world(device: torch.device) -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if "RANK" in os.environ:

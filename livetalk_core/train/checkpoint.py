@@ -1,0 +1,65 @@
+"""Sharded checkpoints: every process writes its part, and a run goes on from them bit by bit as if it had never stopped.
+
+All chance is a function of the step (draws), so the weights, the optimizers' states, the averages and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from livetalk_core.parallel.train import is_first
+from livetalk_core.train.learner import Learner
+
+PREFIX = "step-"
+
+
+def save_checkpoint(folder: Path, step: int, learners: Mapping[str, Learner], keep: int) -> Path:
+    """Write `folder/step-N`; every process calls it. It takes its name when it is whole, then older ones but `keep` go."""
+    final, part = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.part"
+    dcp.save(gather_state(learners, step), checkpoint_id=str(part))
+    dist.barrier()
+    if is_first():
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(part, final)
+        for old in find_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+    return final
+
+
+def load_checkpoint(path: Path, learners: Mapping[str, Learner]) -> int:
+    """Put a checkpoint into the learners, on any number of processes; returns its step."""
+    state = gather_state(learners, 0)
+    dcp.load(state, checkpoint_id=str(path))
+    for name, learner in learners.items():
+        part = state[name]
+        set_state_dict(learner.net, learner.optimizer, model_state_dict=part["net"], optim_state_dict=part["optimizer"])
+        learner.updates = int(part["updates"])
+        if learner.ema is not None:
+            for key, tensor in learner.ema.shadow.items():
+                tensor.copy_(part["ema"][key])
+    return int(state["step"])
+
+
+def gather_state(learners: Mapping[str, Learner], step: int) -> dict:
+    """The run's whole state, tensors sharded as they are."""
+    state: dict = {"step": torch.tensor(step)}
+    for name, learner in learners.items():
+        net, optimizer = get_state_dict(learner.net, learner.optimizer)
+        state[name] = {"net": net, "optimizer": optimizer, "updates": torch.tensor(learner.updates)}
+        if learner.ema is not None:
+            state[name]["ema"] = learner.ema.shadow
+    return state
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / ".metadata").is_file())

@@ -1,0 +1,128 @@
+"""The command lines of training: livetalk prepare | train."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from livetalk_core.train.config import Recipe
+
+
+def add_prepare(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("source", help="folder of talking videos, a SpeakerVid-5M or TalkVid list (JSON), or: talker (drawn people)")
+    sub.add_argument("out", type=Path, help="folder of shards to make or to add to")
+    sub.add_argument("--videos", type=Path, metavar="DIR", help="where the videos of a list are (default: beside it)")
+    sub.add_argument("--chunks", type=int, default=5, metavar="K", help="longest clip, in chunks of 28 frames (default: 5)")
+    sub.add_argument("--count", type=int, default=1000, metavar="N", help="clips of the talker (default: 1000)")
+    sub.add_argument("--split", choices=("train", "heldout"), default="train", help="which talkers, voices and sentences (default: train)")
+    sub.add_argument("--bucket", metavar="NAME", help="picture sizes: 64, 128, 416, 627, 960 (default: the model's own)")
+    sub.add_argument("--negative", metavar="TEXT", help="text that stands for no prompt: the one that the teacher is guided by")
+    sub.add_argument("--part", default="0/1", metavar="I/N", help="this process's share of the source, of N (default: 0/1)")
+
+
+def add_train(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", help="sft_14b, dmd_14b, vae_nano, sft_nano or dmd_nano")
+    sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
+    sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
+    sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
+    sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
+    sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE that the data was encoded with")
+    sub.add_argument("--device", default="auto", help="cpu, cuda (default: cuda where there is one); torchrun starts one process a GPU")
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change the recipe: steps=50 batch=2 chunks=3 strategy=fixed generator.lr=1e-5",
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Also: torchrun --nproc_per_node 8 -m livetalk_core.cli train ..."""
+    from livetalk_core.train.presets import RECIPES
+    from livetalk_core.train.run import Job, train
+
+    if options.recipe not in RECIPES:
+        raise ValueError(f"recipe {options.recipe!r} must be one of {', '.join(RECIPES)}")
+    recipe = change(RECIPES[options.recipe](), options.set)
+    job = Job(
+        recipe=recipe,
+        out=options.out,
+        data=options.data,
+        dit=tuple(options.dit),
+        teacher=tuple(options.teacher),
+        vae=options.vae,
+        device=options.device,
+    )
+    path = train(job)
+    print(f"stopped and saved; the same command goes on from {options.out}" if path is None else f"finished: {path}", file=sys.stderr)
+    return 0
+
+
+def change(recipe: Recipe, settings: list[str]) -> Recipe:
+    """The recipe with some fields of its run or stage set. ValueError for a name it does not have."""
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        part = "run" if name in vars(recipe.run) else "stage"
+        if not equals:
+            raise ValueError(f"--set {setting}: give NAME=VALUE, such as steps=50")
+        recipe = replace(recipe, **{part: set_field(vars(recipe)[part], name, value)})
+    return recipe
+
+
+def set_field(config: object, name: str, value: str):
+    """A config with one field, `inner.field` of one inside it, set to a value written as JSON or as a bare word."""
+    first, dot, rest = name.partition(".")
+    if first not in vars(config) or bool(dot) != is_dataclass(vars(config)[first]):
+        raise ValueError(f"--set {name}: there is no such setting; there are {', '.join(vars(config))}")
+    if dot:
+        return replace(config, **{first: set_field(vars(config)[first], rest, value)})
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = value
+    wanted = type(vars(config)[first])
+    if wanted is float and type(parsed) is int or wanted is tuple and type(parsed) is list:
+        parsed = wanted(parsed)
+    if type(parsed) is not wanted:
+        raise ValueError(f"--set {name}={value}: must be of type {wanted.__name__}, as {vars(config)[first]} is")
+    return replace(config, **{first: parsed})
+
+
+def run_prepare(options: argparse.Namespace, engine, choose) -> int:
+    """`engine` has the frozen networks; `choose`: (width, height, bucket) -> size of the bucket."""
+    from livetalk_core.train.manifest import VIDEOS, find_stretches
+    from livetalk_core.train.prepare import NEGATIVE_PROMPT, prepare, usable_clips
+    from livetalk_core.train.sample import Encoders
+
+    part, parts = parse_part(options.part)
+    bucket = options.bucket or engine.preset.bucket
+    if options.source == "talker":
+        from livetalk_core.train.synthetic import talker_clips
+
+        size = choose(1, 1, bucket)
+        clips = talker_clips(range(part, options.count, parts), 5 + 28 * options.chunks, size[0], options.split)
+    else:
+        stretches = list(find_stretches(Path(options.source), options.videos))
+        if not stretches:
+            raise ValueError(f"{options.source}: no video to learn from in it ({', '.join(VIDEOS)}); give a folder of talking videos")
+        clips = usable_clips(stretches[part::parts], options.chunks, lambda width, height: choose(width, height, bucket), engine.plan)
+    models = engine.models
+    encoders = Encoders(vae=models.vae, audio=engine.encode_audio, text=engine.text_rows, image=engine.image_rows, plan=engine.plan)
+    negative = NEGATIVE_PROMPT if options.negative is None else options.negative
+    added = prepare(clips, encoders, options.out, engine.device, source=options.source, negative=negative, part=f"{part:03d}")
+    print(f"{options.out}: {added} clips added", file=sys.stderr)
+    return 0
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """'2/8' -> (2, 8). ValueError for another form."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise ValueError(f"part {text!r} must be I/N with I from 0 to N - 1, such as 0/4")
+    return int(part), int(parts)

@@ -1,0 +1,143 @@
+"""What a training run is: one frozen recipe per run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from livetalk_core.plan import check_frame_count
+from livetalk_core.presets import Preset
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW, at a constant rate after a linear warm-up of `warmup` updates, behind a clipped gradient."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    warmup: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long, how much at once, and what is kept."""
+
+    steps: int
+    batch: int = 1
+    """Samples per process and pass."""
+    accumulate: int = 1
+    """Passes per update: batch x accumulate x processes samples in all."""
+    seed: int = 0
+    dtype: str = "float32"
+    """What the networks compute in; weights and gradient sums are float32."""
+    checkpoint_activations: bool = False
+    ema_decay: float = 0.0
+    """0 keeps no average."""
+    ema_start: int = 0
+    """Updates of the averaged network before which the average is its copy."""
+    save_every: int = 100
+    keep: int = 2
+    """Checkpoints kept; older ones are removed."""
+    validate_every: int = 0
+    """0 makes no videos."""
+    validate_chunks: int = 5
+    log_every: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "save_every", "keep", "log_every", "validate_chunks"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name}={vars(self)[name]} must be 1 or more")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be {' or '.join(DTYPES)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be 0 (no average) to below 1; 0.99 and 0.999 are usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT:
+    """Stage 1: the flow-matching adaptation."""
+
+    optim: Optim
+    shift: float = 5.0
+    """Of the training times: t = shift u / (1 + (shift - 1) u), u uniform."""
+    motion_latents: tuple[int, ...] = (1, 2)
+    """Drawn from these: the first chunk of a stream has 1, later ones 2."""
+    noise_motion: float = 0.0
+    """How often the motion latents are noised like the rest, as Stage 2 may show them to the score networks."""
+    drop_text_and_audio: float = 0.05
+    drop_text: float = 0.05
+    drop_audio: float = 0.0
+    mouth_weight: float = 0.0
+    """Added to the loss weight of 1 where the mouth is."""
+
+    def __post_init__(self) -> None:
+        total = self.drop_text_and_audio + self.drop_text + self.drop_audio
+        if not 0 <= total <= 1:
+            raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMD:
+    """Stage 2: distribution matching distillation along the model's own roll-out."""
+
+    generator: Optim
+    critic: Optim
+    ratio: int = 5
+    """Updates of the fake score for one of the generator."""
+    chunks: int = 5
+    """K: the longest roll-out."""
+    strategy: str = "random"
+    """random: k ~ U(1, K) chunks; fixed: always K."""
+    steps: int = 4
+    shift: float = 5.0
+    t_min: float = 0.02
+    t_max: float = 0.98
+    text_guidance: float = 1.0
+    """Of the real score; 1 for both is no guidance, and one pass in place of three."""
+    audio_guidance: float = 1.0
+    motion_source: str = "predicted"
+    """Motion latents that the score networks see: predicted (the roll-out's own) or truth (the clip's)."""
+    noise_motion: bool = True
+    """Noise them to t like the rest; else they are clean."""
+    motion_loss: bool = False
+    """Count the generator's own answer for the motion latents in its loss too."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("random", "fixed"):
+            raise ValueError(f"strategy={self.strategy!r} must be random or fixed")
+        if self.motion_source not in ("predicted", "truth"):
+            raise ValueError(f"motion_source={self.motion_source!r} must be predicted or truth")
+        if self.ratio < 1 or self.chunks < 1:
+            raise ValueError(f"ratio={self.ratio} and chunks={self.chunks} must be 1 or more; the published values are 5 and 5")
+        if not 0 < self.t_min <= self.t_max < 1:
+            raise ValueError(f"t_min={self.t_min} and t_max={self.t_max} must lie within 0 to 1, in order; the usual pair is 0.02 and 0.98")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Before both stages of a small model: its VAE."""
+
+    optim: Optim
+    frames: int = 17
+    size: int = 128
+    edge_weight: float = 1.0
+    """Of the loss between the pictures' gradients."""
+    kl_weight: float = 1e-6
+    mouth_weight: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_frame_count("frames", self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run, complete."""
+
+    name: str
+    model: Preset
+    run: Run
+    stage: SFT | DMD | Tokenizer

@@ -1,0 +1,149 @@
+"""A stretch of a video file to clips: 25 frames a second, one size, 16 kHz, a reference picture from beside each clip.
+
+Frames pass one by one, already small: memory holds one clip and its surroundings, however long the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from PIL import Image
+from torch import Tensor
+
+from livetalk_core.media.audio import read_audio
+from livetalk_core.media.image import crop_cover
+from livetalk_core.media.video import EXACT, FULL, decode_frames, open_video
+from livetalk_core.plan import StreamPlan
+from livetalk_core.train.draws import Draws
+from livetalk_core.train.manifest import Stretch
+from livetalk_core.train.sample import Clip
+
+FPS, SAMPLES_PER_FRAME = 25, 640
+BESIDE = 33
+"""The reference is at most this many frames before or after its clip: further away the person has changed, within it the pose is copied."""
+AROUND_S = 2
+"""Seconds of sound kept on either side of a clip, for the audio encoder."""
+SILENT_RMS = 1e-3
+
+Choose = Callable[[int, int], tuple[int, int]]
+"""(width, height) of a video -> those of its bucket."""
+
+
+def cut_clips(stretch: Stretch, chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan], seed: int = 0) -> Iterator[Clip]:
+    """The clips of a stretch, up to `chunks` chunks long. ValueError for a file that is broken, too short, or silent."""
+    plan = plan_of(*choose(*video_size(stretch.path)))
+    sound_N = read_sound(stretch)
+    longest, made = plan.motion_frames + chunks * plan.new_frames, 0
+    for first, frames in cut_runs(small_frames(stretch, plan.width, plan.height), longest + 2 * BESIDE):
+        length = fitting(len(frames) - 1, longest, plan)
+        start = min(BESIDE, (len(frames) - length) // 2) if length else 0
+        clip = None if not length else make_clip(stretch, frames, sound_N, first, start, length, seed)
+        if clip is not None and is_heard(clip, length):
+            made += 1
+            yield clip
+    if not made:
+        raise ValueError(f"{stretch.path}: silent, or shorter than {plan.chunk_frames + 1} frames at 25 a second; leave it out")
+
+
+def make_clip(stretch: Stretch, frames: list[np.ndarray], sound_N: np.ndarray, first: int, start: int, length: int, seed: int) -> Clip:
+    """The clip `start` frames into a run that begins at frame `first` of the stretch."""
+    stop, begin = start + length, first + start
+    beside = [*range(max(0, start - BESIDE), start), *range(stop, min(len(frames), stop + BESIDE))]
+    lead = min(begin, AROUND_S * FPS)
+    heard = sound_N[(begin - lead) * SAMPLES_PER_FRAME : (begin + length + AROUND_S * FPS) * SAMPLES_PER_FRAME]
+    missing = max(0, (lead + length) * SAMPLES_PER_FRAME - len(heard))
+    key = f"{stretch.key}@{begin}"
+    return Clip(
+        key=key,
+        frames_THWC=torch.from_numpy(np.stack(frames[start:stop])),
+        sound_N=torch.from_numpy(np.pad(heard, (0, missing))),
+        lead=lead,
+        reference_HWC=torch.from_numpy(frames[beside[Draws.of(seed, key).choice("reference", len(beside))]]),
+        caption=stretch.caption,
+    )
+
+
+def fitting(available: int, longest: int, plan: StreamPlan) -> int:
+    """Frames of the longest clip of whole chunks that fits; 0 when not even one chunk does."""
+    if available < plan.chunk_frames:
+        return 0
+    return min(longest, plan.motion_frames + (available - plan.motion_frames) // plan.new_frames * plan.new_frames)
+
+
+def cut_runs(frames: Iterator[np.ndarray], length: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(number of its first frame, frames) of runs of `length`; the last is shorter."""
+    run: list[np.ndarray] = []
+    for number in count():
+        frame = next(frames, None)
+        if frame is None or len(run) == length:
+            if run:
+                yield number - len(run), run
+            run = []
+        if frame is None:
+            return
+        run.append(frame)
+
+
+def small_frames(stretch: Stretch, width: int, height: int) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] at 25 frames a second, cropped to cover the size."""
+    last, shown = None, None
+    for moment in frame_times(stretch):
+        if moment is not last:
+            rgb = moment.reformat(format="rgb24", dst_color_range=FULL, interpolation=EXACT).to_ndarray()
+            picture_CHW = crop_cover(Image.fromarray(rgb), width, height)
+            shown = ((picture_CHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+            last = moment
+        yield shown
+
+
+def frame_times(stretch: Stretch) -> Iterator[VideoFrame]:
+    """For each 25th of a second the file's frame that is on the screen in its middle."""
+    with open_video(stretch.path) as container:
+        start = None
+        number, before, duration = 0, None, 1 / float(container.streams.video[0].average_rate or FPS)
+        for frame in decode_frames(Path(stretch.path), container):
+            start = frame.time if start is None else start
+            at = frame.time - start - stretch.start_s
+            while before is not None and (number + 0.5) / FPS < at and not is_over(stretch, number):
+                yield before
+                number += 1
+            before = frame if at + duration > 0 else None
+            if is_over(stretch, number):
+                return
+        end = frame.time - start - stretch.start_s + duration
+        while (number + 0.5) / FPS < end and not is_over(stretch, number):
+            yield before
+            number += 1
+
+
+def is_over(stretch: Stretch, number: int) -> bool:
+    return stretch.end_s is not None and stretch.start_s + (number + 1) / FPS > stretch.end_s + 1e-6
+
+
+def video_size(path: Path) -> tuple[int, int]:
+    with open_video(path) as container:
+        return container.streams.video[0].width, container.streams.video[0].height
+
+
+def read_sound(stretch: Stretch) -> np.ndarray:
+    """The stretch's sound, mono float32 16 kHz."""
+    blocks, skip = [], round(stretch.start_s * FPS) * SAMPLES_PER_FRAME
+    want = None if stretch.end_s is None else round((stretch.end_s + AROUND_S) * FPS) * SAMPLES_PER_FRAME
+    have = 0
+    for block in read_audio(stretch.path):
+        have += len(block)
+        blocks.append(block)
+        if want is not None and have >= want:
+            break
+    return np.concatenate(blocks)[skip:want]
+
+
+def is_heard(clip: Clip, length: int) -> bool:
+    """Whether there is more than silence under the clip's frames."""
+    own_N: Tensor = clip.sound_N[clip.lead * SAMPLES_PER_FRAME :][: length * SAMPLES_PER_FRAME]
+    return float(own_N.square().mean().sqrt()) > SILENT_RMS

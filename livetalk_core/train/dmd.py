@@ -1,0 +1,153 @@
+"""Stage 2: distribution matching distillation (eq. 2) along the model's own roll-out, cut at random (eq. 3).
+
+The roll-out is serving's: `Session` makes the first k - 1 chunks, decoding and re-encoding their last frames, and `denoise_steps` the
+last one. Only the last step taken of the last chunk has a gradient, and its x0 is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from livetalk_core.models.vae import CausalVAE
+from livetalk_core.stream.flow import denoise_steps, pin_motion, seeded_noise
+from livetalk_core.stream.session import Session
+from livetalk_core.train.config import DMD
+from livetalk_core.train.draws import Draws, shifted
+from livetalk_core.train.learner import Learner
+from livetalk_core.train.net import NetDenoiser, velocity
+from livetalk_core.train.sample import Sample
+from livetalk_core.train.sft import silent
+from livetalk_core.types import AudioWindow, Reference, StreamSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Where a roll-out ends: the same on every process, since each forward is a collective."""
+
+    chunks: int
+    """k in 1 .. K."""
+    step: int
+    """The denoising step of chunk k whose x0 is taken, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollOut:
+    """The chunk that a roll-out ends in."""
+
+    window: AudioWindow
+    motion_CTHW: Tensor
+    x0_CTHW: Tensor
+    """Motion latents in place."""
+    answer_CTHW: Tensor
+    """The network's own x0, motion latents and all."""
+
+
+class DistillStage:
+    """Updates the fake score at every step and the generator at every `ratio`-th, each on its own roll-out."""
+
+    def __init__(self, config: DMD, generator: Learner, critic: Learner, teacher: nn.Module, vae: CausalVAE, null_text_LD: Tensor):
+        self.config, self.generator, self.critic, self.teacher, self.vae = config, generator, critic, teacher, vae
+        self.null_text_LD = null_text_LD
+        self.learners = {"generator": generator, "critic": critic}
+        self.chief = generator
+
+    def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
+        """One step of the count that the report gives."""
+        pairs = [pair for batch in passes for pair in batch]
+        results = {}
+        if number % self.config.ratio == 0:
+            cut = draw_cut(everyone.at("generator"), self.config)
+            losses = [lambda p=pair: self.generator_loss(p[0], p[1].at("generator"), cut) for pair in pairs]
+            results["generator_loss"], results["generator_grad_norm"] = self.generator.update(losses)
+        cut = draw_cut(everyone.at("critic"), self.config)
+        losses = [lambda p=pair: self.critic_loss(p[0], p[1].at("critic"), cut) for pair in pairs]
+        results["loss"], results["grad_norm"] = self.critic.update(losses)
+        return results
+
+    def generator_loss(self, sample: Sample, draws: Draws, cut: Cut) -> Tensor:
+        """Eq. 2: pushes the roll-out's x0 along (real - fake)."""
+        end = roll_out(self.generator.net, self.vae, sample, cut, self.config, draws, with_gradient=True)
+        with torch.no_grad():
+            t, noise = draw_time(draws, self.config), draws.noise("score", end.x0_CTHW)
+            x_t = score_input(end, sample, t, noise, self.config)
+            fake = x0_of(self.critic.net, x_t, t, sample.reference, end.window)
+            real = guided_x0(self.teacher, x_t, t, sample.reference, end.window, self.null_text_LD, self.config)
+        first = 0 if self.config.motion_loss else end.motion_CTHW.shape[1]
+        x0 = end.answer_CTHW if self.config.motion_loss else end.x0_CTHW
+        return dmd_loss(x0[:, first:], real[:, first:], fake[:, first:])
+
+    def critic_loss(self, sample: Sample, draws: Draws, cut: Cut) -> Tensor:
+        """Flow matching of the fake score on what the generator makes now."""
+        end = roll_out(self.generator.net, self.vae, sample, cut, self.config, draws, with_gradient=False)
+        t, noise = draw_time(draws, self.config), draws.noise("score", end.x0_CTHW)
+        x_t = score_input(end, sample, t, noise, self.config)
+        v = velocity(self.critic.net, x_t, t, sample.reference, end.window)
+        first = end.motion_CTHW.shape[1]
+        return (v - (noise - end.x0_CTHW))[:, first:].square().mean()
+
+
+def roll_out(net: nn.Module, vae: CausalVAE, sample: Sample, cut: Cut, config: DMD, draws: Draws, *, with_gradient: bool) -> RollOut:
+    """Chunks 1 .. k as a stream makes them, the last one up to the cut's step. Memory does not depend on k."""
+    denoiser = NetDenoiser(net)
+    noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), sample.latents_KCTHW.device)
+    settings = StreamSettings(steps=config.steps, shift=config.shift)
+    session = Session(sample.plan, denoiser, vae, sample.reference, settings, noise)
+    for index in range(cut.chunks - 1):
+        session.step(sample.window(index))
+    window = sample.window(cut.chunks - 1)
+    motion_CTHW = session.motion_CTHW.float()
+    steps = denoise_steps(denoiser, motion_CTHW, session.times, noise, sample.reference, window)
+    with torch.no_grad():
+        for _ in range(cut.step):
+            next(steps)
+    with torch.set_grad_enabled(with_gradient):
+        x0 = next(steps)
+    return RollOut(window=window, motion_CTHW=motion_CTHW, x0_CTHW=x0, answer_CTHW=denoiser.last_x0)
+
+
+def draw_cut(everyone: Draws, config: DMD) -> Cut:
+    """k ~ U(1, K), or K; and one of the steps."""
+    chunks = config.chunks if config.strategy == "fixed" else 1 + everyone.choice("chunks", config.chunks)
+    return Cut(chunks=chunks, step=everyone.choice("step", config.steps))
+
+
+def draw_time(draws: Draws, config: DMD) -> float:
+    """The score's flow time, shifted like the sampler's, away from both ends."""
+    return min(max(shifted(draws.number("time"), config.shift), config.t_min), config.t_max)
+
+
+def score_input(end: RollOut, sample: Sample, t: float, noise_CTHW: Tensor, config: DMD) -> Tensor:
+    """What both score networks see: the chunk at time t, its motion latents by source, noised or clean."""
+    motion_CTHW = end.motion_CTHW
+    if config.motion_source == "truth":
+        motion_CTHW = sample.latents_KCTHW[end.window.index][:, : motion_CTHW.shape[1]]
+    x_t = (1 - t) * pin_motion(end.x0_CTHW.detach(), motion_CTHW) + t * noise_CTHW
+    return x_t if config.noise_motion else pin_motion(x_t, motion_CTHW)
+
+
+def x0_of(net: nn.Module, x_t: Tensor, t: float, reference: Reference, window: AudioWindow) -> Tensor:
+    return x_t - t * velocity(net, x_t, t, reference, window)
+
+
+def guided_x0(
+    net: nn.Module, x_t: Tensor, t: float, reference: Reference, window: AudioWindow, null_text_LD: Tensor, config: DMD
+) -> Tensor:
+    """nothing + audio (no text - nothing) + text (full - no text), as InfiniteTalk guides; one pass when both are 1."""
+    full = x0_of(net, x_t, t, reference, window)
+    if config.text_guidance == config.audio_guidance == 1:
+        return full
+    without_text = replace(reference, text_LD=null_text_LD)
+    no_text = x0_of(net, x_t, t, without_text, window)
+    nothing = x0_of(net, x_t, t, without_text, silent(window))
+    return nothing + config.audio_guidance * (no_text - nothing) + config.text_guidance * (full - no_text)
+
+
+def dmd_loss(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """0.5 |x0 - sg(x0 - g)|^2, so that its gradient is g / n, g = (fake - real) / mean |x0 - real| (Yin et al. 2024); in float64."""
+    x0, real, fake = x0.double(), real.double(), fake.double()
+    g = ((fake - real) / (x0.detach() - real).abs().mean()).nan_to_num()
+    return 0.5 * (x0 - (x0 - g).detach()).square().mean()

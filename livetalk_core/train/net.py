@@ -1,0 +1,120 @@
+"""The DiT in training: everything inside one forward, keys made by the block that needs them; and the same as a Denoiser.
+
+Serving computes keys once per stream. Here they would outlive the weights' gathering and the step that may have a gradient, so each
+block makes its own while it runs. Both are the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from livetalk_core.models.dit import AudioDiT, Block, DiTConfig
+from livetalk_core.models.layers import KeyValue, heads
+from livetalk_core.types import AudioWindow, Reference
+
+
+class VelocityNet(nn.Module):
+    """The velocity of a batch, from rows and features instead of keys."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.dit = AudioDiT(config)
+
+    def forward(
+        self, x_BCTHW: Tensor, t_B: Tensor, condition_BCTHW: Tensor, text_BLD: Tensor, image_BLD: Tensor, features_BPTWX: Tensor
+    ) -> Tensor:
+        """v [B, C, T, H, W] float32 at flow times t in [0, 1]. Text has at most `text_len` rows; features [B, P, 4 T - 3, W, S x D]."""
+        dit = self.dit
+        dtype = dit.patch_embedding.weight.dtype
+        missing = dit.config.text_len - text_BLD.shape[1]
+        text_BLD = dit.text_embedding(nn.functional.pad(text_BLD.to(dtype), (0, 0, 0, missing)))
+        image_BLD = dit.img_emb(image_BLD.to(dtype))
+        tokens_BTAD = dit.audio_proj(features_BPTWX.to(dtype))
+        context = [LateContext(block, text_BLD, image_BLD) for block in dit.blocks]
+        audio = [LateAudio(block, tokens_BTAD, features_BPTWX.shape[1]) for block in dit.blocks]
+        return dit(x_BCTHW, condition_BCTHW, dit.embed_time(1000 * t_B.float()), context, audio)
+
+
+class LateContext:
+    """Stands for ContextKeys: each pair is made when the block asks for it, with the block's weights of that moment."""
+
+    text_bias_M = None
+
+    def __init__(self, block: Block, text_BLD: Tensor, image_BLD: Tensor):
+        self.attention, self.text_BLD, self.image_BLD = block.cross_attn, text_BLD, image_BLD
+
+    @property
+    def text(self) -> KeyValue:
+        a = self.attention
+        return KeyValue(heads(a.norm_k(a.k(self.text_BLD)), a.num_heads), heads(a.v(self.text_BLD), a.num_heads))
+
+    @property
+    def image(self) -> KeyValue:
+        a = self.attention
+        return KeyValue(heads(a.norm_k_img(a.k_img(self.image_BLD)), a.num_heads), heads(a.v_img(self.image_BLD), a.num_heads))
+
+
+class LateAudio:
+    """Stands for the KeyValue of the sound, unpacked by the block while it runs."""
+
+    def __init__(self, block: Block, tokens_BTAD: Tensor, people: int):
+        self.attention, self.tokens_BTAD, self.people = block.audio_cross_attn, tokens_BTAD, people
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.attention.keys(self.tokens_BTAD, self.people)
+
+
+class NetDenoiser:
+    """A VelocityNet as the Denoiser of one sample: x0 = x - t v, with a gradient wherever grad mode is on."""
+
+    def __init__(self, net: nn.Module):
+        self.net = net
+        self.last_x0: Tensor | None = None
+        """What it said last, before any motion latents were put in place."""
+
+    def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow, motion_latents: int = 0) -> Tensor:
+        """x0 [C, T, H, W] float32, of the motion latents too."""
+        self.last_x0 = x_CTHW - t * velocity(self.net, x_CTHW, t, reference, window)
+        return self.last_x0
+
+
+def velocity(net: nn.Module, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow) -> Tensor:
+    """v [C, T, H, W] float32 of one sample."""
+    return net(
+        x_CTHW[None],
+        torch.tensor([t], device=x_CTHW.device),
+        reference.cond_CTHW[None],
+        reference.text_LD[None],
+        reference.image_LD[None],
+        window.features_PTWSD[None].flatten(-2).to(x_CTHW.device),
+    )[0]
+
+
+def blocks_of(net: VelocityNet) -> Iterator[nn.Module]:
+    """What is gathered one at a time."""
+    return iter(net.dit.blocks)
+
+
+def fresh_state(config: DiTConfig, seed: int) -> dict[str, Tensor]:
+    """A DiT's first weights for training from nothing: Xavier, small embeddings, a head that says zero. Same seed, same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dit = AudioDiT(config)
+        for module in dit.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(dit.patch_embedding.weight.flatten(1))
+        for module in (*dit.text_embedding, *dit.time_embedding):
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(dit.head.head.weight)
+    return dit.state_dict()
+
+
+def net_state(dit_state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A DiT's tensors under VelocityNet's names."""
+    return {f"dit.{name}": tensor for name, tensor in dit_state.items()}

@@ -1,0 +1,49 @@
+"""Clips in, shards out: everything frozen is computed once. What cannot be used is logged and left out, never fatal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from livetalk_core.plan import StreamPlan
+from livetalk_core.train.cut import Choose, cut_clips
+from livetalk_core.train.manifest import Stretch
+from livetalk_core.train.sample import Clip, Encoders, encode_clip
+from livetalk_core.train.shards import NULL_KEY, ShardWriter
+
+log = logging.getLogger(__name__)
+
+NEGATIVE_PROMPT = "a still picture, too bright, out of focus, letters across it, the face distorted"
+"""Stands for no prompt. A teacher that was guided by a text of its own should get that text."""
+
+
+def prepare(
+    clips: Iterable[Clip], encoders: Encoders, folder: Path, device: torch.device, *, source: str, negative: str = NEGATIVE_PROMPT,
+    part: str = "000",
+) -> int:  # fmt: skip
+    """Encode clips into a folder of shards; those that are there already are passed over. Returns how many were added."""
+    added = 0
+    with ShardWriter(folder, part) as writer:
+        if NULL_KEY not in writer.known:
+            null = {"text": encoders.text(negative).bfloat16().cpu()}
+            writer.add(NULL_KEY, null, width=0, height=0, chunks=0, source="negative prompt")
+        for clip in clips:
+            if clip.key in writer.known:
+                continue
+            height, width = clip.frames_THWC.shape[1:3]
+            tensors = encode_clip(clip, encoders, device)
+            writer.add(clip.key, tensors, width=width, height=height, chunks=len(tensors["latents"]), source=source)
+            added += 1
+    return added
+
+
+def usable_clips(stretches: Iterable[Stretch], chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan]) -> Iterator[Clip]:
+    """The clips of many stretches; a file that is broken, silent or too short is logged and skipped."""
+    for stretch in stretches:
+        try:
+            yield from cut_clips(stretch, chunks, choose, plan_of)
+        except (ValueError, OSError) as error:
+            log.warning("skipped %s: %s", stretch.key, error)

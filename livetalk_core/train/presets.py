@@ -1,0 +1,77 @@
+"""Complete training runs, as functions."""
+
+from __future__ import annotations
+
+from livetalk_core.presets import livetalk_14b, nano
+from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
+
+
+def sft_14b() -> Recipe:
+    """Stage 1 of the report: 1000 steps on 32 GPUs, one sample each. Rate, betas and dropouts are not in the report: usual ones."""
+    return Recipe(
+        name="sft_14b",
+        model=livetalk_14b(),
+        run=Run(steps=1000, dtype="bfloat16", checkpoint_activations=True, save_every=100, validate_every=100, workers=2),
+        stage=SFT(optim=Optim(lr=2e-6, betas=(0.9, 0.99))),
+    )
+
+
+def dmd_14b() -> Recipe:
+    """Stage 2 of the report: 200 steps on 32 GPUs, one sample each, 2e-6 and 4e-7, five of the fake score to one of the generator.
+
+    A step is an update of the fake score. Betas, clipping and the average are Self-Forcing's; the guidance is InfiniteTalk's default.
+    """
+    return Recipe(
+        name="dmd_14b",
+        model=livetalk_14b(),
+        run=Run(
+            steps=200, dtype="bfloat16", checkpoint_activations=True, ema_decay=0.99, ema_start=200,
+            save_every=50, validate_every=50, workers=2,
+        ),
+        stage=DMD(
+            generator=Optim(lr=2e-6, betas=(0.0, 0.999), clip=10.0),
+            critic=Optim(lr=4e-7, betas=(0.0, 0.999), clip=10.0),
+            text_guidance=5.0,
+            audio_guidance=4.0,
+        ),
+    )  # fmt: skip
+
+
+def vae_nano() -> Recipe:
+    """The small model's VAE, from nothing, on the synthetic talker."""
+    return Recipe(
+        name="vae_nano",
+        model=nano(),
+        run=Run(steps=20_000, batch=8, ema_decay=0.999, ema_start=1000, save_every=1000, validate_every=1000, log_every=20, workers=2),
+        stage=Tokenizer(optim=Optim(lr=4e-4, betas=(0.9, 0.99), warmup=200)),
+    )
+
+
+def sft_nano() -> Recipe:
+    """The small model's Stage 1, from nothing."""
+    return Recipe(
+        name="sft_nano",
+        model=nano(),
+        run=Run(steps=10_000, batch=16, ema_decay=0.999, ema_start=500, save_every=500, validate_every=1000, log_every=20, workers=2),
+        stage=SFT(
+            optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=200), shift=3.0, noise_motion=0.2, drop_audio=0.05, mouth_weight=4.0,
+        ),
+    )  # fmt: skip
+
+
+def dmd_nano() -> Recipe:
+    """The small model's Stage 2: rates fifty times the large model's, clean motion latents, no guidance."""
+    return Recipe(
+        name="dmd_nano",
+        model=nano(),
+        run=Run(steps=500, batch=8, ema_decay=0.95, ema_start=20, save_every=100, validate_every=100, log_every=5, workers=2),
+        stage=DMD(
+            generator=Optim(lr=1e-4, betas=(0.0, 0.999), clip=10.0),
+            critic=Optim(lr=4e-4, betas=(0.0, 0.999), clip=10.0),
+            chunks=3,
+            noise_motion=False,
+        ),
+    )
+
+
+RECIPES = {"sft_14b": sft_14b, "dmd_14b": dmd_14b, "vae_nano": vae_nano, "sft_nano": sft_nano, "dmd_nano": dmd_nano}

@@ -1,0 +1,182 @@
+"""The one place that assembles a training run: networks, data, stage, trainer, and the file at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from livetalk_core.models import weights
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.vae import CausalVAE
+from livetalk_core.parallel.train import is_first, own_device, shard, training_world
+from livetalk_core.plan import StreamPlan
+from livetalk_core.presets import Preset
+from livetalk_core.train.config import DMD, SFT, Recipe, Tokenizer
+from livetalk_core.train.dmd import DistillStage
+from livetalk_core.train.export import export_net, fold_statistics, gather_net, write_tensors
+from livetalk_core.train.learner import Learner
+from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
+from livetalk_core.train.sft import AdaptStage
+from livetalk_core.train.shards import ShardSet, open_shards, read_null_text
+from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, fresh_vae_state, measure_latents
+from livetalk_core.train.trainer import Trainer
+from livetalk_core.train.validation import averaged, show_rebuilt, show_talk
+from livetalk_core.types import StreamSettings
+
+DIT_FILE, VAE_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors"
+TEACHER_STEPS = 20
+"""Denoising steps of a validation video before distillation."""
+TALKER_CLIPS = 1 << 20
+"""Different clips of the synthetic talker that the VAE may see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run as the user names it. Without `dit` files a network starts from nothing; `teacher` defaults to `dit`."""
+
+    recipe: Recipe
+    out: Path
+    data: Path | None = None
+    dit: tuple[Path, ...] = ()
+    teacher: tuple[Path, ...] = ()
+    vae: Path | None = None
+    device: str = "auto"
+
+
+def train(job: Job) -> Path | None:
+    """Run a job, from its newest checkpoint if it has one. Returns the exported file; None if a signal stopped it, all saved."""
+    device = own_device(job.device)
+    with training_world(device):
+        trainer, export = BUILD[type(job.recipe.stage)](job, device)
+        return export() if trainer.run() else None
+
+
+def build_sft(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
+    recipe = job.recipe
+    data = open_data(job, 1)
+    learner = Learner(make_net(recipe, job.dit, device), recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
+    stage = AdaptStage(recipe.stage, learner, read_null_text(job.data).to(device))
+    show = talker_shown(job, learner, load_vae(job, device), data, TEACHER_STEPS, device)
+    return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, learner)
+
+
+def build_dmd(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
+    recipe, config = job.recipe, job.recipe.stage
+    if not job.dit:
+        raise ValueError(f"{recipe.name} distills a model that Stage 1 made; name its file with --dit")
+    data, vae = open_data(job, config.chunks), load_vae(job, device)
+    generator = Learner(make_net(recipe, job.dit, device), config.generator, recipe.run.ema_decay, recipe.run.ema_start)
+    critic = Learner(make_net(recipe, job.teacher or job.dit, device), config.critic)
+    teacher = make_net(recipe, job.teacher or job.dit, device, frozen=True)
+    stage = DistillStage(config, generator, critic, teacher, vae, read_null_text(job.data).to(device))
+    show = talker_shown(job, generator, vae, data, config.steps, device)
+    return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, generator)
+
+
+def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
+    from livetalk_core.train.synthetic import TalkerFrames
+
+    recipe, config, vae = job.recipe, job.recipe.stage, job.recipe.model.vae
+    plan = plan_of(recipe.model, config.size, config.size)
+    latent_shape = (vae.z_dim, plan.latents_in(config.frames), plan.latent_height, plan.latent_width)
+    data, heldout = (TalkerFrames(TALKER_CLIPS, config.frames, config.size, split) for split in ("train", "heldout"))
+    state = weights.read_tensors([job.vae]) if job.vae else fresh_vae_state(vae, recipe.run.seed)
+    net = shard(lambda: Autoencoder(vae), rank_0s(autoencoder_state(state)), no_units, device, compute=dtype_of(recipe))
+    learner = Learner(net, config.optim, recipe.run.ema_decay, recipe.run.ema_start)
+    stage = TokenizerStage(config, learner, latent_shape)
+
+    def show(step: int) -> None:
+        show_rebuilt(learner, heldout[0].to(device), job.out / "validation" / f"step-{step:08d}.mp4")
+
+    def export() -> Path:
+        with averaged(learner):
+            mean_C, std_C = measure_latents(net, [data[i].to(device) for i in range(32)])
+            whole = gather_net(net, "vae.")
+        if is_first():
+            write_tensors(fold_statistics(whole, vae, mean_C, std_C), job.out / VAE_FILE)
+        return job.out / VAE_FILE
+
+    return Trainer(recipe, stage, data, data.buckets, job.out, device, show), export
+
+
+BUILD = {SFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer}
+
+
+def make_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, frozen: bool = False) -> nn.Module:
+    """The recipe's DiT, sharded: from files, or fresh from the recipe's seed. ValueError for files of another model."""
+    config = recipe.model.dit
+    state = weights.read_tensors(files) if files else fresh_state(config, recipe.run.seed)
+    with torch.device("meta"):
+        weights.check_fit(AudioDiT(config), state, f"the DiT of {recipe.model.name}")
+    net = shard(
+        lambda: VelocityNet(config), rank_0s(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
+        master=dtype_of(recipe) if frozen else torch.float32, checkpoint_activations=recipe.run.checkpoint_activations and not frozen,
+    )  # fmt: skip
+    return net.requires_grad_(False) if frozen else net
+
+
+def load_vae(job: Job, device: torch.device) -> CausalVAE:
+    """The frozen VAE that every process holds whole."""
+    if job.vae is None:
+        raise ValueError(f"{job.recipe.name} needs the VAE that its data was encoded with; name its file with --vae")
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    config = job.recipe.model.vae
+    return weights.load_vae(weights.read_tensors([job.vae]), dtype=dtype, device=device, mean=config.mean, std=config.std)
+
+
+def open_data(job: Job, chunks: int) -> ShardSet:
+    if job.data is None:
+        raise ValueError(f"{job.recipe.name} needs encoded clips; make them with livetalk prepare and name their folder with --data")
+    return open_shards(job.data, lambda width, height: plan_of(job.recipe.model, width, height), chunks)
+
+
+def plan_of(preset: Preset, width: int, height: int) -> StreamPlan:
+    """The plan of a picture size for a preset's models."""
+    return StreamPlan(
+        width=width,
+        height=height,
+        audio_window=preset.dit.audio_window,
+        latent_channels=preset.vae.z_dim,
+        temporal_stride=2 ** sum(preset.vae.temporal_downsample),
+        spatial_stride=2 ** len(preset.vae.temporal_downsample),
+        patch_size=preset.dit.patch_size,
+    )
+
+
+def talker_shown(job: Job, learner: Learner, vae: CausalVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
+    """Makes a video of the data's first sample."""
+    run = job.recipe.run
+
+    def show(step: int) -> None:
+        settings = StreamSettings(steps=steps, shift=job.recipe.stage.shift)
+        path = job.out / "validation" / f"step-{step:08d}.mp4"
+        show_talk(learner, vae, data[0].to(device), run.validate_chunks, settings, path)
+
+    return show
+
+
+def export_dit(job: Job, learner: Learner) -> Path:
+    """Write the averaged weights where there are any, else the last ones."""
+    path = job.out / DIT_FILE
+    with averaged(learner):
+        dtype = torch.float32 if job.recipe.run.dtype == "float32" else torch.bfloat16
+        export_net(learner.net, "dit.", path, dtype, job.recipe.model.dit)
+    return path
+
+
+def rank_0s(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the first process; the others get theirs from it."""
+    return state if is_first() else {}
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.run.dtype]
+
+
+def no_units(module: nn.Module) -> Iterable[nn.Module]:
+    """A network small enough to be gathered as one."""
+    return ()

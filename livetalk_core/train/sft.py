@@ -1,0 +1,106 @@
+"""Stage 1: flow matching at low resolution on short clips, conditioned as eq. 1 of the report has it.
+
+The network sees [x_t with clean motion latents, mask, reference latents], channel after channel, and answers v = noise - x0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk_core.stream.flow import pin_motion
+from livetalk_core.train.config import SFT
+from livetalk_core.train.draws import Draws, shifted
+from livetalk_core.train.learner import Learner
+from livetalk_core.train.sample import Sample
+from livetalk_core.types import AudioWindow, Reference
+
+
+class Noised(NamedTuple):
+    """One sample as the network sees it, and what it should answer."""
+
+    x_CTHW: Tensor
+    target_CTHW: Tensor
+    weight_THW: Tensor
+    """0 on the motion latents."""
+    t: float
+    reference: Reference
+    window: AudioWindow
+
+
+class AdaptStage:
+    """Updates one network on batches of one bucket each."""
+
+    def __init__(self, config: SFT, learner: Learner, null_text_LD: Tensor):
+        self.config, self.learner, self.null_text_LD = config, learner, null_text_LD
+        self.learners = {"net": learner}
+        self.chief = learner
+
+    def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
+        """One update from `passes` of samples, each with its own chance."""
+        losses = [lambda batch=batch: sft_loss(self.learner.net, batch, self.config, self.null_text_LD) for batch in passes]
+        loss, norm = self.learner.update(losses)
+        return {"loss": loss, "grad_norm": norm}
+
+
+def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT, null_text_LD: Tensor) -> Tensor:
+    """Weighted mean of (v - (noise - x0))^2 over each sample's new latents, then over samples."""
+    rows = [noise_sample(sample, draws, config, null_text_LD) for sample, draws in batch]
+    v_BCTHW = net(
+        torch.stack([row.x_CTHW for row in rows]),
+        torch.tensor([row.t for row in rows], device=rows[0].x_CTHW.device),
+        torch.stack([row.reference.cond_CTHW for row in rows]),
+        stack_rows([row.reference.text_LD for row in rows]),
+        torch.stack([row.reference.image_LD for row in rows]),
+        torch.stack([row.window.features_PTWSD.flatten(-2) for row in rows]),
+    )
+    return torch.stack([weighted_error(v, row.target_CTHW, row.weight_THW) for v, row in zip(v_BCTHW, rows, strict=True)]).mean()
+
+
+def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor) -> Noised:
+    """A window of the clip at a random time, with one or two motion latents and some conditions dropped."""
+    index = draws.choice("window", sample.chunks)
+    count = config.motion_latents[draws.choice("motion", len(config.motion_latents))]
+    t = shifted(draws.number("time"), config.shift)
+    x0 = sample.latents_KCTHW[index]
+    noise = draws.noise("noise", x0)
+    x_t = (1 - t) * x0 + t * noise
+    if draws.number("noise motion") >= config.noise_motion:
+        x_t = pin_motion(x_t, x0[:, :count])
+    weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
+    weight_THW[:count] = 0
+    reference, window = drop_conditions(sample.reference, sample.window(index), draws.number("drop"), config, null_text_LD)
+    return Noised(x_t, noise - x0, weight_THW, t, reference, window)
+
+
+def drop_conditions(
+    reference: Reference, window: AudioWindow, u: float, config: SFT, null_text_LD: Tensor
+) -> tuple[Reference, AudioWindow]:
+    """The conditions for a draw u in [0, 1): no text is the negative prompt's rows, no sound is zeros."""
+    both, text = config.drop_text_and_audio, config.drop_text_and_audio + config.drop_text
+    if u < text:
+        reference = replace(reference, text_LD=null_text_LD)
+    if u < both or text <= u < text + config.drop_audio:
+        window = silent(window)
+    return reference, window
+
+
+def silent(window: AudioWindow) -> AudioWindow:
+    """The window without its sound, as the network is told so."""
+    return replace(window, features_PTWSD=torch.zeros_like(window.features_PTWSD))
+
+
+def weighted_error(v_CTHW: Tensor, target_CTHW: Tensor, weight_THW: Tensor) -> Tensor:
+    """sum w (v - target)^2 / (C sum w)."""
+    return ((v_CTHW - target_CTHW).square().mean(0) * weight_THW).sum() / weight_THW.sum()
+
+
+def stack_rows(texts: list[Tensor]) -> Tensor:
+    """[B, longest, D]: shorter ones filled with zeros, as the network fills all of them."""
+    longest = max(len(text_LD) for text_LD in texts)
+    return torch.stack([F.pad(text_LD, (0, 0, 0, longest - len(text_LD))) for text_LD in texts])

@@ -1,0 +1,80 @@
+"""The synthetic talker as training data: clips for the shards, and frames for the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from livetalk_core.talker.body import AXIS
+from livetalk_core.talker.clip import make_clip
+from livetalk_core.talker.face import HEAD_Y, NECK_PIVOT_Y, UNITS, ZOOM_AT, deep
+from livetalk_core.talker.identity import Identity, Pose
+from livetalk_core.talker.skin import MOUTH_Y
+from livetalk_core.train.sample import Clip
+from livetalk_core.train.tokenizer import PixelClip
+
+CAPTION = "A drawn person is talking. Only the person is moving, the background remains static."
+AROUND_FRAMES = 8
+"""Frames of sound made before and after each clip."""
+MOUTH_BOX = (62.0, 42.0, 62.0)
+"""Half the width, and the reach up and down, of the mouth's surroundings, design units."""
+
+
+def talker_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train") -> Iterator[Clip]:
+    """Clips of so many frames, square, one for each seed."""
+    for seed in seeds:
+        made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
+        yield Clip(
+            key=f"talker-{split}-{seed}",
+            frames_THWC=torch.from_numpy(made.frames_THWC[AROUND_FRAMES:-AROUND_FRAMES]),
+            sound_N=torch.from_numpy(made.samples_N),
+            lead=AROUND_FRAMES,
+            reference_HWC=torch.from_numpy(made.reference_HWC),
+            caption=CAPTION,
+            mouth_HW=mouth_mask(made.identity, made.poses[AROUND_FRAMES:-AROUND_FRAMES], size),
+        )
+
+
+class TalkerFrames:
+    """Clip n of the synthetic talker for the VAE: drawn when asked for, the same each time."""
+
+    def __init__(self, count: int, frames: int, size: int, split: str = "train"):
+        self.count, self.frames, self.size, self.split = count, frames, size, split
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> PixelClip:
+        made = make_clip(index, self.frames / 25, self.size, self.split)
+        return PixelClip(
+            frames_CTHW=torch.from_numpy(made.frames_THWC).permute(3, 0, 1, 2).contiguous(),
+            mouth_HW=mouth_mask(made.identity, made.poses, self.size),
+        )
+
+    @property
+    def buckets(self) -> list[str]:
+        return ["all"] * self.count
+
+
+def mouth_mask(identity: Identity, poses: Sequence[Pose], size: int) -> Tensor:
+    """Bool [size, size]: where the mouth and the skin about it are at any time."""
+    half, up, down = (reach * identity.zoom * size / UNITS for reach in MOUTH_BOX)
+    mask_HW = np.zeros((size, size), bool)
+    for pose in poses:
+        x, y = mouth_place(identity, pose, size)
+        mask_HW[max(0, round(y - up)) : max(0, round(y + down)), max(0, round(x - half)) : max(0, round(x + half))] = True
+    return torch.from_numpy(mask_HW)
+
+
+def mouth_place(identity: Identity, pose: Pose, size: int) -> tuple[float, float]:
+    """The middle of the mouth, pixels: what `face.draw` does to a point at MOUTH_Y of the head."""
+    dx, dy = deep(pose, 0.8)
+    x, y = pose.scale * dx, pose.scale * (MOUTH_Y + dy - NECK_PIVOT_Y)
+    cos, sin = np.cos(pose.roll), np.sin(pose.roll)
+    x, y = cos * x - sin * y, sin * x + cos * y
+    x, y = AXIS + pose.x * UNITS + x, HEAD_Y + NECK_PIVOT_Y + pose.y * UNITS + y
+    x, y = (at + identity.zoom * (value - at) for value, at in zip((x, y), ZOOM_AT, strict=True))
+    return x * size / UNITS, y * size / UNITS

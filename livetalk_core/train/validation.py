@@ -1,0 +1,79 @@
+"""Videos of what a network in training does now."""
+
+from __future__ import annotations
+
+import tempfile
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from livetalk_core.media.video import VideoWriter
+from livetalk_core.models.vae import CausalVAE
+from livetalk_core.parallel.train import is_first
+from livetalk_core.stream.flow import seeded_noise
+from livetalk_core.stream.session import Session, to_uint8
+from livetalk_core.train.learner import Learner
+from livetalk_core.train.net import NetDenoiser
+from livetalk_core.train.sample import Sample
+from livetalk_core.train.tokenizer import PixelClip
+from livetalk_core.types import StreamSettings
+
+
+def show_talk(learner: Learner, vae: CausalVAE, sample: Sample, chunks: int, settings: StreamSettings, path: Path) -> None:
+    """A stream of a sample's sound and reference, with the averaged weights where there are any. Every process calls it, one writes."""
+    noise = seeded_noise(sample.plan.latent_shape, settings.seed, sample.latents_KCTHW.device)
+    frames, sound = [], []
+    with averaged(learner):
+        session = Session(sample.plan, NetDenoiser(learner.net), vae, sample.reference, settings, noise)
+        for index in range(min(chunks, sample.chunks)):
+            chunk = session.step(sample.window(index))
+            frames.append(chunk.frames_THWC)
+            sound.append(chunk.samples)
+    if is_first():
+        write_film(path, torch.cat(frames), torch.cat(sound))
+
+
+@torch.no_grad()
+def show_rebuilt(learner: Learner, clip: PixelClip, path: Path) -> None:
+    """A clip and, beside it, what the VAE makes of it."""
+    video_1CTHW = clip.frames_CTHW[None].float() / 127.5 - 1
+    with averaged(learner):
+        again_1CTHW = learner.net(video_1CTHW, None)[0].clamp(-1, 1)
+    if is_first():
+        write_film(path, to_uint8(torch.cat([video_1CTHW, again_1CTHW], dim=-1)[0]).cpu(), None)
+
+
+@contextmanager
+def averaged(learner: Learner) -> Iterator[nn.Module]:
+    """The network with its averaged weights, if it keeps any, for as long as this lasts."""
+    if learner.ema is not None:
+        learner.ema.swap()
+    try:
+        yield learner.net
+    finally:
+        if learner.ema is not None:
+            learner.ema.swap()
+
+
+def write_film(path: Path, frames_THWC: Tensor, sound_N: Tensor | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames_THWC.shape[1:3]
+    with tempfile.TemporaryDirectory() as folder:
+        audio = None
+        if sound_N is not None:
+            audio = Path(folder) / "sound.wav"
+            write_wav(audio, sound_N)
+        with VideoWriter(path, width=width, height=height, audio=audio, overwrite=True) as writer:
+            writer.write(frames_THWC)
+
+
+def write_wav(path: Path, sound_N: Tensor) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((sound_N.cpu().clamp(-1, 1) * 32767).round().to(torch.int16).numpy().tobytes())

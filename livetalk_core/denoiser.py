@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk_core.models.dit import AudioDiT, ContextKeys, EmbeddedCondition, TimeEmbedding
+from livetalk_core.models.dit import AudioDiT, ContextKeys, DiTConfig, EmbeddedCondition, TimeEmbedding
 from livetalk_core.models.hearing import AbsorbedAudio
 from livetalk_core.models.layers import KeyValue
 from livetalk_core.types import AudioWindow, Reference
@@ -24,6 +24,11 @@ class Cuts:
     """The prompt's equal padding rows as one key."""
     skip_motion: bool = True
     """No queries of motion tokens in the last block."""
+
+
+def absorbed_bytes(config: DiTConfig, latent_frames: int, dtype: torch.dtype) -> int:
+    """Memory that absorbed audio keys and values take over a chunk."""
+    return 2 * config.num_layers * latent_frames * config.num_heads * config.audio_tokens * config.dim * dtype.itemsize
 
 
 PLAIN = Cuts(absorb_audio=False, merge_padding=False, skip_motion=False)

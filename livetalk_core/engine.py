@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from livetalk_core.denoiser import DiTDenoiser
+from livetalk_core.denoiser import Cuts, DiTDenoiser, absorbed_bytes
 from livetalk_core.models.audio import AudioEncoder, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
@@ -141,11 +141,19 @@ class Engine:
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
-        denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1])
+        denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
         session = Session(plan, denoiser, self.models.vae, reference, settings, noise, on_step, on_latents)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
         return Stream(session, windows, self.turn)
+
+    def cuts(self, plan: StreamPlan) -> Cuts:
+        """All savings; audio attention absorbed only where its keys leave half of the GPU's free memory."""
+        if self.device.type != "cuda":
+            return Cuts()
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
+        return Cuts(absorb_audio=needed < free_bytes / 2)
 
     def close(self) -> None:
         """Let go of nothing but memory: the models go with the engine."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser
+from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
 from livetalk_core.models.convolution import CausalConv3d
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
@@ -86,6 +86,15 @@ def test_absorbed_audio_attention_equals_the_plain_one_also_within_frames(dit, f
     plain = layer.proj(attend_per_frame(heads(layer.q_linear(x), layer.num_heads), KeyValue(*audio), grid).flatten(2))
     absorbed = attend_absorbed(x, layer.absorb(audio, 2), grid, layer.num_heads) + layer.proj.bias
     assert (absorbed - plain).abs().max() <= 1e-5
+
+
+def test_absorbed_keys_take_the_memory_that_is_counted_for_them(dit):
+    reference, (window, _), x = inputs(dit.config, PLAN)
+    denoiser = DiTDenoiser(dit, TIMES)
+    denoiser(x, 0.9375, reference, window, 2)
+    held = sum(keys.keys_BTND.nbytes + keys.values_BTND.nbytes for keys in denoiser.audio)
+    assert held == absorbed_bytes(dit.config, 9, torch.float32)
+    assert absorbed_bytes(DiTConfig(), 9, torch.bfloat16) == pytest.approx(9.4e9, rel=0.01)
 
 
 def test_two_speakers_are_not_absorbed(dit):

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from livetalk_core.talker import cat, robot
 from livetalk_core.talker.backdrop import draw_backdrop
 from livetalk_core.talker.body import AXIS, draw_clothes, draw_neck
 from livetalk_core.talker.brush import moved, skia
@@ -17,7 +18,6 @@ from livetalk_core.talker.headwear import draw_beanie, draw_glasses, draw_scarf,
 from livetalk_core.talker.identity import Identity, Mouth, Pose
 from livetalk_core.talker.mouth import draw_mouth, jaw_drop
 from livetalk_core.talker.skin import CHIN_Y, MOUTH_Y, draw_beard, draw_ear, draw_nose, draw_philtrum, draw_skin
-from livetalk_core.talker import cat, robot
 
 UNITS = 512.0
 HEAD_Y = 230.0

@@ -18,7 +18,9 @@ from PIL import Image
 from livetalk_core.cli import main
 from livetalk_core.engine import Engine
 from livetalk_core.generate import Job, check_inputs, generate
+from livetalk_core.media.audio import probe_audio
 from livetalk_core.media.video import probe_video, read_frames
+from livetalk_core.options import ASSETS
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import Chunk
 
@@ -85,6 +87,16 @@ def test_picture_and_sound_of_the_file_are_in_step_from_the_first_frame_to_the_l
         sound = np.concatenate([f.to_ndarray()[0] for f in file.decode(audio=0)])
     loudness = [np.abs(sound[round(i * rate / 25) : round((i + 1) * rate / 25)]).max() for i in range(105)]
     assert [i for i, value in enumerate(loudness) if value > 0.15] == lit
+
+
+def test_the_shipped_portrait_and_voice_become_a_video_of_the_voices_length(tmp_path, monkeypatch, capsys):
+    """The first command of the README, as it stands."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate"]) == 0
+    video, sound = probe_video(tmp_path / "talking.mp4"), probe_audio(ASSETS / "speech.flac")
+    assert video.frames == round(25 * sound.duration) and (video.width, video.height) == (64, 64)
+    assert abs(video.audio_duration - sound.duration) < Fraction(1200, sound.sample_rate)
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
 
 
 def test_the_sound_in_the_file_is_the_original_not_the_16_khz_copy(tmp_path, portrait):

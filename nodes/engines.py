@@ -77,8 +77,7 @@ def engine_for(spec: EngineSpec):
 
 def make_engine(spec: EngineSpec) -> tuple[object, int]:
     """The engine of these settings and the bytes of its weights. The one place that knows which kind of engine runs where."""
-    check_gpus(spec.gpus)
-    engine, num_bytes = engine_here(spec)
+    engine, num_bytes = engine_here(spec) if spec.gpus == 1 else engine_in_pool(spec)
     if not engine.preset.trained:
         log.warning("LiveTalk: model %s has RANDOM WEIGHTS: the picture is a pattern, not a face", spec.model)
     return engine, num_bytes
@@ -87,21 +86,42 @@ def make_engine(spec: EngineSpec) -> tuple[object, int]:
 def engine_here(spec: EngineSpec) -> tuple[object, int]:
     """In this process, on the device that ComfyUI uses."""
     import comfy.model_management as mm
-    import torch
 
     from livetalk_core.loading import load_engine
 
-    dtype = None if spec.precision == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[spec.precision]
-    engine = load_engine(folders.find_model(spec.model), str(mm.get_torch_device()), dtype)
+    engine = load_engine(folders.find_model(spec.model), str(mm.get_torch_device()), dtype_of(spec))
     if spec.compile:
         engine.models.dit.compile()
     modules = (engine.models.dit, engine.models.vae, engine.models.audio)
     return engine, sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
-def check_gpus(gpus: int) -> None:
-    if gpus != 1:
-        raise ValueError(f"gpus={gpus} must be 1: this version runs an engine on one device, the one ComfyUI uses")
+def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
+    """In workers, one a GPU; where ComfyUI itself runs on the CPU, in as many processes there."""
+    import comfy.model_management as mm
+
+    from livetalk_core import placement
+    from livetalk_core.pool.pool import Pool, Recipe
+
+    if spec.compile:
+        raise ValueError(f"compile works with gpus=1 only, not with gpus={spec.gpus}; switch one of them back")
+    model, wanted = folders.find_model(spec.model), "auto" if spec.gpus == 0 else str(spec.gpus)
+    demand = placement.demand_of(model)
+    if str(mm.get_torch_device()) == "cpu":
+        place, device = placement.place_on_cpu("1" if wanted == "auto" else wanted, demand), "cpu"
+    else:
+        place, device = placement.place_on_gpus(wanted, demand, placement.visible_gpus()), "cuda:0"
+    log.info("LiveTalk: %s", place.reason)
+    pool = Pool(place, Recipe(arguments={"model": model, "device": device, "dtype": dtype_of(spec), "attention": spec.attention}))
+    pool.start()
+    return pool, demand.num_bytes
+
+
+def dtype_of(spec: EngineSpec):
+    """The torch type of the weights; None for the engine's own choice."""
+    import torch
+
+    return None if spec.precision == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[spec.precision]
 
 
 def use_kernel(name: str) -> None:

@@ -35,9 +35,12 @@ class LoadModel(io.ComfyNode):
                 io.Int.Input(
                     "gpus",
                     default=1,
-                    min=1,
-                    max=16,
-                    tooltip="Number of devices to run on, 1 to 16. This version runs on 1.",
+                    min=0,
+                    max=64,
+                    tooltip=(
+                        "GPUs that make one video together, 1 to 64, or 0 for as many as are free and help. "
+                        "More than 1 run in processes of their own. Where ComfyUI runs on the CPU: processes there."
+                    ),
                     advanced=True,
                 ),
                 io.Boolean.Input(

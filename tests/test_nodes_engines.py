@@ -6,6 +6,8 @@ import pytest
 import torch
 from made import pixels
 
+from livetalk_core.types import StreamSettings
+
 
 def test_two_loaders_with_equal_settings_share_one_engine(nodes):
     settings = {"model": "tiny", "precision": "auto", "attention": "auto", "gpus": 1, "compile": False}
@@ -55,9 +57,25 @@ def test_a_reference_of_the_same_picture_and_prompt_is_encoded_once(nodes):
     assert len(engines.SLOTS[spec].references) == engines.NUM_REFERENCES
 
 
-def test_more_gpus_than_there_are_is_refused_with_the_choice_there_is(nodes):
-    with pytest.raises(ValueError, match=r"gpus=2 must be 1"):
-        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(gpus=2))
+def test_two_processes_make_what_one_makes_and_close_with_the_slot(nodes):
+    """On the CPU, `gpus` are processes."""
+    engines = nodes.load.engines
+    one, two = (engines.engine_for(engines.EngineSpec(gpus=count)) for count in (1, 2))
+    frames = []
+    for engine in (one, two):
+        stream = engine.open(engine.reference(pixels()), StreamSettings(steps=1))
+        frames.append(torch.cat([chunk.frames_THWC for chunk in stream.finish(3)]).int())
+    assert (frames[0] - frames[1]).abs().max() <= 1
+    engines.SLOTS[engines.EngineSpec(gpus=2)].close()
+    assert two.state.kind == "closed"
+
+
+@pytest.mark.parametrize(
+    "settings, message", [({"gpus": 64}, "workers=64 leave some without work"), ({"gpus": 2, "compile": True}, "compile works with gpus=1")]
+)
+def test_what_a_pool_cannot_do_is_refused_with_the_way_out(nodes, settings, message):
+    with pytest.raises(ValueError, match=message):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(**settings))
 
 
 def test_a_model_that_is_gone_is_refused_with_the_list(nodes):

@@ -16,8 +16,11 @@ from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.text import TextEncoder, Tokenizer
 from livetalk_core.models.vae import CausalVAE
+from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
+from livetalk_core.stream.clock import StageClock
+from livetalk_core.stream.color import match_color
 from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
@@ -142,7 +145,10 @@ class Engine:
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
-        session = Session(plan, denoiser, self.models.vae, reference, settings, noise, on_step, on_latents)
+        make, vae = Session, self.models.vae
+        if isinstance(vae, ParallelVAE):
+            make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
         return Stream(session, windows, self.turn)
@@ -158,6 +164,20 @@ class Engine:
     def close(self) -> None:
         """Let go of nothing but memory: the models go with the engine."""
         self.prompts = {}
+
+
+class BandSession(Session):
+    """One process's session where a group shares the VAE: each holds a band of every frame, and the first process gets the whole ones."""
+
+    vae: BandVAE
+
+    def decode(self, latents_CTHW: Tensor, num_valid: int, clock: StageClock) -> tuple[Tensor, Tensor]:
+        """Whole new frames on the first process, none on the others; the band of the last 5."""
+        band_THWC, tail_CTHW = super().decode(latents_CTHW, num_valid, clock)
+        return self.vae.collect_frames(band_THWC), tail_CTHW
+
+    def matched(self, piece_CTHW: Tensor) -> Tensor:
+        return match_color(piece_CTHW.float(), self.target, self.settings.color_strength, self.vae.stats)
 
 
 class Stream:

@@ -24,7 +24,7 @@ ALLOWED = {
     "stream": {"plan", "types"},
     "denoiser": {"models", "types"},
     "parallel": {"models"},
-    "engine": {"denoiser", "models", "plan", "presets", "stream", "types"},
+    "engine": {"denoiser", "models", "parallel", "plan", "presets", "stream", "types"},
     "loading": {"checkpoints", "engine", "models", "parallel", "presets"},
     "train": {"models", "parallel", "stream", "plan", "types", "media", "presets", "talker"},
     "evaluate": {"plan", "types", "media"},

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.denoiser import DiTDenoiser
+from livetalk_core.engine import BandSession
 from livetalk_core.models import weights
 from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
 from livetalk_core.parallel.bands import cut_bands
@@ -49,17 +50,6 @@ def sample(picture: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
     draw, (height, width) = torch.Generator().manual_seed(1), PICTURES[picture]
     latents, video = torch.randn(16, 3, height, width, generator=draw), torch.rand(3, 9, 8 * height, 8 * width, generator=draw)
     return latents.to(dtype), (video * 2 - 1).to(dtype)
-
-
-class BandSession(Session):
-    """A session whose VAE works in bands: two methods are all it takes."""
-
-    def decode(self, latents_CTHW, num_valid, clock):
-        band_THWC, tail_CTHW = super().decode(latents_CTHW, num_valid, clock)
-        return self.vae.collect_frames(band_THWC), tail_CTHW
-
-    def matched(self, piece_CTHW):
-        return match_color(piece_CTHW.float(), self.target, self.settings.color_strength, self.vae.stats)
 
 
 @torch.no_grad()

@@ -108,21 +108,6 @@ class Engine:
         """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
         yield from self.models.vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
 
-    def unscale(self, latents_CTHW: Tensor) -> Tensor:
-        """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
-        mean, std = self.latent_scale(latents_CTHW.device)
-        return latents_CTHW.float() * std + mean
-
-    def scale(self, latents_CTHW: Tensor) -> Tensor:
-        """Latents in the VAE's own scale, normalized: the inverse of `unscale`."""
-        mean, std = self.latent_scale(latents_CTHW.device)
-        return (latents_CTHW.float() - mean) / std
-
-    def latent_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        config = self.preset.vae
-        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1, 1) for values in (config.mean, config.std))
-        return mean, std
-
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
         samples_N = normalize_loudness(samples_N.cpu()) if loudness else samples_N

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
 from livetalk_core.engine import Engine, Models
@@ -109,14 +108,14 @@ def load_audio(path: Path, device: torch.device) -> AudioEncoder:
     """wav2vec2 in float32, as published."""
     with naming("audio", path):
         tensors = weights.read_tensors([path])
-        config = audio_config_from(shapes_of(tensors))
+        config = audio_config_from(weights.shapes_of(tensors))
         return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what="wav2vec2", dtype=torch.float32, device=device)
 
 
 def load_text(path: Path, dtype: torch.dtype, device: torch.device) -> TextEncoder:
     with naming("text", path):
         tensors = weights.read_tensors([path])
-        config = text_config_from(shapes_of(tensors))
+        config = text_config_from(weights.shapes_of(tensors))
         return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), what="umT5", dtype=dtype, device=device)
 
 
@@ -125,7 +124,7 @@ def load_image(path: Path, device: torch.device) -> ImageEncoder:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     with naming("image", path):
         tensors = weights.read_tensors([path])
-        config = image_config_from(shapes_of(tensors))
+        config = image_config_from(weights.shapes_of(tensors))
         state = map_image_keys(tensors, config.layers)
         return weights.build(lambda: ImageEncoder(config), state, what="CLIP", dtype=dtype, device=device)
 
@@ -137,7 +136,3 @@ def naming(part: str, *paths: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{', '.join(path.name for path in paths)}: {error} (published in {DOWNLOADS[part]})") from None
-
-
-def shapes_of(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

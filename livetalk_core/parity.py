@@ -90,7 +90,7 @@ class Golden:
     def audio(self) -> AudioEncoder:
         config, tensors = self.read("wav2vec")
         state, known = weights_in(tensors), {"heads": config["num_attention_heads"], "conv_strides": tuple(config["conv_stride"])}
-        sizes = audio_config_from(shapes(state), fps=config["fps"], sample_rate=config["sample_rate"], **known)
+        sizes = audio_config_from(weights.shapes_of(state), fps=config["fps"], sample_rate=config["sample_rate"], **known)
         return weights.build(lambda: AudioEncoder(sizes), map_audio_keys(state), what="wav2vec2", dtype=torch.float32, device="cpu")
 
 
@@ -154,7 +154,7 @@ def check_wav2vec(golden: Golden) -> Errors:
 def check_umt5(golden: Golden) -> Errors:
     _, tensors = golden.read("umt5")
     state = weights_in(tensors)
-    sizes = text_config_from(shapes(state))
+    sizes = text_config_from(weights.shapes_of(state))
     encoder = weights.build(lambda: TextEncoder(sizes), map_text_keys(state), what="umT5", dtype=torch.float32, device="cpu")
     yield "context", max_error(encoder(tensors["in.ids"], tensors["in.mask"]), tensors["out.context"])
 
@@ -162,7 +162,7 @@ def check_umt5(golden: Golden) -> Errors:
 def check_clip(golden: Golden) -> Errors:
     config, tensors = golden.read("clip")
     state = weights_in(tensors)
-    sizes = image_config_from(shapes(state), heads=config["num_heads"])
+    sizes = image_config_from(weights.shapes_of(state), heads=config["num_heads"])
     encoder = weights.build(
         lambda: ImageEncoder(sizes), map_image_keys(state, sizes.layers), what="CLIP", dtype=torch.float32, device="cpu"
     )
@@ -255,10 +255,6 @@ def recorded_noise(tensors: dict[str, Tensor], steps: int) -> Callable[[torch.dt
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("weights."): tensor for name, tensor in tensors.items() if name.startswith("weights.")}
-
-
-def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def max_error(found: Tensor, expected: Tensor) -> float:

@@ -56,7 +56,7 @@ def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
 def decode_pieces(engine, raw_CTHW: Tensor) -> Iterator[Tensor]:
     import torch
 
-    for piece_CTHW in engine.decode(engine.scale(raw_CTHW)):
+    for piece_CTHW in engine.decode(engine.preset.vae.scale(raw_CTHW)):
         host.check_interrupt()
         yield ((piece_CTHW.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).cpu()
 

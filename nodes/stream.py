@@ -107,7 +107,7 @@ class LazyLatent(dict):
             return
         engine = engines.engine_for(self.stream.spec)
         plan = engine.plan(self.stream.width, self.stream.height)
-        raw_CTHW = engine.unscale(self.stream.latents())
+        raw_CTHW = engine.preset.vae.unscale(self.stream.latents())
         self.update({"samples": raw_CTHW[None].float().cpu(), MOTION_FRAMES: plan.motion_frames, NUM_FRAMES: self.stream.num_frames})
         self.stream = None
 

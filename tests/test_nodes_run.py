@@ -115,7 +115,7 @@ def test_a_latent_decodes_to_the_streams_length_and_first_frames(nodes, image):
     images, _ = nodes.ParallelVAEDecode.execute("images", latent=latent, engine=spec).args
     assert len(images) == probe_video(video.path).frames == 38
     engine = nodes.load.engines.engine_for(spec)
-    x = engine.decode(engine.scale(latent["samples"][0, :, :9]))
+    x = engine.decode(engine.preset.vae.scale(latent["samples"][0, :, :9]))
     want = torch.cat([(piece.permute(1, 2, 3, 0) + 1) / 2 for piece in x])[5:]
     assert (images[:28] - want).abs().max() < 1 / 255 + 1e-5
 

@@ -95,3 +95,9 @@ def test_half_precision_rounds_the_constants_as_published():
     expected += [0.306640625, 0.462890625, 0.349609375, 0.64453125, 0.609375, 0.890625, 0.353515625, 0.5234375]
     assert (1 / half.std.bfloat16()).flatten().tolist() == expected
     assert half.encode(video(5)).dtype == torch.bfloat16
+
+
+def test_latents_change_scale_there_and_back(vae):
+    raw = vae.config.unscale(latents())
+    assert torch.allclose(vae.config.scale(raw), latents(), atol=1e-6)
+    assert torch.allclose(raw[0], latents()[0] * 2.8184 - 0.7571, atol=1e-5), "the first channel's published constants"

@@ -40,6 +40,21 @@ class VAEConfig:
     mean: tuple[float, ...] = WAN_MEAN
     std: tuple[float, ...] = WAN_STD
 
+    def unscale(self, latents_CTHW: Tensor) -> Tensor:
+        """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
+        mean, std = self.statistics(latents_CTHW.device)
+        return latents_CTHW.float() * std + mean
+
+    def scale(self, latents_CTHW: Tensor) -> Tensor:
+        """Latents in the VAE's own scale, normalized: the inverse of `unscale`."""
+        mean, std = self.statistics(latents_CTHW.device)
+        return (latents_CTHW.float() - mean) / std
+
+    def statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The latents' mean and deviation per channel, [C, 1, 1, 1]."""
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
 
 class CausalVAE(nn.Module):
     """Pixels in [-1, 1] to normalized latents and back."""
@@ -51,8 +66,9 @@ class CausalVAE(nn.Module):
         self.conv1 = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
-        self.register_buffer("mean", torch.tensor(config.mean, device="cpu").view(-1, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std, device="cpu").view(-1, 1, 1, 1), persistent=False)
+        mean, std = config.statistics(torch.device("cpu"))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     @property
     def temporal_stride(self) -> int:

@@ -100,6 +100,11 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
         raise ValueError(f"{what}: {name} is {found} but must be {list(shapes[name])}; the file belongs to another model")
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """What the configs are read from."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def first_names(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
@@ -108,13 +113,13 @@ def first_names(names: list[str]) -> str:
 def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
     """The DiT of these tensors (see dit_config_from for `known`)."""
     refuse_scaled(tensors, "the DiT")
-    config = dit_config_from({name: tuple(tensor.shape) for name, tensor in tensors.items()}, **known)
+    config = dit_config_from(shapes_of(tensors), **known)
     return build(lambda: AudioDiT(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
 
 
 def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: object) -> CausalVAE:
     """The VAE of these tensors (see vae_config_from for `known`)."""
-    config = vae_config_from({name: tuple(tensor.shape) for name, tensor in tensors.items()}, **known)
+    config = vae_config_from(shapes_of(tensors), **known)
     return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
 
 

@@ -180,21 +180,6 @@ class Pool:
         """16 kHz sound [N] -> features [T, layers, width] float32."""
         return self.ask(wire.Listen(samples_N=samples_N, loudness=loudness), self.limits.reference_s)
 
-    def unscale(self, latents_CTHW: Tensor) -> Tensor:
-        """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
-        mean, std = self.latent_scale(latents_CTHW.device)
-        return latents_CTHW.float() * std + mean
-
-    def scale(self, latents_CTHW: Tensor) -> Tensor:
-        """Latents in the VAE's own scale, normalized: the inverse of `unscale`."""
-        mean, std = self.latent_scale(latents_CTHW.device)
-        return (latents_CTHW.float() - mean) / std
-
-    def latent_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        config = self.preset.vae
-        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1, 1) for values in (config.mean, config.std))
-        return mean, std
-
     def ping(self, shape: tuple[int, ...] = ()) -> Tensor | None:
         """One command to all workers and back; with a shape, uint8 values of it from rank 0."""
         return self.start().ask(wire.Ping(shape=shape), limit_s=self.limits.other_s)[1]

@@ -28,6 +28,8 @@ from livetalk_core.stream.session import Session, to_uint8
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
 WORLD, SIZES, SOME_SIZES = 8, (2, 3, 4, 8), (3, 8)
+pytestmark = pytest.mark.slow
+
 PICTURES = {"tall": (9, 4), "wide": (4, 11), "small": (3, 5)}
 """Latent rows and columns. In a group of eight, three processes have no band of the small one."""
 LIMIT, EXACT = 1e-5, 1e-10

@@ -95,7 +95,7 @@ def alone(tests_on_path):
     return reference, *result
 
 
-@pytest.mark.parametrize("num_workers", [2, 4, 8])
+@pytest.mark.parametrize("num_workers", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (4, 8))])
 def test_the_recorded_stream_through_the_pool_is_that_of_one_process(alone, num_workers):
     reference, latents, chunks = alone
     pool = make_pool(num_workers, "pool_engines:golden")

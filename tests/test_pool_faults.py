@@ -34,7 +34,7 @@ ENGINES = {
     "light": lambda: make_pool(2, limits=LIMITS, step_s=0.02),
     "tiny": lambda: make_pool(2, "livetalk_core.loading:load_member", limits=Limits(load_s=90, chunk_s=8), model="tiny", device="cpu"),
 }
-pytestmark = pytest.mark.usefixtures("tests_on_path")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tests_on_path")]
 
 
 def slack() -> float:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from livetalk_core.models.audio import first_three
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.vae import WAN_MEAN, WAN_STD, CausalVAE, VAEConfig
 
@@ -92,7 +93,7 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = [name for name in shapes if name not in tensors]
     if missing:
-        raise ValueError(f"not the weights of {what}: {first_names(missing)} missing; download it again or choose another file")
+        raise ValueError(f"not the weights of {what}: {first_three(missing)} missing; download it again or choose another file")
     wrong = [name for name, shape in shapes.items() if tuple(tensors[name].shape) != shape]
     if wrong:
         name = wrong[0]
@@ -103,11 +104,6 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     """What the configs are read from."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def first_names(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
@@ -135,9 +131,9 @@ def dit_config_from(shapes: Mapping[str, tuple[int, ...]], *, num_heads: int | N
     needed += ["img_emb.proj.0.weight", "head.head.weight"]
     audio = ["audio_proj.proj1.weight", "audio_proj.proj1_vf.weight", "audio_proj.proj3.weight", "audio_proj.norm.weight"]
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"not the weights of the audio-driven DiT (Wan 2.1 I2V): {first_names(missing)} missing; choose that model's file")
+        raise ValueError(f"not the weights of the audio-driven DiT (Wan 2.1 I2V): {first_three(missing)} missing; choose that model's file")
     if missing := [name for name in audio if name not in shapes]:
-        raise ValueError(f"Wan 2.1 I2V without audio: {first_names(missing)} missing; add the InfiniteTalk or FlashTalk audio patch file")
+        raise ValueError(f"Wan 2.1 I2V without audio: {first_three(missing)} missing; add the InfiniteTalk or FlashTalk audio patch file")
     dim, in_dim, _, patch_size, _ = shapes["patch_embedding.weight"]
     hidden, first = shapes["audio_proj.proj1.weight"]
     slot = (shapes["audio_proj.proj1_vf.weight"][1] - first) // 3
@@ -173,7 +169,7 @@ def vae_config_from(
     """Every size of the VAE from its tensors' shapes; the latents' statistics are Wan 2.1's unless given."""
     needed = ["encoder.conv1.weight", "conv2.weight", "decoder.conv1.weight", "decoder.head.2.weight"]
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"not the weights of the Wan 2.1 VAE: {first_names(missing)} missing; choose Wan2.1_VAE.pth")
+        raise ValueError(f"not the weights of the Wan 2.1 VAE: {first_three(missing)} missing; choose Wan2.1_VAE.pth")
     dim = shapes["encoder.conv1.weight"][0]
     layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.downsamples."))
     down = [i for i in range(layers) if f"encoder.downsamples.{i}.resample.1.weight" in shapes]

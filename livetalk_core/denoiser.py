@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk_core.models.dit import AudioDiT, ContextKeys, DiTConfig, EmbeddedCondition, TimeEmbedding
+from livetalk_core.models.dit import AudioDiT, ContextKeys, DiTConfig, EmbeddedCondition, TimeEmbedding, to_velocity
 from livetalk_core.models.hearing import AbsorbedAudio
 from livetalk_core.models.layers import KeyValue
 from livetalk_core.types import AudioWindow, Reference
@@ -56,7 +56,7 @@ class DiTDenoiser:
             self.hold_reference(reference)
         if window is not self.window:
             self.hold_window(window, x_CTHW.device)
-        velocity = self.dit(
+        answer = self.dit(
             x_CTHW[None],
             self.condition,
             self.embedded_time(t, x_CTHW.device),
@@ -65,7 +65,7 @@ class DiTDenoiser:
             reference.speaker_masks_KHW,
             motion_latents if self.cuts.skip_motion else 0,
         )
-        return x_CTHW - t * velocity[0]
+        return x_CTHW - t * to_velocity(answer[0], x_CTHW, t, reference.cond_CTHW, self.dit.config.predicts)
 
     def hold_reference(self, reference: Reference) -> None:
         """Compute what picture, prompt and schedule give: constant over the stream."""

@@ -61,9 +61,16 @@ def attention_sdpa(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tenso
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BMNK, v_BMNK))
     bias = None if bias_M is None else bias_M.to(q.dtype).expand(1, 1, q.shape[2], -1)
     if q.device.type != "cuda":
+        if torch.is_grad_enabled() and q.dtype == torch.bfloat16 and bias is None:
+            return attention_plain(q, k, v).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
     with sdpa_kernel(BACKENDS, set_priority=True):
         return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
+
+
+def attention_plain(q_BNLK: Tensor, k_BNMK: Tensor, v_BNMK: Tensor) -> Tensor:
+    """In matrix products, which a CPU learns through several times faster than through its fused kernel in bfloat16."""
+    return (q_BNLK * q_BNLK.shape[-1] ** -0.5 @ k_BNMK.transpose(-1, -2)).softmax(-1) @ v_BNMK
 
 
 def attention_flash2(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:

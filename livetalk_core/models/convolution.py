@@ -15,8 +15,9 @@ Past = dict[nn.Module, Tensor]
 class CausalConv3d(nn.Conv3d):
     """Convolution whose time padding is all in front: zeros, or the last frames of the group before."""
 
-    def __init__(self, dim_in: int, dim_out: int, size: int):
-        super().__init__(dim_in, dim_out, size, padding=(0, size // 2, size // 2))
+    def __init__(self, dim_in: int, dim_out: int, size: int | tuple[int, int, int]):
+        _, height, width = (size,) * 3 if isinstance(size, int) else size
+        super().__init__(dim_in, dim_out, size, padding=(0, height // 2, width // 2))
 
     def forward(self, x: Tensor, past: Past | None) -> Tensor:
         return convolve_causal(self, x, past, self.padding[1:])

@@ -21,6 +21,9 @@ from livetalk_core.models.layers import KeyValue, RMSNorm, heads, linear_fp32, m
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.speakers import speaker_positions
 
+T_FLOOR = 0.1
+"""Flow time below which x is nearly x0, and what a model says of x0 counts less and less."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
@@ -45,6 +48,16 @@ class DiTConfig:
     patch_size: int = 2
     temporal_stride: int = 4
     eps: float = 1e-6
+    predicts: str = "velocity"
+    """velocity, or change: x0 less the reference latents. A narrow model can say that of wide latents, since it need repeat neither the
+    noise (Li and He 2025) nor what stays."""
+    picture_in: str = "first"
+    """The latent frames whose condition has the picture: the first, the others grey, as published; or every."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("predicts", ("velocity", "change")), ("picture_in", ("first", "every"))):
+            if vars(self)[name] not in allowed:
+                raise ValueError(f"{name}={vars(self)[name]!r} must be {' or '.join(allowed)}")
 
 
 class TimeEmbedding(NamedTuple):
@@ -254,6 +267,17 @@ class Head(nn.Module):
     def forward(self, x_BLD: Tensor, time_BD: Tensor) -> Tensor:
         shift, scale = (self.modulation.float() + time_BD[:, None]).split(1, dim=1)
         return linear_fp32(self.head, modulate(x_BLD, shift, scale, self.eps, dtype=torch.float32))
+
+
+def to_velocity(answer: Tensor, x: Tensor, t: Tensor | float, condition: Tensor, predicts: str) -> Tensor:
+    """The flow's velocity from a DiT's answer [..., C, T, H, W] at x: itself, or (x - x0) / t with x0 = reference latents + answer.
+
+    Below T_FLOOR the division is as if at it. The reference latents are the last C channels of the condition.
+    """
+    if predicts == "velocity":
+        return answer
+    reference = condition.narrow(-4, condition.shape[-4] - x.shape[-4], x.shape[-4])
+    return (x - reference - answer) / (max(t, T_FLOOR) if isinstance(t, float) else t.clamp_min(T_FLOOR))
 
 
 def timestep_features(timestep_B: Tensor, width: int) -> Tensor:

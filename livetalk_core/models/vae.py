@@ -40,6 +40,16 @@ class VAEConfig:
     mean: tuple[float, ...] = WAN_MEAN
     std: tuple[float, ...] = WAN_STD
 
+    @property
+    def temporal_stride(self) -> int:
+        """Frames of a latent; the first has one."""
+        return 2 ** sum(self.temporal_downsample)
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of a latent, each way."""
+        return 2 ** len(self.temporal_downsample)
+
     def unscale(self, latents_CTHW: Tensor) -> Tensor:
         """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
         mean, std = self.statistics(latents_CTHW.device)
@@ -72,11 +82,11 @@ class CausalVAE(nn.Module):
 
     @property
     def temporal_stride(self) -> int:
-        return 2 ** sum(self.config.temporal_downsample)
+        return self.config.temporal_stride
 
     @property
     def spatial_stride(self) -> int:
-        return 2 ** len(self.config.temporal_downsample)
+        return self.config.spatial_stride
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
         """[3, 4 k + 1, H, W] in [-1, 1] -> [16, k + 1, h, w]. `groups`: latent frames at a time, to bound memory."""

@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from livetalk_core.models.audio import first_three
+from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT, DiTConfig
-from livetalk_core.models.vae import WAN_MEAN, WAN_STD, CausalVAE, VAEConfig
+from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.vae import CausalVAE, VAEConfig
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 HEAD_DIM = 128
@@ -72,7 +73,7 @@ def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(
-    make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, what: str, dtype: torch.dtype, device: str | torch.device
+    make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, what: str, dtype: torch.dtype | None, device: str | torch.device
 ) -> nn.Module:
     """The module of `make`, built without memory and given the tensors one by one, on its device and in its type.
 
@@ -106,16 +107,20 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
+def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
     """The DiT of these tensors (see dit_config_from for `known`)."""
     refuse_scaled(tensors, "the DiT")
     config = dit_config_from(shapes_of(tensors), **known)
     return build(lambda: AudioDiT(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
 
 
-def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", **known: object) -> CausalVAE:
-    """The VAE of these tensors (see vae_config_from for `known`)."""
-    config = vae_config_from(shapes_of(tensors), **known)
+def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
+    """The VAE of these tensors, whichever it is."""
+    shapes = shapes_of(tensors)
+    if "decoder.picture.rest.weight" in shapes:
+        small = patch_vae_config_from(shapes)
+        return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device)
+    config = vae_config_from(shapes)
     return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
 
 
@@ -125,7 +130,14 @@ def refuse_scaled(tensors: Mapping[str, Tensor], what: str) -> None:
         raise ValueError(f"{what}: scaled fp8 files cannot be loaded ({scales[0]} found); choose the bf16 or fp16 file")
 
 
-def dit_config_from(shapes: Mapping[str, tuple[int, ...]], *, num_heads: int | None = None, text_len: int = 512) -> DiTConfig:
+def dit_config_from(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    num_heads: int | None = None,
+    text_len: int = 512,
+    predicts: str = "velocity",
+    picture_in: str = "first",
+) -> DiTConfig:
     """Every size of the DiT from its tensors' shapes; heads of 128 unless given. ValueError when they are not an audio-driven DiT."""
     needed = ["patch_embedding.weight", "blocks.0.ffn.0.weight", "text_embedding.0.weight", "time_embedding.0.weight"]
     needed += ["img_emb.proj.0.weight", "head.head.weight"]
@@ -157,16 +169,13 @@ def dit_config_from(shapes: Mapping[str, tuple[int, ...]], *, num_heads: int | N
         audio_width=width,
         audio_tokens=shapes["audio_proj.proj3.weight"][0] // width,
         patch_size=patch_size,
+        predicts=predicts,
+        picture_in=picture_in,
     )
 
 
-def vae_config_from(
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    mean: tuple[float, ...] = WAN_MEAN,
-    std: tuple[float, ...] = WAN_STD,
-) -> VAEConfig:
-    """Every size of the VAE from its tensors' shapes; the latents' statistics are Wan 2.1's unless given."""
+def vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> VAEConfig:
+    """Every size of the VAE from its tensors' shapes; the latents' statistics are Wan 2.1's."""
     needed = ["encoder.conv1.weight", "conv2.weight", "decoder.conv1.weight", "decoder.head.2.weight"]
     if missing := [name for name in needed if name not in shapes]:
         raise ValueError(f"not the weights of the Wan 2.1 VAE: {first_three(missing)} missing; choose Wan2.1_VAE.pth")
@@ -180,6 +189,16 @@ def vae_config_from(
         dim_mult=tuple(shapes[f"encoder.downsamples.{i}.residual.2.weight"][0] // dim for i in starts),
         num_res_blocks=down[0],
         temporal_downsample=tuple(f"encoder.downsamples.{i}.time_conv.weight" in shapes for i in down),
-        mean=mean,
-        std=std,
+    )
+
+
+def patch_vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> PatchVAEConfig:
+    """Every size of the small VAE from its tensors' shapes."""
+    width, z_dim = shapes["decoder.embed.weight"][:2]
+    return PatchVAEConfig(
+        z_dim=z_dim,
+        width=width,
+        blocks=count_blocks(shapes, "decoder.blocks."),
+        fine_width=shapes["decoder.head.weight"][1],
+        fine_blocks=count_blocks(shapes, "decoder.fine."),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 FILES = {
-    "vae": ("Wan2.1_VAE.pth",),
+    "vae": ("Wan2.1_VAE.pth", "vae.safetensors"),
     "text": ("models_t5_umt5-xxl-enc-bf16.pth",),
     "image": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
 }
@@ -26,6 +26,8 @@ DOWNLOADS = {
     "audio": "TencentGameMate/chinese-wav2vec2-base",
 }
 """Where each part is published, as named on Hugging Face."""
+SHIPPED = Path(__file__).parent / "assets"
+"""Folders of the models in this package, by their preset's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,17 @@ class ModelFiles:
     audio: Path | None = None
     tokenizer: Path | None = None
     config: dict = field(default_factory=dict)
-    """What config.json says; optional, sizes come from the tensors."""
+    """What config.json says; optional, sizes come from the tensors. `preset` names one whose encoders need no files."""
+
+    @property
+    def preset(self) -> str | None:
+        return self.config.get("preset")
 
     def missing(self) -> list[str]:
         """The parts that no file was found for."""
         parts = {"dit": self.dit, "vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio, "tokenizer": self.tokenizer}
-        return [name for name, found in parts.items() if not found]
+        needed = ("dit", "vae") if self.preset else parts
+        return [name for name in needed if not parts[name]]
 
     def require(self) -> ModelFiles:
         """Itself when complete; FileNotFoundError saying which parts are missing and where they are published."""
@@ -61,7 +68,7 @@ class ModelFiles:
 def find_files(folder: Path) -> ModelFiles:
     """The parts in a published folder; wav2vec2 may lie in it or beside it. FileNotFoundError for a missing folder or shard."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"model folder {folder} does not exist; download {DOWNLOADS['dit']} into it, or use --model tiny")
+        raise FileNotFoundError(f"model folder {folder} does not exist; download {DOWNLOADS['dit']} into it, or leave --model out")
     found = {part: next((folder / name for name in names if (folder / name).is_file()), None) for part, names in FILES.items()}
     tokenizer = folder / TOKENIZER_FOLDER
     return ModelFiles(

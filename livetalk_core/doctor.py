@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
+from livetalk_core.checkpoints import DOWNLOADS, SHIPPED, ModelFiles, find_files
 from livetalk_core.presets import BY_NAME
 
 PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")
@@ -33,7 +33,7 @@ class Finding:
     way_out: str = ""
 
 
-def examine(model: str = "tiny") -> list[Finding]:
+def examine(model: str = "nano") -> list[Finding]:
     """Python, torch, GPU, packages, kernels and the files of a model."""
     findings = [examine_python(), *examine_torch(), *map(examine_package, PACKAGES)]
     findings += [examine_optional(name, text) for name, text in OPTIONAL.items()]
@@ -80,11 +80,13 @@ def examine_model(model: str) -> Iterator[Finding]:
     """Every part of a model folder; for a preset's name, whether its weights are in the package."""
     if model in BY_NAME:
         preset = BY_NAME[model]()
-        if preset.trained:
+        if (SHIPPED / preset.name).is_dir():
+            yield Finding(what=model, good=True, found=f"in this package: {SHIPPED / preset.name}")
+        elif preset.trained:
             way_out = f"download {DOWNLOADS['dit']} and {DOWNLOADS['audio']}, and give the folder with --model"
             yield Finding(what=model, good=False, found="no weights in this package", way_out=way_out)
         else:
-            yield Finding(what=model, good=model == "tiny", found="random weights, for trying the machinery", way_out="use tiny")
+            yield Finding(what=model, good=True, found="random weights, for trying the machinery")
         return
     try:
         files = find_files(Path(model))

@@ -14,8 +14,11 @@ from livetalk_core.denoiser import Cuts, DiTDenoiser, absorbed_bytes
 from livetalk_core.models.audio import AudioEncoder, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
+from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.text import TextEncoder, Tokenizer
 from livetalk_core.models.vae import CausalVAE
+from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
+from livetalk_core.parallel.memory import free_bytes
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
@@ -24,7 +27,7 @@ from livetalk_core.stream.color import match_color
 from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
+from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings, VideoVAE
 
 ENCODE_GROUPS = (1, 2)
 """Latent frames of the condition encoded at a time, to bound memory."""
@@ -35,10 +38,10 @@ class Models:
     """Every network of one engine. Text and picture encoders are made when asked for, since a stream needs them once."""
 
     dit: AudioDiT
-    vae: CausalVAE
-    audio: AudioEncoder
-    text: Callable[[], TextEncoder]
-    image: Callable[[], ImageEncoder]
+    vae: CausalVAE | PatchVAE
+    audio: AudioEncoder | MelEncoder
+    text: Callable[[], TextEncoder | NoText]
+    image: Callable[[], ImageEncoder | ThumbnailEncoder]
     tokenize: Tokenizer
 
 
@@ -76,7 +79,7 @@ class Engine:
             return Reference(
                 text_LD=self.text_rows(prompt),
                 image_LD=self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
-                cond_CTHW=encode_condition(self.models.vae, pixels_CHW, plan),
+                cond_CTHW=encode_condition(self.models.vae, pixels_CHW, plan, self.preset.dit.picture_in),
                 first_CTHW=self.models.vae.encode(pixels_CHW[:, None]),
                 pixels_CHW=pixels_CHW,
                 speaker_masks_KHW=None if speaker_masks_KHW is None else speaker_masks_KHW.to(self.device),
@@ -127,6 +130,8 @@ class Engine:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
+        if settings.shift is None:
+            settings = replace(settings, shift=self.preset.shift)
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
@@ -142,9 +147,8 @@ class Engine:
         """All savings; audio attention absorbed only where its keys leave half of the GPU's free memory."""
         if self.device.type != "cuda":
             return Cuts()
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
         needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
-        return Cuts(absorb_audio=needed < free_bytes / 2)
+        return Cuts(absorb_audio=needed < free_bytes(self.device) / 2)
 
     def close(self) -> None:
         """Let go of nothing but memory: the models go with the engine."""
@@ -194,10 +198,10 @@ class Stream:
         """Nothing to free: memory goes with the object."""
 
 
-def encode_condition(vae: CausalVAE, pixels_CHW: Tensor, plan: StreamPlan) -> Tensor:
-    """[4 + 16, t, h, w]: a mask that is 1 in the first latent frame, and latents of [picture, grey, grey, ...]."""
+def encode_condition(vae: VideoVAE, pixels_CHW: Tensor, plan: StreamPlan, picture_in: str = "first") -> Tensor:
+    """[4 + 16, t, h, w]: a mask that is 1 in the first latent frame, and latents of [picture, grey, grey, ...], or of the still picture."""
     video_CTHW = torch.zeros(3, plan.chunk_frames, plan.height, plan.width, dtype=pixels_CHW.dtype, device=pixels_CHW.device)
-    video_CTHW[:, 0] = pixels_CHW
+    video_CTHW[:, : 1 if picture_in == "first" else None] = pixels_CHW[:, None]
     latents_CTHW = vae.encode(video_CTHW, ENCODE_GROUPS)
     mask_CTHW = torch.zeros(plan.temporal_stride, *latents_CTHW.shape[1:], dtype=latents_CTHW.dtype, device=latents_CTHW.device)
     mask_CTHW[:, 0] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,49 +10,108 @@ from pathlib import Path
 
 import torch
 
-from livetalk_core.checkpoints import DOWNLOADS, ModelFiles, find_files
+from livetalk_core.checkpoints import DOWNLOADS, SHIPPED, ModelFiles, find_files
 from livetalk_core.engine import Engine, Models
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
-from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys
+from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
-from livetalk_core.models.text import TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
-from livetalk_core.models.vae import CausalVAE, fold_upsampling
+from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
+from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
+from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
+from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.group import SequenceGroup, init_group
+from livetalk_core.parallel.memory import check_memory, free_bytes, settle_memory, working_room
+from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.parallel.vae import parallelize_vae
 from livetalk_core.presets import BY_NAME, Preset
 
+log = logging.getLogger(__name__)
 
-def load_engine(model: str | Path | ModelFiles = "tiny", device: str = "auto", dtype: torch.dtype | None = None) -> Engine:
+KINDS = {
+    **{VAEConfig: CausalVAE, AudioConfig: AudioEncoder, TextConfig: TextEncoder, ImageConfig: ImageEncoder},
+    **{PatchVAEConfig: PatchVAE, MelConfig: MelEncoder, NoTextConfig: NoText, ThumbnailConfig: ThumbnailEncoder},
+}
+"""The network of each config."""
+
+
+def load_engine(
+    model: str | Path | ModelFiles = "nano", device: str = "auto", dtype: torch.dtype | None = None, memory: str = "auto"
+) -> Engine:
     """An engine of a preset's name, of a published model folder, or of named files.
 
-    `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given.
+    `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given. `memory`: the DiT's weights
+    are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit.
     """
-    place = choose_device(device)
-    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    if isinstance(model, ModelFiles):
-        return load_files(model, place, dtype)
-    if model in BY_NAME:
-        preset = BY_NAME[str(model)]()
-        if preset.name != "tiny":
-            raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use tiny")
-        return build_random(preset, place, dtype)
-    return load_files(find_files(Path(model)), place, dtype)
+    return load_part(None, model, device, dtype, check_memory(memory))
 
 
 def load_member(
-    group: SequenceGroup | None, model: str | Path | ModelFiles, device: str, dtype: torch.dtype | None = None, attention: str = "auto"
+    group: SequenceGroup | None,
+    model: str | Path | ModelFiles,
+    device: str,
+    dtype: torch.dtype | None = None,
+    attention: str = "auto",
+    memory: str = "auto",
 ) -> Engine:
-    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group."""
+    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group.
+
+    `memory` may also be sharded: each process holds its part of the DiT's weights.
+    """
     select_kernel(attention)
-    engine = load_engine(model, device, dtype)
+    check_memory(memory, 1 if group is None else group.size)
+    engine = load_part(group, model, device, dtype, memory)
     if group is None:
         return engine
     parallelize_dit(engine.models.dit, group)
     models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
     return Engine(engine.preset, models, engine.device, engine.dtype)
+
+
+def load_part(group: SequenceGroup | None, model: str | Path | ModelFiles, device: str, dtype: torch.dtype | None, memory: str) -> Engine:
+    """An engine, not parallel yet, whose DiT's weights are already where `memory` says."""
+    place = choose_device(device)
+    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if isinstance(model, ModelFiles):
+        return load_files(model, place, dtype, memory, group)
+    if model in BY_NAME:
+        preset = BY_NAME[str(model)]()
+        if not preset.trained:
+            return build_random(preset, place, dtype, memory=memory, group=group)
+        if not (SHIPPED / preset.name).is_dir():
+            raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
+        model = SHIPPED / preset.name
+    return load_files(find_files(Path(model)), place, dtype, memory, group)
+
+
+def keep_dit(
+    dit: AudioDiT,
+    memory: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    group: SequenceGroup | None = None,
+    encoder_bytes: int = 0,
+    other_bytes: int = 0,
+) -> None:
+    """Move the DiT's weights from the CPU, or the files that are mapped there, to where `memory` says.
+
+    `encoder_bytes`: the largest network that comes for a moment; `other_bytes`: those that come to stay.
+    """
+    if memory == "sharded":
+        from livetalk_core.parallel.sharded import shard_blocks  # here, since what it imports takes 0.7 s
+
+        return shard_blocks(dit, group, dtype)
+    blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
+    count = len(dit.blocks)
+    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
+    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room)
+    if settled == "resident":
+        dit.to(device, dtype)
+    else:
+        offload_blocks(dit, device, dtype, resident=resident)
+    log.info("memory on %s: %s, %d of the DiT's %d blocks stay there", device, settled, resident, count)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
@@ -72,36 +132,74 @@ def choose_device(name: str) -> torch.device:
     return place
 
 
-def build_random(preset: Preset, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Engine:
+def build_random(
+    preset: Preset,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    memory: str = "auto",
+    group: SequenceGroup | None = None,
+) -> Engine:
     """An engine with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        dit, vae, audio = AudioDiT(preset.dit), CausalVAE(preset.vae), AudioEncoder(preset.audio)
-        text, image = TextEncoder(preset.text), ImageEncoder(preset.image)
-    for module, kind in ((dit, dtype), (vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
+        dit = AudioDiT(preset.dit)
+        vae, audio, text, image = (KINDS[type(config)](config) for config in (preset.vae, preset.audio, preset.text, preset.image))
+    keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group)
+    for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
         module.to(device, kind).eval().requires_grad_(False)
-    fold_upsampling(vae)
-    models = Models(
-        dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=byte_tokenizer(preset.dit.text_len)
-    )  # fmt: skip
+    if isinstance(vae, CausalVAE):
+        fold_upsampling(vae)
+    tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
+    models = Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
     return Engine(preset, models, device, dtype)
 
 
-def load_files(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Engine:
-    """An engine of checkpoint files; sizes come from the tensors."""
+def load_files(
+    files: ModelFiles, device: torch.device, dtype: torch.dtype, memory: str = "auto", group: SequenceGroup | None = None
+) -> Engine:
+    """An engine of checkpoint files; sizes come from the tensors. The DiT's are mapped, and go straight to where they are kept."""
     files.require()
-    known = {name: files.config[name] for name in ("num_heads", "text_len") if name in files.config}
+    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
-        dit = weights.load_dit(weights.read_tensors(files.dit), dtype=dtype, device=device, **known)
+        dit = weights.load_dit(weights.read_tensors(files.dit), dtype=None, device="cpu", **known)
+    encoder_bytes = max(bytes_of(files.text), bytes_of(files.image))
+    keep_dit(dit, memory, device, dtype, group, encoder_bytes, bytes_of(files.vae) + bytes_of(files.audio))
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
+    name = str(files.dit[0].parent.name)
+    if files.preset:
+        if dit.config.out_dim != vae.config.z_dim:
+            raise ValueError(
+                f"the DiT makes {dit.config.out_dim} channels and the VAE of {files.preset} takes {vae.config.z_dim}; "
+                "name the folder of the DiT's own model with --model, or all its files"
+            )
+        preset = replace(named_preset(files.preset), name=name, dit=dit.config, vae=vae.config)
+        return Engine(preset, weightless_models(preset, dit, vae, device), device, dtype)
     fold_upsampling(vae)
     audio = load_audio(files.audio, device)
     text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     large = BY_NAME["livetalk_14b"]()
-    return Engine(replace(large, name=str(files.dit[0].parent.name), dit=dit.config, vae=vae.config), models, device, dtype)
+    return Engine(replace(large, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+
+
+def bytes_of(path: Path | None) -> int:
+    return 0 if path is None or not path.is_file() else path.stat().st_size
+
+
+def named_preset(name: str) -> Preset:
+    """The preset that a config.json names; ValueError for one that has encoders with weights, or that is not there."""
+    if name not in BY_NAME or not isinstance(BY_NAME[name]().audio, MelConfig):
+        raise ValueError(f"config.json names the preset {name!r}, which must be nano; leave it out for a model with encoder files")
+    return BY_NAME[name]()
+
+
+def weightless_models(preset: Preset, dit: AudioDiT, vae: PatchVAE, device: torch.device) -> Models:
+    """A small model's networks: its encoders are made, not loaded."""
+    audio, text, image = (KINDS[type(config)](config).to(device) for config in (preset.audio, preset.text, preset.image))
+    return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=no_tokens)
 
 
 def load_audio(path: Path, device: torch.device) -> AudioEncoder:

@@ -22,7 +22,7 @@ def open_here(options: argparse.Namespace):
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(options.attention)
-    return load_engine(named_model(options), options.device, named_dtype(options))
+    return load_engine(named_model(options), options.device, named_dtype(options), options.memory)
 
 
 def open_pool(options: argparse.Namespace):
@@ -33,19 +33,19 @@ def open_pool(options: argparse.Namespace):
     model = named_model(options)
     demand = placement.demand_of(model, options.size)
     if options.workers is not None:
-        place, device = placement.place_on_cpu(options.workers, demand), "cpu"
+        place, device = placement.place_on_cpu(options.workers, demand, options.memory), "cpu"
     else:
-        place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus()), "cuda:0"
+        place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
     print(f"workers: {place.reason}", file=sys.stderr)
-    arguments = {"model": model, "device": device, "dtype": named_dtype(options), "attention": options.attention}
-    pool = Pool(place, Recipe(arguments=arguments))
+    how = {"dtype": named_dtype(options), "attention": options.attention, "memory": options.memory}
+    pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()
     return pool
 
 
 def named_model(options: argparse.Namespace):
     """A preset's name or folder as given, or its files with those named in their place."""
-    from livetalk_core.checkpoints import ModelFiles, find_files
+    from livetalk_core.checkpoints import SHIPPED, ModelFiles, find_files
     from livetalk_core.presets import BY_NAME
 
     given = {
@@ -58,8 +58,11 @@ def named_model(options: argparse.Namespace):
     }
     if not any(given.values()):
         return options.model
-    found = ModelFiles() if options.model in BY_NAME else find_files(Path(options.model))
-    return found.override(**given)
+    if options.model not in BY_NAME:
+        return find_files(Path(options.model)).override(**given)
+    encoders = any(value for part, value in given.items() if part not in ("dit", "vae"))
+    folder = SHIPPED / options.model
+    return (ModelFiles() if encoders or not folder.is_dir() else find_files(folder)).override(**given)
 
 
 def named_dtype(options: argparse.Namespace):
@@ -69,7 +72,7 @@ def named_dtype(options: argparse.Namespace):
 
 
 def open_frozen(options: argparse.Namespace):
-    """The engine whose frozen networks encode the data. A preset still to be trained has random ones, always the same, and --vae."""
+    """The engine whose frozen networks encode the data. A preset with --vae has that one, and needs no other weights."""
     from dataclasses import replace
 
     import torch
@@ -78,10 +81,8 @@ def open_frozen(options: argparse.Namespace):
     from livetalk_core.models.weights import load_vae, read_tensors
     from livetalk_core.presets import BY_NAME
 
-    if options.model not in BY_NAME or BY_NAME[options.model]().trained:
+    if options.model not in BY_NAME or options.vae is None:
         return open_here(options)
     engine = build_random(BY_NAME[options.model](), choose_device(options.device), named_dtype(options) or torch.float32)
-    if options.vae is not None:
-        vae = load_vae(read_tensors([options.vae]), dtype=engine.dtype, device=engine.device)
-        engine.models = replace(engine.models, vae=vae)
+    engine.models = replace(engine.models, vae=load_vae(read_tensors([options.vae]), dtype=engine.dtype, device=engine.device))
     return engine

@@ -29,7 +29,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
     sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk (default: 4)")
-    sub.add_argument("--shift", type=float, default=5.0, help="time shift of the schedule, above 0 (default: 5)")
+    sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
     sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
     sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
     sub.add_argument(
@@ -41,13 +41,19 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
 
 
 def add_model(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", default="tiny", help="tiny (random weights), or the folder of SoulX-FlashTalk-14B (default: tiny)")
+    sub.add_argument("--model", default="nano", help="nano (in the package), tiny (random weights), or a model's folder (default: nano)")
     sub.add_argument("--dit", type=Path, nargs="+", metavar="FILE", help="DiT files; a Wan 2.1 I2V base may be followed by its audio patch")
     for part, text in (("vae", "VAE"), ("text", "umT5 encoder"), ("image", "CLIP vision encoder"), ("audio-encoder", "wav2vec2 encoder")):
         sub.add_argument(f"--{part}", type=Path, metavar="FILE", help=f"{text} file instead of the folder's")
     sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of umT5's tokenizer.json instead of the model folder's")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="precision (default: bfloat16 on cuda)")
+    sub.add_argument(
+        "--memory",
+        default="auto",
+        help="where the DiT's weights are kept: resident, offload (on the host, brought block by block), sharded (a part on each of "
+        "several GPUs), or auto: resident where they fit, else offload (default: auto)",
+    )
     sub.add_argument("--attention", default="auto", help="attention kernel: auto, sdpa, flash2, flash3 (default: auto)")
 
 

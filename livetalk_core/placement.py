@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import struct
+import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from livetalk_core.checkpoints import ModelFiles, find_files
 from livetalk_core.models.weights import HEAD_DIM
+from livetalk_core.parallel.memory import blocks_on_device, check_memory, working_room
 from livetalk_core.parallel.topology import choose_topology
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.wire import Placement
@@ -18,8 +20,7 @@ from livetalk_core.presets import BY_NAME
 from livetalk_core.sizes import BUCKETS, parse_size
 
 MIB = 1 << 20
-WORKING_BYTES = 6 << 30
-"""What a rank of the large model needs beyond its weights, for a chunk of 720 x 416: an estimate."""
+BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 QUERY = ["nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,noheader,nounits"]
 
 
@@ -33,32 +34,43 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a model asks of each GPU. Sequence parallelism splits the tokens, so every GPU holds all weights."""
+    """What a model asks of each GPU. Sequence parallelism splits the tokens, so every GPU holds all weights, unless they are sharded."""
 
     heads: int
     num_bytes: int
+    """Of all weights, and room to work."""
     tokens: int
+    block_bytes: int = 0
+    """Of a block of the DiT, and how many there are; part of `num_bytes`."""
+    num_blocks: int = 0
+
+    def on_each(self, memory: str, count: int) -> int:
+        """Bytes that each of `count` GPUs must have free when the blocks' weights are kept in this way."""
+        rest = self.num_bytes - self.num_blocks * self.block_bytes
+        return rest + blocks_on_device(memory, self.block_bytes, self.num_blocks, count)
 
 
-def place_on_gpus(wanted: str, demand: Demand, gpus: list[Gpu]) -> Placement:
-    """`wanted`: auto or a count. ValueError, with the possible choices, for what is not there or not free."""
-    fitting = sorted((gpu for gpu in gpus if gpu.free_bytes >= demand.num_bytes), key=lambda gpu: -gpu.free_bytes)
-    need = f"{demand.num_bytes / 2**30:.0f} GiB free each"
+def place_on_gpus(wanted: str, demand: Demand, gpus: list[Gpu], memory: str = "auto") -> Placement:
+    """`wanted`: auto or a count. ValueError, with the possible choices, for what is not there or not free.
+
+    `memory`: where the DiT's weights are kept; auto takes GPUs that hold them whole.
+    """
     if not gpus:
         raise ValueError(f"gpus={wanted} needs NVIDIA GPUs, and none is visible here; use --workers N for processes on the CPU")
-    if not fitting:
-        most = max(gpu.free_bytes for gpu in gpus) / 2**30
-        raise ValueError(
-            f"gpus={wanted}: none of {len(gpus)} GPUs has the {need} that this model needs (most: {most:.0f} GiB); free memory"
-        )
-    choices = possible_counts(len(fitting), demand)
+    check_memory(memory, len(gpus))
+    choices = fitting_counts(demand, gpus, memory)
+    if not choices:
+        raise ValueError(f"gpus={wanted}: {explain_misfit(demand, gpus, memory)}")
     if wanted == "auto":
         count = max(choices, key=lambda n: (choose_topology(n, demand.heads, demand.tokens).ring_degree == 1, n))
     else:
         count = check_count("gpus", wanted)
-        if count not in choices:
-            listed = ", ".join(map(str, choices))
-            raise ValueError(f"gpus={wanted} is not possible: {len(gpus)} GPUs are visible, {len(fitting)} with {need}; choose {listed}")
+        check_memory(memory, count)
+    fitting = fitting_gpus(demand.on_each(memory, count), gpus)
+    need = in_gib(demand.on_each(memory, count)) + " free each"
+    if count not in choices:
+        listed = ", ".join(map(str, choices))
+        raise ValueError(f"gpus={wanted} is not possible: {len(gpus)} GPUs are visible, {len(fitting)} with {need}; choose {listed}")
     chosen = sorted(fitting[:count], key=lambda gpu: gpu.index)
     topology = choose_topology(count, demand.heads, demand.tokens)
     free = f"{len(fitting)} of {len(gpus)} GPUs have {need}; taking {', '.join(str(gpu.index) for gpu in chosen)}"
@@ -67,13 +79,57 @@ def place_on_gpus(wanted: str, demand: Demand, gpus: list[Gpu]) -> Placement:
         ulysses_degree=topology.ulysses_degree,
         ring_degree=topology.ring_degree,
         gpus=tuple(gpu.uuid for gpu in chosen),
-        reason=f"{free}; {topology.reason}",
+        reason=f"{free}; {topology.reason}{explain_memory(demand, memory, count)}",
     )
 
 
-def place_on_cpu(wanted: str, demand: Demand) -> Placement:
+def fitting_counts(demand: Demand, gpus: list[Gpu], memory: str) -> list[int]:
+    """How many GPUs may work together. Sharded weights need more room the fewer share them, and two at least."""
+    least = 2 if memory == "sharded" else 1
+    counts = [count for count in possible_counts(len(gpus), demand) if count >= least]
+    return [count for count in counts if len(fitting_gpus(demand.on_each(memory, count), gpus)) >= count]
+
+
+def fitting_gpus(num_bytes: int, gpus: list[Gpu]) -> list[Gpu]:
+    """Those with so much free, the freest first."""
+    return sorted((gpu for gpu in gpus if gpu.free_bytes >= num_bytes), key=lambda gpu: -gpu.free_bytes)
+
+
+def explain_misfit(demand: Demand, gpus: list[Gpu], memory: str) -> str:
+    """Why no GPU will do, and under which other choice of memory some would."""
+    count = len(gpus)
+    most = in_gib(max(gpu.free_bytes for gpu in gpus))
+    others = {other: fitting_counts(demand, gpus, other) for other in ("sharded", "offload") if other != memory}
+    ways = " or ".join(
+        f"--memory {other} ({in_gib(demand.on_each(other, counts[-1]))} on each of {counts[-1]})"
+        for other, counts in others.items()
+        if counts
+    )
+    need = f"{in_gib(demand.on_each(memory, count))} free each that this model needs"
+    kept = "" if memory in ("auto", "resident") else f" with memory={memory}"
+    return f"none of {count} GPUs has the {need}{kept} (most: {most}); free memory{' or use ' + ways if ways else ''}"
+
+
+def explain_memory(demand: Demand, memory: str, count: int) -> str:
+    """Where the weights are, when they are not simply on every GPU."""
+    whole = demand.num_blocks * demand.block_bytes
+    if whole == 0:
+        return ""
+    if memory == "sharded":
+        return f"; weights sharded: 1/{count} of the DiT's blocks on each, {in_gib(whole // count)} of {in_gib(whole)}"
+    if memory == "offload":
+        return f"; weights offloaded: the DiT's blocks in host memory, {in_gib(whole)} for each of {count}"
+    return ""
+
+
+def in_gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.0f} GiB"
+
+
+def place_on_cpu(wanted: str, demand: Demand, memory: str = "auto") -> Placement:
     """`wanted` processes on the CPU. ValueError with the possible choices."""
     count = check_count("workers", wanted)
+    check_memory(memory, count)
     choices = possible_counts(count, demand)
     if count not in choices:
         raise ValueError(f"workers={count} leave some without work: {demand.tokens} tokens in a chunk; choose {choices[-1]} or fewer")
@@ -126,12 +182,15 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
         return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset.bucket))
     files = model if isinstance(model, ModelFiles) else find_files(Path(model))
     files.require()
-    weights = [*files.dit, files.vae, files.audio, max(files.text, files.image, key=lambda path: path.stat().st_size)]
-    num_bytes = sum(path.stat().st_size for path in weights)
-    heads = files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0])
-    large = num_bytes > WORKING_BYTES
+    stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
+    encoder = max((path.stat().st_size for path in (files.text, files.image) if path is not None), default=0)
+    block_bytes, num_blocks = blocks_in(files.dit)
     return Demand(
-        heads=heads, num_bytes=num_bytes + (WORKING_BYTES if large else 0), tokens=tokens_in(size, BY_NAME["livetalk_14b"]().bucket)
+        heads=files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0]),
+        num_bytes=stay + working_room(stay, encoder),
+        tokens=tokens_in(size, BY_NAME[files.preset or "livetalk_14b"]().bucket),
+        block_bytes=block_bytes,
+        num_blocks=num_blocks,
     )
 
 
@@ -143,10 +202,30 @@ def tokens_in(size: str, bucket: str) -> int:
 
 def heads_in(path: Path) -> int:
     """Heads of a DiT file, from the width of its tensors; the published model's 40 when the header does not tell."""
-    if path.suffix == ".safetensors":
-        with open(path, "rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        for name, tensor in header.items():
-            if name.endswith("self_attn.norm_q.weight"):
-                return max(1, tensor["shape"][0] // HEAD_DIM)
+    for name, tensor in read_header(path).items():
+        if name.endswith("self_attn.norm_q.weight"):
+            return max(1, tensor["shape"][0] // HEAD_DIM)
     return BY_NAME["livetalk_14b"]().dit.num_heads
+
+
+def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
+    """Bytes of a block of the DiT in these files, and how many there are; without a header all of a file counts as the published 40."""
+    total, last = 0, 0
+    for path in paths:
+        header = read_header(path)
+        found = [(int(match[1]), tensor["data_offsets"]) for name, tensor in header.items() if (match := BLOCK.search(name))]
+        total += sum(stop - start for _, (start, stop) in found) if header else path.stat().st_size
+        last = max([last, *(number for number, _ in found)] if header else [last, BY_NAME["livetalk_14b"]().dit.num_layers - 1])
+    return total // (last + 1), last + 1
+
+
+def read_header(path: Path) -> dict[str, dict]:
+    """Shapes and places of a safetensors file's tensors; nothing of another kind of file. ValueError for one that is damaged."""
+    if path.suffix != ".safetensors":
+        return {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return json.loads(file.read(min(length, path.stat().st_size)))
+        except ValueError:
+            raise ValueError(f"{path} is not a whole safetensors file; download it again") from None

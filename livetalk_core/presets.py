@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from livetalk_core.models.audio import AudioConfig
 from livetalk_core.models.dit import DiTConfig
 from livetalk_core.models.image import ImageConfig
+from livetalk_core.models.patch_vae import PatchVAEConfig
 from livetalk_core.models.text import TextConfig
 from livetalk_core.models.vae import VAEConfig
+from livetalk_core.models.weightless import MelConfig, NoTextConfig, ThumbnailConfig
 
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The prompt the published model is used with."""
@@ -20,10 +22,10 @@ class Preset:
 
     name: str
     dit: DiTConfig
-    vae: VAEConfig
-    audio: AudioConfig
-    text: TextConfig
-    image: ImageConfig
+    vae: VAEConfig | PatchVAEConfig
+    audio: AudioConfig | MelConfig
+    text: TextConfig | NoTextConfig
+    image: ImageConfig | ThumbnailConfig
     bucket: str
     steps: int = 4
     shift: float = 5.0
@@ -44,23 +46,21 @@ def livetalk_14b() -> Preset:
 
 
 def nano() -> Preset:
-    """A model small enough for a CPU. Its weights are still to be trained."""
-    small = tiny()
+    """A model small enough for a CPU, trained on drawn people: it hears log-mel spectra and was taught no words."""
+    vae, audio, text, image = PatchVAEConfig(), MelConfig(), NoTextConfig(), ThumbnailConfig()
     return Preset(
         name="nano",
         dit=DiTConfig(
-            dim=192, ffn_dim=768, num_heads=6, num_layers=6, freq_dim=64, text_dim=32, text_len=32, image_dim=32,
-            audio_dim=3 * 32, audio_hidden=96, audio_width=64, audio_tokens=8,
+            dim=256, ffn_dim=1024, num_heads=4, num_layers=6, in_dim=2 * vae.z_dim + 4, out_dim=vae.z_dim, freq_dim=128,
+            text_dim=text.width, text_len=1, image_dim=image.width,
+            audio_dim=audio.layers * audio.width, audio_hidden=256, audio_width=64, audio_tokens=8, predicts="change", picture_in="every",
         ),
-        vae=VAEConfig(dim=24),
-        audio=AudioConfig(
-            width=32, layers=3, heads=4, ffn_width=64, conv_widths=(32,) * 7, conv_kernels=(10, 3, 3, 3, 3, 2, 2),
-            position_kernel=16, position_groups=4,
-        ),
-        text=small.text,
-        image=ImageConfig(width=32, layers=3, heads=4, ffn_width=64),
+        vae=vae,
+        audio=audio,
+        text=text,
+        image=image,
         bucket="128",
-        trained=False,
+        shift=3.0,
     )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ class StreamSettings:
 
     seed: int = 9999
     steps: int = 4
-    shift: float = 5.0
+    shift: float | None = None
+    """Of the schedule's times; None: the model's own (published: 5)."""
     color_strength: float = 1.0
     loudness: bool = True
     """Bring the sound to -23 LUFS before the audio encoder, as in training."""
@@ -76,8 +77,8 @@ class StreamSettings:
             raise ValueError(f"seed={self.seed} must be 0 to 2^63 - 1; the default is 9999")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be 1 or more; the model was distilled for 4")
-        if not self.shift > 0:
-            raise ValueError(f"shift={self.shift} must be above 0; the published value is 5")
+        if self.shift is not None and not self.shift > 0:
+            raise ValueError(f"shift={self.shift} must be above 0; leave it out for the model's own")
         if not 0 <= self.color_strength <= 1:
             raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colours held to the picture)")
 

@@ -1,6 +1,6 @@
-"""The causal VAE over a group of processes, exactly: each has a band of the picture.
+"""A causal VAE over a group of processes, exactly: each has a band of the picture.
 
-Convolutions that reach one pixel far get that row from the neighboring bands, the attention of the middle block gets the keys of all bands;
+Convolutions that reach one pixel far get that row from the neighboring bands, the attention of the large VAE gets the keys of all bands;
 everything else is local. Nothing is computed twice. `past` stays with its band, borders included, so groups cost no second exchange.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
 from livetalk_core.models.convolution import (
@@ -22,13 +22,16 @@ from livetalk_core.models.convolution import (
     convolve_causal,
     convolve_quarters,
 )
+from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups, fold_upsampling
 from livetalk_core.parallel.bands import Bands, cut_bands
 from livetalk_core.parallel.exchange import collect_parts, gather_parts, widen
 from livetalk_core.parallel.group import SequenceGroup
 
+PlainVAE = CausalVAE | PatchVAE
 
-def parallelize_vae(vae: CausalVAE, group: SequenceGroup) -> ParallelVAE:
+
+def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
     """The VAE over the group. The state dict is unchanged; from now on use what is returned, on every process alike."""
     layers = BandLayers(group)
     fold_upsampling(vae)
@@ -47,7 +50,7 @@ def parallelize_vae(vae: CausalVAE, group: SequenceGroup) -> ParallelVAE:
 class ParallelVAE:
     """The plain VAE's interface, whole pictures in and out on every process."""
 
-    def __init__(self, vae: CausalVAE, layers: BandLayers):
+    def __init__(self, vae: PlainVAE, layers: BandLayers):
         self.vae, self.layers = vae, layers
 
     @property
@@ -63,13 +66,13 @@ class ParallelVAE:
         return BandVAE(self.vae, self.layers, cut_bands(latent_height, latent_width, self.layers.group.size))
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
-        """[3, 4 k + 1, H, W] in [-1, 1] -> [16, k + 1, h, w], the same on every process."""
+        """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w], the same on every process."""
         stride = self.spatial_stride
         banded = self.banded(video_CTHW.shape[-2] // stride, video_CTHW.shape[-1] // stride)
         return banded.encode(banded.bands.cut(video_CTHW, self.layers.group.rank, stride), groups)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
-        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], the same on every process."""
+        """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], the same on every process."""
         banded = self.banded(*latents_CTHW.shape[-2:])
         for piece_CTHW in banded.decode(latents_CTHW, groups):
             yield gather_parts(piece_CTHW, banded.bands.dim, banded.pixel_lengths, self.layers.group.whole)
@@ -78,7 +81,7 @@ class ParallelVAE:
 class BandVAE:
     """Whole latents, and pixels in bands: decode, color and the next encode of a chunk need no whole frame anywhere."""
 
-    def __init__(self, vae: CausalVAE, layers: BandLayers, bands: Bands):
+    def __init__(self, vae: PlainVAE, layers: BandLayers, bands: Bands):
         self.vae, self.layers, self.bands, self.group = vae, layers, bands, layers.group
         self.pixel_lengths = [length * vae.spatial_stride for length in bands.lengths]
 
@@ -88,11 +91,11 @@ class BandVAE:
         return self.group.rank >= self.bands.active
 
     def encode(self, band_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
-        """This process's band of [3, 4 k + 1, H, W] -> the whole [16, k + 1, h, w], the same on every process."""
+        """This process's band of [3, 4 k + 1, H, W] -> the whole [C, k + 1, h, w], the same on every process."""
         self.layers.bands = self.bands
         latent_frames = (band_CTHW.shape[1] - 1) // self.vae.temporal_stride + 1
         if self.idle:
-            for _ in self.join_attention(groups, latent_frames):
+            for _ in self.join_attention(self.vae.encoder, groups, latent_frames):
                 pass
             part_CTHW = self.empty((self.vae.config.z_dim, latent_frames, *self.bands.size(self.group.rank)))
         else:
@@ -100,7 +103,7 @@ class BandVAE:
         return gather_parts(part_CTHW, self.bands.dim, self.bands.lengths, self.group.whole)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
-        """The whole [16, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
+        """The whole [C, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
         part_CTHW = self.bands.cut(latents_CTHW, self.group.rank)
         pieces = self.decode_nothing(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups)
         while True:
@@ -113,20 +116,21 @@ class BandVAE:
     def decode_nothing(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
         """An idle process's decode: pieces without pixels."""
         height, width = (n * self.vae.spatial_stride for n in part_CTHW.shape[-2:])
-        for i, latent_frames in enumerate(self.join_attention(groups, part_CTHW.shape[1])):
+        for i, latent_frames in enumerate(self.join_attention(self.vae.decoder, groups, part_CTHW.shape[1])):
             frames = self.vae.temporal_stride * latent_frames - (self.vae.temporal_stride - 1 if i == 0 else 0)
             yield self.empty((3, frames, height, width))
 
-    def join_attention(self, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
-        """Take part, without keys, in the attention of every group of latent frames; yields their sizes."""
-        width = self.vae.decoder.middle[1].to_qkv.in_channels
+    def join_attention(self, half: nn.Module, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
+        """Take part, without keys, in what attention the encoder or decoder has, for every group of latent frames; yields their sizes."""
+        widths = [layer.to_qkv.in_channels for layer in half.modules() if isinstance(layer, FrameAttention)]
         for size in fit_groups(groups, latent_frames):
-            nothing = self.empty((size, 0, 1, width))
-            self.layers.attend(nothing, nothing, nothing)
+            for width in widths:
+                nothing = self.empty((size, 0, 1, width))
+                self.layers.attend(nothing, nothing, nothing)
             yield size
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=self.vae.conv1.weight.dtype, device=self.vae.conv1.weight.device)
+        return next(self.vae.parameters()).new_empty(shape)
 
     def stats(self, band_CTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979)."""
@@ -152,7 +156,7 @@ class BandLayers:
         self.bands: Bands | None = None
 
     def convolve_video(self, layer: CausalConv3d, x: Tensor, past: Past | None) -> Tensor:
-        """A 3 x 3 x 3 causal convolution; the frames kept in `past` have their borders already."""
+        """A causal convolution of 3 x 3 pixels; the frames kept in `past` have their borders already."""
         return convolve_causal(layer, self.widen(x, 1, 1), past, self.padding)
 
     def convolve_doubling(self, layer: DoublingConv, x: Tensor) -> Tensor:

@@ -1,0 +1,156 @@
+"""The parts of a stream as calls: the same ones are counted on the meta device and timed on a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from livetalk_core.denoiser import Cuts, DiTDenoiser
+from livetalk_core.engine import Engine, encode_condition
+from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.clock import StageClock
+from livetalk_core.stream.flow import flow_times
+from livetalk_core.stream.session import DECODE_GROUPS, Session
+from livetalk_core.types import AudioWindow, Reference, StreamSettings
+
+TEXT_ROWS = 25
+"""Tokens of a prompt of a line and a half."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One part of a stream's work. `prepare` makes its inputs and gives the call; the inputs live as long as the call."""
+
+    name: str
+    per: str
+    """What it is done once for: step, chunk, stream or identity."""
+    stage: str | None
+    """The stage of a chunk whose time it is in; None for what comes before the first chunk."""
+    prepare: Callable[[], Call]
+
+
+def components(engine: Engine, plan: StreamPlan, cuts: Cuts) -> list[Component]:
+    """Every part of a stream of this engine and size, with random inputs on the engine's device."""
+    make = Inputs(engine, plan, cuts, engine.preset.steps)
+    return [
+        Component(name="DiT step", per="step", stage="denoise", prepare=make.step),
+        Component(name="audio keys", per="chunk", stage="denoise", prepare=make.audio_keys),
+        Component(name="VAE decode", per="chunk", stage="decode", prepare=make.decode),
+        Component(name="color", per="chunk", stage="color", prepare=make.color),
+        Component(name="VAE encode", per="chunk", stage="encode", prepare=make.encode),
+        Component(name="audio encoder", per="chunk", stage="audio", prepare=make.audio_encoder),
+        Component(name="prompt and picture keys", per="stream", stage=None, prepare=make.stream_keys),
+        Component(name="condition encode", per="identity", stage=None, prepare=make.condition),
+        Component(name="text encoder", per="identity", stage=None, prepare=make.text_encoder),
+        Component(name="picture encoder", per="identity", stage=None, prepare=make.picture_encoder),
+    ]
+
+
+class Inputs:
+    """Random inputs of one engine's parts, and their calls."""
+
+    def __init__(self, engine: Engine, plan: StreamPlan, cuts: Cuts, steps: int):
+        self.engine, self.plan, self.cuts = engine, plan, cuts
+        self.times = flow_times(steps, engine.preset.shift)[:-1]
+
+    def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.randn(shape, device=self.engine.device, dtype=dtype or self.engine.dtype)
+
+    def video(self, frames: int) -> Tensor:
+        """[3, T, H, W] in [-1, 1]."""
+        return self.random(3, frames, self.plan.height, self.plan.width).clamp(-1, 1)
+
+    def latents(self, frames: int, dtype: torch.dtype | None = None) -> Tensor:
+        channels, _, height, width = self.plan.latent_shape
+        return self.random(channels, frames, height, width, dtype=dtype)
+
+    def reference(self) -> Reference:
+        config, plan = self.engine.preset.dit, self.plan
+        mask_CTHW = self.random(plan.temporal_stride, *plan.latent_shape[1:])
+        return Reference(
+            text_LD=self.random(min(TEXT_ROWS, config.text_len), config.text_dim),
+            image_LD=self.random(self.engine.preset.image.tokens, config.image_dim),
+            cond_CTHW=torch.cat([mask_CTHW, self.latents(plan.latent_frames)]),
+            first_CTHW=self.latents(1),
+            pixels_CHW=self.video(1)[:, 0],
+        )
+
+    def window(self) -> AudioWindow:
+        plan, audio = self.plan, self.engine.preset.audio
+        features_PTWSD = self.random(1, plan.chunk_frames, plan.audio_window, audio.layers, audio.width, dtype=torch.float32)
+        return AudioWindow(index=0, features_PTWSD=features_PTWSD, samples=torch.zeros(plan.new_samples), num_valid=plan.new_frames)
+
+    def denoiser(self) -> DiTDenoiser:
+        return DiTDenoiser(self.engine.models.dit, self.times, self.cuts)
+
+    def step(self) -> Call:
+        """A step after a chunk's first: what is constant is there."""
+        denoiser, x_CTHW = self.denoiser(), self.latents(self.plan.latent_frames, torch.float32)
+        run = partial(denoiser, x_CTHW, self.times[-1], self.reference(), self.window(), self.plan.motion_latents)
+        run()
+        return run
+
+    def plain_step(self) -> Call:
+        """Everything in every step, as published."""
+        x_CTHW, reference, window = self.latents(self.plan.latent_frames, torch.float32), self.reference(), self.window()
+        make = partial(DiTDenoiser, self.engine.models.dit, (), self.cuts)
+        return lambda: make()(x_CTHW, self.times[-1], reference, window, self.plan.motion_latents)
+
+    def audio_keys(self) -> Call:
+        return partial(self.denoiser().hold_window, self.window(), self.engine.device)
+
+    def stream_keys(self) -> Call:
+        """With the embeddings of the schedule's times."""
+        reference = self.reference()
+        return lambda: self.denoiser().hold_reference(reference)
+
+    def decode(self, groups: tuple[int, ...] = DECODE_GROUPS) -> Call:
+        latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
+        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, groups))
+
+    def color(self) -> Call:
+        """All that a session does with decoded frames before they leave."""
+        latents_CTHW = self.latents(self.plan.latent_frames)
+        session = self.session(Decoded(list(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))))
+        return lambda: session.decode(latents_CTHW, self.plan.new_frames, StageClock(self.engine.device))
+
+    def session(self, vae, denoiser=None) -> Session:
+        settings = StreamSettings(steps=len(self.times), shift=self.engine.preset.shift)
+        noise = partial(torch.randn, self.plan.latent_shape, device=self.engine.device)
+        return Session(self.plan, denoiser, vae, self.reference(), settings, lambda dtype: noise(dtype=dtype))
+
+    def encode(self) -> Call:
+        return partial(self.engine.models.vae.encode, self.video(self.plan.motion_frames).float())
+
+    def condition(self) -> Call:
+        """The condition, and the motion latents of the first chunk."""
+        vae, pixels_CHW = self.engine.models.vae, self.video(1)[:, 0]
+        return lambda: (encode_condition(vae, pixels_CHW, self.plan, self.engine.preset.dit.picture_in), vae.encode(pixels_CHW[:, None]))
+
+    def audio_encoder(self) -> Call:
+        return partial(self.engine.models.audio, self.random(self.plan.context_samples, dtype=torch.float32) * 0.1)
+
+    def text_encoder(self) -> Call:
+        rows, length = min(TEXT_ROWS, self.engine.preset.dit.text_len), self.engine.preset.dit.text_len
+        ids_1L = torch.ones(1, length, dtype=torch.long, device=self.engine.device)
+        mask_1L = (torch.arange(length) < rows).long()[None]  # on the host, where its sum is asked for
+        return partial(self.engine.models.text(), ids_1L, mask_1L)
+
+    def picture_encoder(self) -> Call:
+        return partial(self.engine.models.image(), self.video(1)[:, 0])
+
+
+class Decoded:
+    """A VAE that has decoded already."""
+
+    def __init__(self, pieces: list[Tensor]):
+        self.pieces = pieces
+
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+        yield from self.pieces

@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train."""
+"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train | evaluate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 from livetalk_core import __version__
-from livetalk_core.options import BAD_INPUT, Parser, add_generate, add_model, add_pool, add_serve
+from livetalk_core.bench.command import add_bench, run_bench
+from livetalk_core.evaluate.command import add_evaluate, run_evaluate
+from livetalk_core.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
 from livetalk_core.train.command import add_prepare, add_train, run_train
 
 INTERRUPTED, FAILED = 130, 1
@@ -50,19 +52,16 @@ def parser() -> Parser:
     add_generate(command(commands, "generate", run_generate, "make a talking video from a picture and speech"))
     parity = command(commands, "parity", run_parity, "compare our numbers with the published system's golden tensors")
     parity.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden .safetensors files")
-    bench = command(commands, "bench", run_bench, "time every stage of a chunk on this machine")
-    add_model(bench)
-    add_pool(bench)
-    bench.add_argument("--size", default="auto", metavar="WxH", help="picture size (default: the model's own)")
-    bench.add_argument("--chunks", type=int, default=5, metavar="N", help="chunks to time after one warm-up (default: 5)")
+    add_bench(command(commands, "bench", run_bench, "count the work of every part, time it on this machine, write the page of results"))
     add_serve(command(commands, "serve", run_serve, "answer streams from the network with this machine's pool of workers"))
     prepare = command(commands, "prepare", run_prepare, "encode talking videos once, into shards to train on")
     add_prepare(prepare)
     add_model(prepare)
     add_train(command(commands, "train", run_train, "run one stage of training by its recipe; a stopped run goes on"))
+    add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
     doctor = command(commands, "doctor", run_doctor, "look at this machine and the model files; say what is missing")
     add_model(doctor)
-    for sub in (parity, bench, doctor):
+    for sub in (parity, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return top
 
@@ -129,25 +128,6 @@ def run_parity(options: argparse.Namespace) -> int:
             print(f"{r.file:18} {r.what:30} {r.error:10.2e} {r.limit:7.0e} {'pass' if r.passed else 'FAIL'}")
         print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
-
-
-def run_bench(options: argparse.Namespace) -> int:
-    from livetalk_core.bench import print_report, run_bench
-    from livetalk_core.opening import open_engine
-    from livetalk_core.pool.overhead import measure, print_overhead
-    from livetalk_core.pool.pool import Pool
-
-    with closing(open_engine(options, sys.stderr)) as engine:
-        report = run_bench(engine, options.size, options.chunks)
-        if isinstance(engine, Pool):
-            report |= {"peak_memory_mb": engine.stats()["peak_mb"], "pool": measure(engine)}
-    if options.json:
-        print(json.dumps(report, indent=1))
-        return 0
-    print_report(report)
-    if "pool" in report:
-        print_overhead(report["pool"])
-    return 0
 
 
 def run_serve(options: argparse.Namespace) -> int:

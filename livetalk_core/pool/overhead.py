@@ -31,9 +31,3 @@ def median_ms(pool: Pool, shape: tuple[int, ...]) -> float:
         pool.ping(shape)
         seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[5:])
-
-
-def print_overhead(report: dict[str, float | int]) -> None:
-    print(f"{'workers':22} {report['workers']} on {report['cores']} cores, load average {report['load_average']:.1f}")
-    print(f"{'command, there and back':22} {report['command_ms']:.2f} ms median")
-    print(f"{'picture of a chunk':22} {report['picture_ms']:.2f} ms median ({' x '.join(map(str, PICTURE))} bytes)")

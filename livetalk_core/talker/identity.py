@@ -136,7 +136,7 @@ def sample_look(rng: np.random.Generator) -> dict[str, float | str | bool]:
         "glasses": pick(rng, GLASSES, (4, 1, 1, 0.8)),
         "clothes": pick(rng, CLOTHES),
         "backdrop": pick(rng, BACKDROPS),
-        "zoom": float(rng.uniform(1.0, 1.3)),
+        "zoom": float(rng.uniform(1.2, 1.45)),
         "freckles": bool(rng.random() < 0.15),
         "earrings": bool(woman and rng.random() < 0.5),
     }

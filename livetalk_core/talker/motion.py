@@ -41,7 +41,7 @@ class Motion:
         return cls(
             phases_CK=rng.uniform(0, 2 * np.pi, (8, 4)),
             rates_CK=rng.uniform(0.06, 0.55, (8, 4)),
-            amount=float(rng.uniform(0.35, 1.0)),
+            amount=float(rng.uniform(0.12, 0.45)),
             blinks_s=blinks,
             glances_s=glances,
             glances_2=np.clip(rests, -1, 1),

@@ -31,12 +31,21 @@ PORTRAIT = Identity(
     face_width=0.35,
     jaw=0.35,
     lip_fullness=0.6,
-    zoom=1.06,
+    zoom=1.22,
 )
 SPEECH = Utterance(
     text=(
         "Hello! I am a picture that talks. Give me your voice, and I will say your words: "
-        "for a minute, for an hour, or for as long as you like. Every sound moves my lips, and I never run out of breath."
+        "for a minute, for an hour, or for as long as you like. Every sound moves my lips, and I never run out of breath. "
+        "A moment ago I was a drawing. Nobody filmed me, and nobody moves me by hand. A small network listens to the speech, "
+        "and paints twenty eight pictures at a time, a little more than one second. "
+        "Before it goes on, it looks at the last few of them, so that my head does not jump, and at the first picture, "
+        "so that I stay who I am. That is why I can go on and on. "
+        "I am the smallest of my family. I was trained on drawn people, cats and robots, "
+        "and I fit into a processor that has no graphics card. "
+        "My big sister has fourteen billion numbers in her head, and speaks from photographs. "
+        "She wants a large machine, but she runs through the same code as I do. "
+        "Now it is your turn. Draw a face, record a sentence, and listen to what your picture has to say. Goodbye, and see you soon!"
     ),
     voice="en-us",
     words_per_minute=165,
@@ -60,7 +69,7 @@ def write_portrait(path: Path, size: int = 1024) -> None:
 
 
 def write_speech(path: Path) -> None:
-    """About twelve seconds of English, mono, 16 bits, at espeak-ng's own 22.05 kHz."""
+    """About a minute of English, mono, 16 bits, at espeak-ng's own 22.05 kHz."""
     speech = speak([SPEECH])[0]
     samples_1N = np.round(speech.samples_N * 32768).astype(np.int16)[None]
     with av.open(str(path), "w") as container:

@@ -26,7 +26,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", help="sft_14b, dmd_14b, vae_nano, sft_nano or dmd_nano")
+    sub.add_argument("recipe", help="sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano; or nano: the whole small model from nothing")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
@@ -47,8 +47,12 @@ def run_train(options: argparse.Namespace) -> int:
     from livetalk_core.train.presets import RECIPES
     from livetalk_core.train.run import Job, train
 
+    if options.recipe == "nano":
+        from livetalk_core.train.nano import train_nano
+
+        return tell(train_nano(options.out, options.device), options.out)
     if options.recipe not in RECIPES:
-        raise ValueError(f"recipe {options.recipe!r} must be one of {', '.join(RECIPES)}")
+        raise ValueError(f"recipe {options.recipe!r} must be nano, or one of {', '.join(RECIPES)}")
     recipe = change(RECIPES[options.recipe](), options.set)
     job = Job(
         recipe=recipe,
@@ -59,8 +63,11 @@ def run_train(options: argparse.Namespace) -> int:
         vae=options.vae,
         device=options.device,
     )
-    path = train(job)
-    print(f"stopped and saved; the same command goes on from {options.out}" if path is None else f"finished: {path}", file=sys.stderr)
+    return tell(train(job), options.out)
+
+
+def tell(path: Path | None, out: Path) -> int:
+    print(f"stopped and saved; the same command goes on from {out}" if path is None else f"finished: {path}", file=sys.stderr)
     return 0
 
 
@@ -113,7 +120,14 @@ def run_prepare(options: argparse.Namespace, engine, choose) -> int:
             raise ValueError(f"{options.source}: no video to learn from in it ({', '.join(VIDEOS)}); give a folder of talking videos")
         clips = usable_clips(stretches[part::parts], options.chunks, lambda width, height: choose(width, height, bucket), engine.plan)
     models = engine.models
-    encoders = Encoders(vae=models.vae, audio=engine.encode_audio, text=engine.text_rows, image=engine.image_rows, plan=engine.plan)
+    encoders = Encoders(
+        vae=models.vae,
+        audio=engine.encode_audio,
+        text=engine.text_rows,
+        image=engine.image_rows,
+        plan=engine.plan,
+        picture_in=engine.preset.dit.picture_in,
+    )
     negative = NEGATIVE_PROMPT if options.negative is None else options.negative
     added = prepare(clips, encoders, options.out, engine.device, source=options.source, negative=negative, part=f"{part:03d}")
     print(f"{options.out}: {added} clips added", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from livetalk_core.plan import check_frame_count
+from livetalk_core.plan import check_frame_count, check_multiple
 from livetalk_core.presets import Preset
 
 DTYPES = ("float32", "bfloat16")
@@ -12,13 +12,21 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW, at a constant rate after a linear warm-up of `warmup` updates, behind a clipped gradient."""
+    """AdamW behind a clipped gradient: a linear warm-up of `warmup` updates, a constant rate, and if wanted a fall to 0."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     clip: float = 1.0
     warmup: int = 0
+    fall: tuple[int, int] = (0, 0)
+    """The updates from and to which the rate falls, in a straight line; (0, 0): it does not."""
+
+    def rate(self, update: int) -> float:
+        """Of an update, counted from 1."""
+        first, last = self.fall
+        left = 1.0 if last == 0 else min(1.0, max(0.0, (last + 1 - update) / (last + 1 - first)))
+        return self.lr * min(1.0, update / (self.warmup + 1)) * left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,8 @@ class Run:
     dtype: str = "float32"
     """What the networks compute in; weights and gradient sums are float32."""
     checkpoint_activations: bool = False
+    compile: bool = False
+    """Compile the networks that learn; needs a C++ compiler on a CPU."""
     ema_decay: float = 0.0
     """0 keeps no average."""
     ema_start: int = 0
@@ -73,6 +83,8 @@ class SFT:
     drop_audio: float = 0.0
     mouth_weight: float = 0.0
     """Added to the loss weight of 1 where the mouth is."""
+    full_weight_from: float = 0.0
+    """Flow time below which a sample's loss counts (t / this)^2: a network that answers x0 errs by 1 / t in the velocity."""
 
     def __post_init__(self) -> None:
         total = self.drop_text_and_audio + self.drop_text + self.drop_audio
@@ -122,14 +134,17 @@ class Tokenizer:
     """Before both stages of a small model: its VAE."""
 
     optim: Optim
-    frames: int = 17
-    size: int = 128
-    edge_weight: float = 1.0
-    """Of the loss between the pictures' gradients."""
-    kl_weight: float = 1e-6
-    mouth_weight: float = 4.0
+    frames: int = 13
+    size: int = 64
+    """Of the squares that are cut from the films, pixels."""
+    noise: float = 0.03
+    """Deviation of what is added to the normalized latents, so that the decoder bears a DiT's small errors."""
+    edge_weight: float = 0.2
+    """Of the loss between how sharp the pictures are around each pixel."""
+    mouth_weight: float = 2.0
 
     def __post_init__(self) -> None:
+        check_multiple("size", self.size, 8)
         check_frame_count("frames", self.frames)
 
 

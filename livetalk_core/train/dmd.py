@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from livetalk_core.models.vae import CausalVAE
 from livetalk_core.stream.flow import denoise_steps, pin_motion, seeded_noise
 from livetalk_core.stream.session import Session
 from livetalk_core.train.config import DMD
@@ -21,7 +20,7 @@ from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import NetDenoiser, velocity
 from livetalk_core.train.sample import Sample
 from livetalk_core.train.sft import silent
-from livetalk_core.types import AudioWindow, Reference, StreamSettings
+from livetalk_core.types import AudioWindow, Reference, StreamSettings, VideoVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class RollOut:
 class DistillStage:
     """Updates the fake score at every step and the generator at every `ratio`-th, each on its own roll-out."""
 
-    def __init__(self, config: DMD, generator: Learner, critic: Learner, teacher: nn.Module, vae: CausalVAE, null_text_LD: Tensor):
+    def __init__(self, config: DMD, generator: Learner, critic: Learner, teacher: nn.Module, vae: VideoVAE, null_text_LD: Tensor):
         self.config, self.generator, self.critic, self.teacher, self.vae = config, generator, critic, teacher, vae
         self.null_text_LD = null_text_LD
         self.learners = {"generator": generator, "critic": critic}
@@ -90,7 +89,7 @@ class DistillStage:
         return (v - (noise - end.x0_CTHW))[:, first:].square().mean()
 
 
-def roll_out(net: nn.Module, vae: CausalVAE, sample: Sample, cut: Cut, config: DMD, draws: Draws, *, with_gradient: bool) -> RollOut:
+def roll_out(net: nn.Module, vae: VideoVAE, sample: Sample, cut: Cut, config: DMD, draws: Draws, *, with_gradient: bool) -> RollOut:
     """Chunks 1 .. k as a stream makes them, the last one up to the cut's step. Memory does not depend on k."""
     denoiser = NetDenoiser(net)
     noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), sample.latents_KCTHW.device)

@@ -33,7 +33,7 @@ class Learner:
         norm = clip_grad_norm_(self.net.parameters(), self.config.clip).full_tensor()
         self.updates += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * min(1.0, self.updates / (self.config.warmup + 1))
+            group["lr"] = self.config.rate(self.updates)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.updates)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from livetalk_core.models.dit import AudioDiT, Block, DiTConfig
+from livetalk_core.models.dit import AudioDiT, Block, DiTConfig, to_velocity
 from livetalk_core.models.layers import KeyValue, heads
 from livetalk_core.types import AudioWindow, Reference
 
@@ -35,7 +35,8 @@ class VelocityNet(nn.Module):
         tokens_BTAD = dit.audio_proj(features_BPTWX.to(dtype))
         context = [LateContext(block, text_BLD, image_BLD) for block in dit.blocks]
         audio = [LateAudio(block, tokens_BTAD, features_BPTWX.shape[1]) for block in dit.blocks]
-        return dit(x_BCTHW, condition_BCTHW, dit.embed_time(1000 * t_B.float()), context, audio)
+        answer_BCTHW = dit(x_BCTHW, condition_BCTHW, dit.embed_time(1000 * t_B.float()), context, audio)
+        return to_velocity(answer_BCTHW, x_BCTHW, t_B.view(-1, 1, 1, 1, 1), condition_BCTHW, dit.config.predicts)
 
 
 class LateContext:

@@ -38,12 +38,12 @@ def dmd_14b() -> Recipe:
 
 
 def vae_nano() -> Recipe:
-    """The small model's VAE, from nothing, on the synthetic talker."""
+    """The small model's VAE: the decoder, on the synthetic talker."""
     return Recipe(
         name="vae_nano",
         model=nano(),
-        run=Run(steps=20_000, batch=8, ema_decay=0.999, ema_start=1000, save_every=1000, validate_every=1000, log_every=20, workers=2),
-        stage=Tokenizer(optim=Optim(lr=4e-4, betas=(0.9, 0.99), warmup=200)),
+        run=Run(steps=4200, batch=8, dtype="bfloat16", ema_decay=0.998, ema_start=500, save_every=250, validate_every=1000, log_every=20),
+        stage=Tokenizer(optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=200, fall=(2700, 4200))),
     )
 
 
@@ -52,9 +52,13 @@ def sft_nano() -> Recipe:
     return Recipe(
         name="sft_nano",
         model=nano(),
-        run=Run(steps=10_000, batch=16, ema_decay=0.999, ema_start=500, save_every=500, validate_every=1000, log_every=20, workers=2),
+        run=Run(
+            steps=2200, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
+            save_every=100, validate_every=550, validate_chunks=3, log_every=10,
+        ),
         stage=SFT(
-            optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=200), shift=3.0, noise_motion=0.2, drop_audio=0.05, mouth_weight=4.0,
+            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(1300, 2200)), shift=3.0, full_weight_from=0.4, noise_motion=0.1,
+            drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),
     )  # fmt: skip
 
@@ -64,11 +68,12 @@ def dmd_nano() -> Recipe:
     return Recipe(
         name="dmd_nano",
         model=nano(),
-        run=Run(steps=500, batch=8, ema_decay=0.95, ema_start=20, save_every=100, validate_every=100, log_every=5, workers=2),
+        run=Run(steps=400, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=10, save_every=25, validate_every=100, log_every=5),
         stage=DMD(
-            generator=Optim(lr=1e-4, betas=(0.0, 0.999), clip=10.0),
-            critic=Optim(lr=4e-4, betas=(0.0, 0.999), clip=10.0),
+            generator=Optim(lr=5e-5, betas=(0.0, 0.999), clip=10.0),
+            critic=Optim(lr=2e-4, betas=(0.0, 0.999), clip=10.0),
             chunks=3,
+            shift=3.0,
             noise_motion=False,
         ),
     )

@@ -11,27 +11,28 @@ from torch import Tensor, nn
 
 from livetalk_core.models import weights
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.train import is_first, own_device, shard, training_world
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import Preset
 from livetalk_core.train.config import DMD, SFT, Recipe, Tokenizer
 from livetalk_core.train.dmd import DistillStage
-from livetalk_core.train.export import export_net, fold_statistics, gather_net, write_tensors
+from livetalk_core.train.draws import Draws
+from livetalk_core.train.export import export_net, gather_net, write_tensors
+from livetalk_core.train.films import FilmSet
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
 from livetalk_core.train.sft import AdaptStage
 from livetalk_core.train.shards import ShardSet, open_shards, read_null_text
-from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, fresh_vae_state, measure_latents
+from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, first_vae_state
 from livetalk_core.train.trainer import Trainer
 from livetalk_core.train.validation import averaged, show_rebuilt, show_talk
-from livetalk_core.types import StreamSettings
+from livetalk_core.types import StreamSettings, VideoVAE
 
 DIT_FILE, VAE_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors"
 TEACHER_STEPS = 20
 """Denoising steps of a validation video before distillation."""
-TALKER_CLIPS = 1 << 20
-"""Different clips of the synthetic talker that the VAE may see."""
+FIRST_FILMS = 200
+"""Films that the VAE's encoder is worked out from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,29 +79,33 @@ def build_dmd(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Pat
 
 
 def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
-    from livetalk_core.train.synthetic import TalkerFrames
-
-    recipe, config, vae = job.recipe, job.recipe.stage, job.recipe.model.vae
-    plan = plan_of(recipe.model, config.size, config.size)
-    latent_shape = (vae.z_dim, plan.latents_in(config.frames), plan.latent_height, plan.latent_width)
-    data, heldout = (TalkerFrames(TALKER_CLIPS, config.frames, config.size, split) for split in ("train", "heldout"))
-    state = weights.read_tensors([job.vae]) if job.vae else fresh_vae_state(vae, recipe.run.seed)
+    recipe, vae = job.recipe, job.recipe.model.vae
+    if job.data is None:
+        raise ValueError(f"{recipe.name} needs films; draw some with livetalk train nano and name their folder with --data")
+    data = FilmSet(job.data)
+    state = weights.read_tensors([job.vae]) if job.vae else fresh_vae(recipe, data)
     net = shard(lambda: Autoencoder(vae), rank_0s(autoencoder_state(state)), no_units, device, compute=dtype_of(recipe))
-    learner = Learner(net, config.optim, recipe.run.ema_decay, recipe.run.ema_start)
-    stage = TokenizerStage(config, learner, latent_shape)
+    learner = Learner(net, recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
 
     def show(step: int) -> None:
-        show_rebuilt(learner, heldout[0].to(device), job.out / "validation" / f"step-{step:08d}.mp4")
+        show_rebuilt(learner, data[0], device, job.out / "validation" / f"step-{step:08d}.mp4")
 
     def export() -> Path:
         with averaged(learner):
-            mean_C, std_C = measure_latents(net, [data[i].to(device) for i in range(32)])
             whole = gather_net(net, "vae.")
         if is_first():
-            write_tensors(fold_statistics(whole, vae, mean_C, std_C), job.out / VAE_FILE)
+            write_tensors({name: tensor.bfloat16() for name, tensor in whole.items()}, job.out / VAE_FILE)
         return job.out / VAE_FILE
 
-    return Trainer(recipe, stage, data, data.buckets, job.out, device, show), export
+    return Trainer(recipe, TokenizerStage(recipe.stage, learner), data, data.buckets, job.out, device, show), export
+
+
+def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
+    """The first weights of a small model's VAE: those of its encoder stay."""
+    size = films[0].read("mouth").shape[0]
+    chosen = range(0, len(films), max(1, len(films) // FIRST_FILMS))
+    clips = [films[i].cut(Draws.of(recipe.run.seed, "first", i), recipe.stage.frames, size) for i in chosen]
+    return first_vae_state(recipe.model.vae, clips, recipe.run.seed)
 
 
 BUILD = {SFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer}
@@ -116,16 +121,17 @@ def make_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, f
         lambda: VelocityNet(config), rank_0s(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
         master=dtype_of(recipe) if frozen else torch.float32, checkpoint_activations=recipe.run.checkpoint_activations and not frozen,
     )  # fmt: skip
+    if recipe.run.compile:
+        net.compile()
     return net.requires_grad_(False) if frozen else net
 
 
-def load_vae(job: Job, device: torch.device) -> CausalVAE:
+def load_vae(job: Job, device: torch.device) -> VideoVAE:
     """The frozen VAE that every process holds whole."""
     if job.vae is None:
         raise ValueError(f"{job.recipe.name} needs the VAE that its data was encoded with; name its file with --vae")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    config = job.recipe.model.vae
-    return weights.load_vae(weights.read_tensors([job.vae]), dtype=dtype, device=device, mean=config.mean, std=config.std)
+    return weights.load_vae(weights.read_tensors([job.vae]), dtype=dtype, device=device)
 
 
 def open_data(job: Job, chunks: int) -> ShardSet:
@@ -141,13 +147,13 @@ def plan_of(preset: Preset, width: int, height: int) -> StreamPlan:
         height=height,
         audio_window=preset.dit.audio_window,
         latent_channels=preset.vae.z_dim,
-        temporal_stride=2 ** sum(preset.vae.temporal_downsample),
-        spatial_stride=2 ** len(preset.vae.temporal_downsample),
+        temporal_stride=preset.vae.temporal_stride,
+        spatial_stride=preset.vae.spatial_stride,
         patch_size=preset.dit.patch_size,
     )
 
 
-def talker_shown(job: Job, learner: Learner, vae: CausalVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
+def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
     """Makes a video of the data's first sample."""
     run = job.recipe.run
 
@@ -164,7 +170,7 @@ def export_dit(job: Job, learner: Learner) -> Path:
     path = job.out / DIT_FILE
     with averaged(learner):
         dtype = torch.float32 if job.recipe.run.dtype == "float32" else torch.bfloat16
-        export_net(learner.net, "dit.", path, dtype, job.recipe.model.dit)
+        export_net(learner.net, "dit.", path, dtype, job.recipe.model)
     return path
 
 

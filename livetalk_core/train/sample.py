@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.window import slice_windows
-from livetalk_core.types import AudioWindow, Reference
+from livetalk_core.types import AudioWindow, Reference, VideoVAE
 
 ENCODE_GROUPS = (1, 2)
 """Latent frames encoded at a time, to bound memory."""
@@ -44,12 +43,14 @@ class Clip:
 class Encoders:
     """The frozen networks, as callables."""
 
-    vae: CausalVAE
+    vae: VideoVAE
     audio: Callable[[Tensor], Tensor]
     """Sound [N] -> [T, S, D]."""
     text: Callable[[str], Tensor]
     image: Callable[[Tensor], Tensor]
     plan: Callable[[int, int], StreamPlan]
+    picture_in: str = "first"
+    """See DiTConfig."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +102,14 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
     """A clip's tensors as they are stored: half precision, bytes where bytes suffice."""
     height, width = clip.frames_THWC.shape[1:3]
     plan = encoders.plan(width, height)
-    dtype = encoders.vae.conv1.weight.dtype
+    dtype = next(encoders.vae.parameters()).dtype
     video_CTHW = to_signed(clip.frames_THWC).to(device, dtype)
     starts = range(0, video_CTHW.shape[1] - plan.chunk_frames + 1, plan.new_frames)
     windows = [encoders.vae.encode(video_CTHW[:, start : start + plan.chunk_frames], ENCODE_GROUPS) for start in starts]
     picture_CHW = to_signed(clip.reference_HWC[None])[:, 0].to(device, dtype)
     return {
         "latents": torch.stack(windows).bfloat16().cpu(),
-        "reference": encode_alone(encoders.vae, picture_CHW, plan).bfloat16().cpu(),
+        "reference": encode_alone(encoders.vae, picture_CHW, plan, encoders.picture_in).bfloat16().cpu(),
         "pixels": clip.reference_HWC.permute(2, 0, 1).contiguous(),
         "text": encoders.text(clip.caption).bfloat16().cpu(),
         "image": encoders.image(picture_CHW).bfloat16().cpu(),
@@ -140,10 +141,10 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
     )
 
 
-def encode_alone(vae: CausalVAE, picture_CHW: Tensor, plan: StreamPlan) -> Tensor:
-    """Latents [C, t, h, w] of [picture, grey, grey, ...]."""
+def encode_alone(vae: VideoVAE, picture_CHW: Tensor, plan: StreamPlan, picture_in: str) -> Tensor:
+    """Latents [C, t, h, w] of [picture, grey, grey, ...], or of the still picture."""
     video_CTHW = picture_CHW.new_zeros(3, plan.chunk_frames, plan.height, plan.width)
-    video_CTHW[:, 0] = picture_CHW
+    video_CTHW[:, : 1 if picture_in == "first" else None] = picture_CHW[:, None]
     return vae.encode(video_CTHW, ENCODE_GROUPS)
 
 

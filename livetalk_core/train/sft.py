@@ -28,6 +28,8 @@ class Noised(NamedTuple):
     target_CTHW: Tensor
     weight_THW: Tensor
     """0 on the motion latents."""
+    importance: float
+    """Of the whole sample."""
     t: float
     reference: Reference
     window: AudioWindow
@@ -59,7 +61,8 @@ def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT,
         torch.stack([row.reference.image_LD for row in rows]),
         torch.stack([row.window.features_PTWSD.flatten(-2) for row in rows]),
     )
-    return torch.stack([weighted_error(v, row.target_CTHW, row.weight_THW) for v, row in zip(v_BCTHW, rows, strict=True)]).mean()
+    errors = [row.importance * weighted_error(v, row.target_CTHW, row.weight_THW) for v, row in zip(v_BCTHW, rows, strict=True)]
+    return torch.stack(errors).mean()
 
 
 def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor) -> Noised:
@@ -74,8 +77,9 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
         x_t = pin_motion(x_t, x0[:, :count])
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
     weight_THW[:count] = 0
+    importance = min(1.0, t / config.full_weight_from) ** 2 if config.full_weight_from else 1.0
     reference, window = drop_conditions(sample.reference, sample.window(index), draws.number("drop"), config, null_text_LD)
-    return Noised(x_t, noise - x0, weight_THW, t, reference, window)
+    return Noised(x_t, noise - x0, weight_THW, importance, t, reference, window)
 
 
 def drop_conditions(

@@ -1,4 +1,4 @@
-"""The synthetic talker as training data: clips for the shards, and frames for the VAE."""
+"""The synthetic talker as training data: clips for the shards, and films."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from livetalk_core.talker.clip import make_clip
 from livetalk_core.talker.face import HEAD_Y, NECK_PIVOT_Y, UNITS, ZOOM_AT, deep
 from livetalk_core.talker.identity import Identity, Pose
 from livetalk_core.talker.skin import MOUTH_Y
+from livetalk_core.train.films import TRUTH
 from livetalk_core.train.sample import Clip
-from livetalk_core.train.tokenizer import PixelClip
 
 CAPTION = "A drawn person is talking. Only the person is moving, the background remains static."
 AROUND_FRAMES = 8
@@ -38,25 +38,18 @@ def talker_clips(seeds: Sequence[int], frames: int, size: int, split: str = "tra
         )
 
 
-class TalkerFrames:
-    """Clip n of the synthetic talker for the VAE: drawn when asked for, the same each time."""
-
-    def __init__(self, count: int, frames: int, size: int, split: str = "train"):
-        self.count, self.frames, self.size, self.split = count, frames, size, split
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> PixelClip:
-        made = make_clip(index, self.frames / 25, self.size, self.split)
-        return PixelClip(
-            frames_CTHW=torch.from_numpy(made.frames_THWC).permute(3, 0, 1, 2).contiguous(),
-            mouth_HW=mouth_mask(made.identity, made.poses, self.size),
-        )
-
-    @property
-    def buckets(self) -> list[str]:
-        return ["all"] * self.count
+def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[str, Tensor]:
+    """The tensors of a film (see films.py)."""
+    made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
+    inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
+    truth = [torch.from_numpy(vars(made.truth)[f"{name}_T"][inside].copy()) for name in TRUTH]
+    return {
+        "frames": torch.from_numpy(made.frames_THWC[inside].copy()),
+        "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
+        "reference": torch.from_numpy(made.reference_HWC),
+        "mouth": mouth_mask(made.identity, made.poses[inside], size).to(torch.uint8),
+        "truth": torch.stack(truth),
+    }
 
 
 def mouth_mask(identity: Identity, poses: Sequence[Pose], size: int) -> Tensor:

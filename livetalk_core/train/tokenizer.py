@@ -1,112 +1,142 @@
-"""The VAE of a small model, trained from nothing: pictures and their edges rebuilt, the mouth above all, latents held near a normal."""
+"""The VAE of a small model: its encoder is the principal components of blocks of pixels, the mouth's above all; its decoder learns.
+
+The latents are final before any training, so the DiT need not wait for the decoder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from livetalk_core.models.convolution import CausalConv3d, TimeConv
-from livetalk_core.models.vae import CausalVAE, VAEConfig
+from livetalk_core.models.patch_vae import FRAMES, PATCH, PatchVAE, PatchVAEConfig, fold
 from livetalk_core.train.config import Tokenizer
 from livetalk_core.train.draws import Draws
+from livetalk_core.train.films import Film, PixelClip
 from livetalk_core.train.learner import Learner
 
-FIRST_LOG_VARIANCE = -6.0
-"""Of the latents before training: the noise on them starts small."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelClip:
-    """A few frames, uint8 [3, 4 k + 1, H, W], and where the mouth is, bool [H, W]."""
-
-    frames_CTHW: Tensor
-    mouth_HW: Tensor
-
-    def to(self, device: torch.device) -> PixelClip:
-        return replace(self, frames_CTHW=self.frames_CTHW.to(device), mouth_HW=self.mouth_HW.to(device))
+EMPHASIS = 0.75
+"""Latent channels keep their pictures' deviation to this power: between equal (0) and as in the pictures (1)."""
+MOUTH = 4.0
+"""Added to the weight 1 of a block where the mouth is."""
+LEAST = 1e-3
+"""Deviation that a component has at least: half of what the rounding to bytes makes."""
 
 
 class Autoencoder(nn.Module):
-    """A CausalVAE there and back in one forward."""
+    """A PatchVAE there and back in one forward; only the decoder's network learns."""
 
-    def __init__(self, config: VAEConfig):
+    def __init__(self, config: PatchVAEConfig):
         super().__init__()
-        self.vae = CausalVAE(config)
+        self.vae = PatchVAE(config)
+        for fixed in (self.vae.encoder, self.vae.decoder.picture):
+            fixed.requires_grad_(False)
 
-    def forward(self, video_BCTHW: Tensor, noise_BCTHW: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames [B, 3, T, H, W] in [-1, 1] -> (frames again, mean and log variance of the raw latents); no noise: the mean's frames."""
+    def forward(self, video_BCTHW: Tensor, noise: Tensor | float) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] -> the same again, float32, through latents with `noise` on them."""
         vae = self.vae
-        mean, log_variance = vae.conv1(vae.encoder(video_BCTHW.to(vae.conv1.weight.dtype), None), None).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-30, 20)
-        z = mean if noise_BCTHW is None else mean + (0.5 * log_variance).exp() * noise_BCTHW
-        return vae.decoder(vae.conv2(z.to(vae.conv2.weight.dtype), None), None).float(), mean.clone(), log_variance
+        dtype = vae.decoder.embed.weight.dtype
+        z_BCTHW = vae.encoder(video_BCTHW.to(dtype), None) + noise
+        return vae.decoder(z_BCTHW.to(dtype), None).float()
 
 
 class TokenizerStage:
-    """Updates a VAE on clips of pixels."""
+    """Updates a VAE on squares cut from films."""
 
-    def __init__(self, config: Tokenizer, learner: Learner, latent_shape: tuple[int, int, int, int]):
-        self.config, self.learner, self.latent_shape = config, learner, latent_shape
+    def __init__(self, config: Tokenizer, learner: Learner):
+        self.config, self.learner = config, learner
         self.learners = {"net": learner}
         self.chief = learner
 
-    def step(self, passes: Sequence[Sequence[tuple[PixelClip, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
+    def step(self, passes: Sequence[Sequence[tuple[Film, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
         losses = [lambda batch=batch: self.loss(batch) for batch in passes]
         loss, norm = self.learner.update(losses)
         return {"loss": loss, "grad_norm": norm}
 
-    def loss(self, batch: Sequence[tuple[PixelClip, Draws]]) -> Tensor:
-        video_BCTHW = torch.stack([clip.frames_CTHW for clip, _ in batch]).float() / 127.5 - 1
-        like = video_BCTHW.new_empty(self.latent_shape)
-        noise_BCTHW = torch.stack([draws.noise("latents", like) for _, draws in batch])
-        again_BCTHW, mean, log_variance = self.learner.net(video_BCTHW, noise_BCTHW)
-        weight_BHW = 1 + self.config.mouth_weight * torch.stack([clip.mouth_HW for clip, _ in batch]).float()
-        picture = rebuild_loss(again_BCTHW, video_BCTHW, weight_BHW[:, None, None], self.config.edge_weight)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return picture + self.config.kl_weight * kl
+    def loss(self, batch: Sequence[tuple[Film, Draws]]) -> Tensor:
+        config = self.config
+        clips = [film.cut(draws, config.frames, config.size) for film, draws in batch]
+        video_BCTHW = signed(clips).to(next(self.learner.net.parameters()).device)
+        steps = (config.frames - 1) // FRAMES + 1
+        like = video_BCTHW.new_empty(self.learner.net.vae.config.z_dim, steps, config.size // PATCH, config.size // PATCH)
+        noise_BCTHW = config.noise * torch.stack([draws.noise("latents", like) for _, draws in batch])
+        again_BCTHW = self.learner.net(video_BCTHW, noise_BCTHW)
+        weight_BHW = 1 + config.mouth_weight * torch.stack([clip.mouth_HW for clip in clips]).float().to(video_BCTHW.device)
+        return rebuild_loss(again_BCTHW, video_BCTHW, weight_BHW[:, None, None], config.edge_weight)
+
+
+def signed(clips: Iterable[PixelClip]) -> Tensor:
+    """Clips as a batch [B, 3, T, H, W] in [-1, 1]."""
+    return torch.stack([clip.frames_CTHW for clip in clips]).float() / 127.5 - 1
 
 
 def rebuild_loss(again_BCTHW: Tensor, video_BCTHW: Tensor, weight: Tensor, edge_weight: float) -> Tensor:
-    """Weighted mean |difference| of the pictures, and of their steps to the right, down and to the next frame."""
-    error = again_BCTHW - video_BCTHW
-    loss = (weight * error.abs()).mean()
-    for dim in (-1, -2, -3):
-        if error.shape[dim] > 1:
-            step = error.diff(dim=dim).abs()
-            loss = loss + edge_weight / 3 * (weight.expand_as(error).narrow(dim, 1, step.shape[dim]) * step).mean()
-    return loss
+    """Weighted mean |difference| of the pictures, and `edge_weight` times that of how sharp they are around each pixel."""
+    picture = (weight * (again_BCTHW - video_BCTHW).abs()).mean()
+    sharpness = (weight * (sharpness_of(again_BCTHW) - sharpness_of(video_BCTHW)).abs()).mean()
+    return picture + edge_weight * sharpness
+
+
+def sharpness_of(video_BCTHW: Tensor) -> Tensor:
+    """Root mean square of the Laplacian in each 5 x 5 pixels [B, 3, T, H, W]: how much detail there is, not where."""
+    frames = video_BCTHW.transpose(1, 2).flatten(0, 2)[:, None]
+    kernel = frames.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])[None, None]
+    power = F.conv2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), kernel).square()
+    local = (F.avg_pool2d(power, 5, stride=1, padding=2, count_include_pad=False) + 1e-4).sqrt()
+    return local.unflatten(0, (video_BCTHW.shape[0], -1, video_BCTHW.shape[1]))[:, :, :, 0].transpose(1, 2)
 
 
 @torch.no_grad()
-def fresh_vae_state(config: VAEConfig, seed: int) -> dict[str, Tensor]:
-    """First weights that treat each frame as a picture: convolutions look at their own frame, time passes as it is.
+def first_vae_state(config: PatchVAEConfig, clips: Sequence[PixelClip], seed: int) -> dict[str, Tensor]:
+    """A VAE that codes blocks of four frames by their principal components; its network adds nothing yet.
 
-    From the usual random ones, pictures learned first are lost when frames begin to mix.
+    A first frame is coded as four equal ones, and comes back as the mean of four.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = CausalVAE(config)
-    for module in vae.modules():
-        if isinstance(module, CausalConv3d):
-            module.weight[:, :, :-1] = 0
-        if isinstance(module, TimeConv):
-            one = torch.eye(module.in_channels).repeat(module.out_channels // module.in_channels, 1)
-            module.weight.zero_()
-            module.weight[:, :, -1, 0, 0] = one
-            module.bias.zero_()
-    vae.conv1.bias[config.z_dim :] = FIRST_LOG_VARIANCE
+        vae = PatchVAE(config)
+    mean_D, into_ZD, out_of_DZ = principal_maps(*weighted_blocks(clips), config.z_dim)
+    code, picture = vae.encoder.code, vae.decoder.picture
+    set_linear(code.rest, into_ZD, -(into_ZD @ mean_D))
+    set_linear(code.first, sum_frames(into_ZD), -(into_ZD @ mean_D))
+    set_linear(picture.rest, out_of_DZ, mean_D)
+    set_linear(picture.first, sum_frames(out_of_DZ.T).T / FRAMES, sum_frames(mean_D[None])[0] / FRAMES)
+    silent = [block.convs[1] for block in (*vae.decoder.blocks, *vae.decoder.fine)]
+    for layer in (*silent, vae.decoder.head):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
     return vae.state_dict()
 
 
-@torch.no_grad()
-def measure_latents(net: nn.Module, clips: Sequence[PixelClip]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [C] of the raw latents of some clips."""
-    means = [net(clip.frames_CTHW[None].float() / 127.5 - 1, None)[1] for clip in clips]
-    latents_CN = torch.cat(means).transpose(0, 1).flatten(1)
-    return latents_CN.mean(1).cpu(), latents_CN.std(1).cpu()
+def weighted_blocks(clips: Sequence[PixelClip]) -> tuple[Tensor, Tensor]:
+    """All blocks of four frames, [N, D] float64, and how much each counts, [N, 1]."""
+    blocks_BTHWD = fold(signed(clips)[:, :, 1:], FRAMES, PATCH).movedim(1, -1)
+    mouth_BHW = torch.stack([clip.mouth_HW for clip in clips]).double()
+    share_BTHW = F.avg_pool2d(mouth_BHW, PATCH)[:, None].expand(blocks_BTHWD.shape[:-1])
+    return blocks_BTHWD.flatten(0, -2).double(), 1 + MOUTH * share_BTHW.reshape(-1, 1)
+
+
+def principal_maps(blocks_ND: Tensor, weight_N1: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Their mean [D], and the maps to `count` latent channels [Z, D] and back [D, Z], about that mean."""
+    mean_D = blocks_ND.mean(0)
+    around_ND = blocks_ND - mean_D
+    axes_DZ = torch.linalg.eigh((weight_N1 * around_ND).T @ around_ND).eigenvectors.flip(1)[:, :count]
+    deviation_Z = (around_ND @ axes_DZ).std(0).clamp_min(LEAST)
+    emphasis_Z = deviation_Z**EMPHASIS
+    scale_Z = emphasis_Z / emphasis_Z.square().mean().sqrt() / deviation_Z
+    return mean_D, (axes_DZ * scale_Z).T, axes_DZ / scale_Z
+
+
+def set_linear(layer: nn.Conv3d, weight_OI: Tensor, bias_O: Tensor) -> None:
+    layer.weight.copy_(weight_OI[:, :, None, None, None])
+    layer.bias.copy_(bias_O)
+
+
+def sum_frames(rows_ND: Tensor) -> Tensor:
+    """Over the frames in blocks of [3, 4, 8, 8] values."""
+    return rows_ND.unflatten(1, (3, FRAMES, PATCH**2)).sum(2).flatten(1)
 
 
 def autoencoder_state(vae_state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from livetalk_core.media.video import VideoWriter
-from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.train import is_first
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session, to_uint8
+from livetalk_core.train.films import Film
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import NetDenoiser
 from livetalk_core.train.sample import Sample
-from livetalk_core.train.tokenizer import PixelClip
-from livetalk_core.types import StreamSettings
+from livetalk_core.types import StreamSettings, VideoVAE
+
+SHOWN_FRAMES = 33
+"""Of a film, to show what a VAE makes of it."""
 
 
-def show_talk(learner: Learner, vae: CausalVAE, sample: Sample, chunks: int, settings: StreamSettings, path: Path) -> None:
+def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, settings: StreamSettings, path: Path) -> None:
     """A stream of a sample's sound and reference, with the averaged weights where there are any. Every process calls it, one writes."""
     noise = seeded_noise(sample.plan.latent_shape, settings.seed, sample.latents_KCTHW.device)
     frames, sound = [], []
@@ -38,11 +40,11 @@ def show_talk(learner: Learner, vae: CausalVAE, sample: Sample, chunks: int, set
 
 
 @torch.no_grad()
-def show_rebuilt(learner: Learner, clip: PixelClip, path: Path) -> None:
-    """A clip and, beside it, what the VAE makes of it."""
-    video_1CTHW = clip.frames_CTHW[None].float() / 127.5 - 1
+def show_rebuilt(learner: Learner, film: Film, device: torch.device, path: Path) -> None:
+    """The start of a film and, beside it, what the VAE makes of it."""
+    video_1CTHW = (film.read("frames")[:SHOWN_FRAMES].permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(device)
     with averaged(learner):
-        again_1CTHW = learner.net(video_1CTHW, None)[0].clamp(-1, 1)
+        again_1CTHW = learner.net(video_1CTHW, 0.0).clamp(-1, 1)
     if is_first():
         write_film(path, to_uint8(torch.cat([video_1CTHW, again_1CTHW], dim=-1)[0]).cpu(), None)
 

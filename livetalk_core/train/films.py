@@ -1,0 +1,102 @@
+"""Drawn talking clips as files, one each: pixels and sound for the VAE, the shards and the judges, drawn once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from livetalk_core.train.draws import Draws
+from livetalk_core.train.sample import Clip
+
+TRUTH = ("opening", "width", "rounding", "closure", "teeth", "tongue")
+"""Rows of a film's truth: the mouth as it was drawn, frame by frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelClip:
+    """A few frames, uint8 [3, 4 k + 1, H, W], and where the mouth is, bool [H, W]."""
+
+    frames_CTHW: Tensor
+    mouth_HW: Tensor
+
+
+@dataclass(frozen=True)
+class Film:
+    """One clip on disk; parts of it are read when asked for."""
+
+    path: Path
+
+    def to(self, device: torch.device) -> Film:
+        return self
+
+    def read(self, name: str) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def cut(self, draws: Draws, frames: int, size: int) -> PixelClip:
+        """Some frames of a square: every other time with the middle of the mouth in it. ValueError for more than the film has."""
+        mouth_HW = self.read("mouth").bool()
+        with safe_open(self.path, framework="pt") as file:
+            whole = file.get_slice("frames")
+            count, height, width, _ = whole.get_shape()
+            if frames > count or size > min(height, width):
+                raise ValueError(
+                    f"{self.path.name} has {count} frames of {width}x{height}, too few for cuts of {frames} frames of {size}x{size}; set "
+                    "frames and size to less"
+                )
+            first = draws.choice("frame", count - frames + 1)
+            frames_THWC = whole[first : first + frames]
+        top, left = place_square(draws, mouth_HW, size)
+        rows, columns = slice(top, top + size), slice(left, left + size)
+        return PixelClip(frames_CTHW=frames_THWC[:, rows, columns].permute(3, 0, 1, 2), mouth_HW=mouth_HW[rows, columns])
+
+
+def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
+    """Top and left of a square: anywhere, or so that it holds the middle of the mouth."""
+    top, left = (draws.choice(side, length - size + 1) for side, length in zip(("top", "left"), mouth_HW.shape, strict=True))
+    if draws.choice("mouth", 2):
+        middle = mouth_HW.nonzero().float().mean(0).round().int().tolist()
+        top, left = (
+            min(max(0, at - draws.choice(side, size)), length - size)
+            for side, at, length in zip(("above", "before"), middle, mouth_HW.shape, strict=True)
+        )
+    return top, left
+
+
+class FilmSet:
+    """The films of a folder, by number."""
+
+    def __init__(self, folder: Path):
+        self.paths = sorted(folder.glob("*.safetensors"))
+        if not self.paths:
+            raise FileNotFoundError(f"{folder} holds no films (*.safetensors); draw some with: livetalk train nano")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Film:
+        return Film(self.paths[index])
+
+    @property
+    def buckets(self) -> list[str]:
+        return ["all"] * len(self)
+
+
+def film_clips(films: FilmSet, caption: str, lead: int) -> Iterator[Clip]:
+    """The films as data for the shards; their sound begins `lead` frames before the pictures."""
+    for path in films.paths:
+        film = Film(path)
+        yield Clip(
+            key=path.stem,
+            frames_THWC=film.read("frames"),
+            sound_N=film.read("sound").float() / 32767,
+            lead=lead,
+            reference_HWC=film.read("reference"),
+            caption=caption,
+            mouth_HW=film.read("mouth").bool(),
+        )

@@ -1,0 +1,106 @@
+"""The small model from nothing: people drawn, their clips encoded, decoder and DiT trained, the DiT distilled, the files put together.
+
+Every part goes on where it was stopped, so the command that was stopped is the command that goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from livetalk_core.models import weights
+from livetalk_core.models.audio import normalize_loudness
+from livetalk_core.models.weightless import MelEncoder, ThumbnailEncoder
+from livetalk_core.presets import nano
+from livetalk_core.train.export import config_of, write_tensors
+from livetalk_core.train.films import FilmSet, film_clips
+from livetalk_core.train.prepare import prepare
+from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
+from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, plan_of, train
+from livetalk_core.train.sample import Encoders
+from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
+
+FILMS = ((700, 3), (100, 5))
+"""How many films of how many chunks each."""
+
+
+def train_nano(out: Path, device: str = "auto") -> Path | None:
+    """All stages in turn; returns the folder of the model, or None if a signal stopped one, all saved."""
+    films, data, first = out / "films", out / "data", out / "first" / VAE_FILE
+    stages: list[tuple[str, Callable[[], object]]] = [
+        ("films", lambda: draw_films(films, FILMS)),
+        ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
+        ("data", lambda: encode_films(FilmSet(films), first, data)),
+        ("VAE", lambda: train(Job(recipe=vae_nano(), out=out / "vae", data=films, vae=first, device=device))),
+        ("stage 1", lambda: train(Job(recipe=sft_nano(), out=out / "sft", data=data, vae=out / "vae" / VAE_FILE, device=device))),
+        ("stage 2", lambda: train(distilling(out, device))),
+    ]
+    for name, run in stages:
+        print(f"train nano: {name}", file=sys.stderr, flush=True)
+        if run() is None:
+            return None
+    return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
+
+
+def distilling(out: Path, device: str) -> Job:
+    return Job(
+        recipe=dmd_nano(), out=out / "dmd", data=out / "data", dit=(out / "sft" / DIT_FILE,), vae=out / "vae" / VAE_FILE, device=device
+    )  # fmt: skip
+
+
+def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
+    """Draw what is missing of so many films of so many chunks, on all cores; returns how many there are."""
+    wanted = [chunks for count, chunks in films for _ in range(count)]
+    missing = [(seed, chunks) for seed, chunks in enumerate(wanted) if not film_path(folder, seed).exists()]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(store_film, folder, seed, chunks) for seed, chunks in missing]:
+            done.result()
+    return len(wanted)
+
+
+def store_film(folder: Path, seed: int, chunks: int) -> None:
+    torch.set_num_threads(1)
+    write_tensors(draw_film(seed, 28 * chunks + 5, 128), film_path(folder, seed))
+
+
+def film_path(folder: Path, seed: int) -> Path:
+    return folder / f"talker-train-{seed:05d}.safetensors"
+
+
+def make_first_vae(films: FilmSet, path: Path) -> Path:
+    """The encoder, final, and a decoder that has learned nothing yet."""
+    if not path.exists():
+        write_tensors(fresh_vae(vae_nano(), films), path)
+    return path
+
+
+def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
+    """Shards of all films, latents by the linear encoder, which is final before it is trained."""
+    preset, cpu = nano(), torch.device("cpu")
+    hear, see = MelEncoder(preset.audio), ThumbnailEncoder(preset.image)
+    encoders = Encoders(
+        vae=weights.load_vae(weights.read_tensors([vae]), dtype=torch.float32),
+        audio=lambda samples_N: hear(normalize_loudness(samples_N)),
+        text=lambda prompt: torch.zeros(1, preset.text.width),
+        image=see,
+        plan=lambda width, height: plan_of(preset, width, height),
+        picture_in=preset.dit.picture_in,
+    )
+    return prepare(film_clips(films, CAPTION, AROUND_FRAMES), encoders, data, cpu, source="talker")
+
+
+def put_together(vae: Path, dit: Path, folder: Path) -> Path:
+    """A model folder that generate, serve and the node pack take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, name in ((vae, VAE_FILE), (dit, DIT_FILE)):
+        shutil.copyfile(source, folder / name)
+    (folder / "config.json").write_text(json.dumps(config_of(nano())))
+    return folder

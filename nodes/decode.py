@@ -29,7 +29,9 @@ class ParallelVAEDecode(io.ComfyNode):
                     tooltip="video: a file, any length. images: in memory, 12 bytes a pixel and frame (720x416 for 10 s: 0.9 GB).",
                 ),
                 StreamWire.Input("stream", optional=True, tooltip="From the sampler or Live Preview. Give this or a latent."),
-                io.Latent.Input("latent", optional=True, tooltip="Wan 2.1 latents [1, 16, t, h, w] to decode: 4 t - 3 frames."),
+                io.Latent.Input(
+                    "latent", optional=True, tooltip="Latents [1, C, t, h, w] to decode: 4 t - 3 frames. C is 16 (Wan 2.1), for nano 64."
+                ),
                 EngineWire.Input("engine", optional=True, tooltip="Whose VAE decodes a latent. A stream brings its own."),
                 SpeechWire.Input("speech", optional=True, tooltip="Sound track for the video of a latent. A stream brings its own."),
             ],

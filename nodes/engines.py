@@ -27,6 +27,7 @@ class EngineSpec:
     """Everything that makes two engines different."""
 
     model: str = folders.SHIPPED
+    audio_patch: str = folders.NO_PATCH
     precision: str = "auto"
     attention: str = "auto"
     gpus: int = 1
@@ -68,19 +69,21 @@ def engine_for(spec: EngineSpec):
     from .patcher import hold
 
     if spec not in SLOTS:
-        SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(folders.find_model(spec.model)))
+        SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(source_of(spec)))
     slot = SLOTS[spec]
     hold(slot)
     use_kernel(spec.attention)
     return slot.engine
 
 
+def source_of(spec: EngineSpec):
+    """What load_engine takes for these settings' model."""
+    return folders.find_model(spec.model, spec.audio_patch)
+
+
 def make_engine(spec: EngineSpec) -> tuple[object, int]:
     """The engine of these settings and the bytes of its weights. The one place that knows which kind of engine runs where."""
-    engine, num_bytes = engine_here(spec) if spec.gpus == 1 else engine_in_pool(spec)
-    if not engine.preset.trained:
-        log.warning("LiveTalk: model %s has RANDOM WEIGHTS: the picture is a pattern, not a face", spec.model)
-    return engine, num_bytes
+    return engine_here(spec) if spec.gpus == 1 else engine_in_pool(spec)
 
 
 def engine_here(spec: EngineSpec) -> tuple[object, int]:
@@ -89,7 +92,7 @@ def engine_here(spec: EngineSpec) -> tuple[object, int]:
 
     from livetalk_core.loading import load_engine
 
-    engine = load_engine(folders.find_model(spec.model), str(mm.get_torch_device()), dtype_of(spec))
+    engine = load_engine(source_of(spec), str(mm.get_torch_device()), dtype_of(spec))
     if spec.compile:
         engine.models.dit.compile()
     modules = (engine.models.dit, engine.models.vae, engine.models.audio)
@@ -105,7 +108,7 @@ def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
 
     if spec.compile:
         raise ValueError(f"compile works with gpus=1 only, not with gpus={spec.gpus}; switch one of them back")
-    model, wanted = folders.find_model(spec.model), "auto" if spec.gpus == 0 else str(spec.gpus)
+    model, wanted = source_of(spec), "auto" if spec.gpus == 0 else str(spec.gpus)
     demand = placement.demand_of(model)
     if str(mm.get_torch_device()) == "cpu":
         place, device = placement.place_on_cpu("1" if wanted == "auto" else wanted, demand), "cpu"

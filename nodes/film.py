@@ -7,8 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from livetalk_core.plan import StreamPlan
-
 from . import host
 from .speech import FPS, Speech, write_sound_track
 from .stream import MOTION_FRAMES, NUM_FRAMES
@@ -40,11 +38,13 @@ def film_of_stream(stream) -> Film:
 
 
 def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
-    """Frames of latents [1, 16, t, h, w] in the VAE's own scale; our sampler's lose the motion frames before the first chunk."""
-    samples = latent["samples"]
-    if samples.ndim != 5 or samples.shape[0] != 1 or samples.shape[1] != engine.preset.vae.z_dim:
-        raise ValueError(f"latent of shape {list(samples.shape)} must be [1, {engine.preset.vae.z_dim}, t, h, w], a Wan 2.1 video")
-    stride = StreamPlan.spatial_stride
+    """Frames of latents [1, C, t, h, w] in the VAE's own scale; our sampler's lose the motion frames before the first chunk."""
+    samples, channels, stride = latent["samples"], engine.preset.vae.z_dim, engine.preset.vae.spatial_stride
+    if samples.ndim != 5 or samples.shape[0] != 1 or samples.shape[1] != channels:
+        raise ValueError(
+            f"latent of shape {list(samples.shape)} must be [1, {channels}, t, h, w]: the engine's model has {channels} channels; "
+            "connect the engine that made it"
+        )
     plan = engine.plan(samples.shape[4] * stride, samples.shape[3] * stride)
     skip = latent.get(MOTION_FRAMES, 0)
     total = plan.temporal_stride * (samples.shape[2] - 1) + 1 - skip

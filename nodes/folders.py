@@ -11,11 +11,17 @@ from . import host
 if TYPE_CHECKING:
     from livetalk_core.checkpoints import ModelFiles
 
-SHIPPED = "tiny"
-"""The preset whose weights come with the pack; always first in the list, and the default."""
+SHIPPED = "nano"
+"""The model whose weights come with the pack; always first in the list, and the default."""
+NO_PATCH = "none"
 
 TALKERS = re.compile(r"livetalk|flashtalk|infinitetalk|multitalk", re.IGNORECASE)
 """Files in diffusion_models that are talking models, by name."""
+BASES = re.compile(r"wan.?2[._]?1.*i2v", re.IGNORECASE)
+"""Files in diffusion_models that talk with an audio patch only."""
+PATCHES = re.compile(r"infinitetalk|multitalk", re.IGNORECASE)
+"""Files that may be such a patch."""
+PATCH_FOLDERS = ("diffusion_models", "model_patches")
 PARTS = {
     "vae": ("vae", re.compile(r"wan.?2[._]1.?vae", re.IGNORECASE)),
     "text": ("text_encoders", re.compile(r"umt5.xxl", re.IGNORECASE)),
@@ -26,14 +32,43 @@ PARTS = {
 
 
 def model_names() -> list[str]:
-    """Choices for the model input."""
+    """Choices for the model input: those that talk as they are, as far as names tell."""
     own = [f"{host.MODEL_FOLDER}/{folder.name}" for folder in host.own_model_folders()]
-    single = [f"diffusion_models/{name}" for name in host.model_files("diffusion_models") if TALKERS.search(name)]
-    return [SHIPPED, *dict.fromkeys(own), *single]
+    return [SHIPPED, *dict.fromkeys(own), *names_like(TALKERS, "diffusion_models")]
 
 
-def find_model(name: str) -> str | Path | ModelFiles:
-    """What load_engine takes for a choice. ValueError for a name that is not, or no longer, among them."""
+def base_names() -> list[str]:
+    """Further models, where an audio patch can be chosen too."""
+    return [name for name in names_like(BASES, "diffusion_models") if not TALKERS.search(name)]
+
+
+def patch_names() -> list[str]:
+    """Choices for the audio_patch input."""
+    return [NO_PATCH, *(name for kind in PATCH_FOLDERS for name in names_like(PATCHES, kind))]
+
+
+def names_like(pattern: re.Pattern, kind: str) -> list[str]:
+    return [f"{kind}/{name}" for name in host.model_files(kind) if pattern.search(name)]
+
+
+def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFiles:
+    """What load_engine takes for a choice of model and patch. ValueError for names that are not, or no longer, among them."""
+    from livetalk_core.checkpoints import ModelFiles, find_files
+
+    source = find_source(name)
+    if audio_patch == NO_PATCH:
+        return source
+    if audio_patch not in patch_names():
+        raise ValueError(f"audio_patch {audio_patch!r} is not there; choose one of {', '.join(patch_names())}")
+    if name == SHIPPED:
+        raise ValueError(f"audio_patch {audio_patch!r} is for a Wan 2.1 I2V base, not for {name}; choose {NO_PATCH}, or another model")
+    files = source if isinstance(source, ModelFiles) else find_files(source)
+    kind, _, rest = audio_patch.partition("/")
+    return files.override(dit=(*files.dit, host.model_path(kind, rest)))
+
+
+def find_source(name: str) -> str | Path | ModelFiles:
+    """What load_engine takes for a model without a patch."""
     kind, _, rest = name.partition("/")
     if name == SHIPPED:
         return name
@@ -42,17 +77,21 @@ def find_model(name: str) -> str | Path | ModelFiles:
     for folder in host.own_model_folders():
         if name == f"{host.MODEL_FOLDER}/{folder.name}":
             return folder
-    raise ValueError(f"model {name!r} is not there; choose one of {', '.join(model_names())}")
+    raise ValueError(f"model {name!r} is not there; choose one of {', '.join((*model_names(), *base_names()))}")
 
 
 def collect_parts(dit: Path) -> ModelFiles:
-    """A single DiT file and the other parts: those in a folder of models/livetalk, else in ComfyUI's folders."""
+    """A single DiT file and the other parts: those in a folder of models/livetalk, else in ComfyUI's folders.
+
+    A small model's folder, which names a preset, has a VAE of its own kind and lends none.
+    """
     from livetalk_core.checkpoints import ModelFiles, find_files
 
     found = {part: first_match(*place) for part, place in PARTS.items()}
     for folder in host.own_model_folders():
         beside = find_files(folder)
-        found |= {part: path for part in ("vae", "text", "image", "audio", "tokenizer") if (path := vars(beside)[part])}
+        if beside.preset is None:
+            found |= {part: path for part in ("vae", "text", "image", "audio", "tokenizer") if (path := vars(beside)[part])}
     return ModelFiles(dit=(dit,)).override(**found)
 
 
@@ -62,10 +101,10 @@ def first_match(kind: str, pattern: re.Pattern) -> Path | None:
 
 
 def size_on_disk(source: str | Path | ModelFiles) -> int:
-    """Bytes of the files that an engine of this source would load; 0 for a preset, which has none."""
-    from livetalk_core.checkpoints import ModelFiles, find_files
+    """Bytes of the files that an engine of this source would load."""
+    from livetalk_core import checkpoints
 
     if isinstance(source, str):
-        return 0
-    files = source if isinstance(source, ModelFiles) else find_files(source)
+        source = checkpoints.SHIPPED / source
+    files = source if isinstance(source, checkpoints.ModelFiles) else checkpoints.find_files(source)
     return sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path)

@@ -78,7 +78,7 @@ def own_model_folders() -> Iterable[Path]:
 
 
 def model_files(kind: str) -> list[str]:
-    """Names in one of ComfyUI's model folders: diffusion_models, vae, text_encoders, clip_vision, audio_encoders."""
+    """Names in one of ComfyUI's model folders: diffusion_models, model_patches, vae, text_encoders, clip_vision, audio_encoders."""
     import folder_paths
 
     return folder_paths.get_filename_list(kind)

@@ -17,7 +17,7 @@ class LoadModel(io.ComfyNode):
             ),
             search_aliases=["livetalk", "talking head", "avatar", "flashtalk", "model loading"],
             inputs=[
-                model_input(),
+                model_input(*folders.base_names()),
                 io.Combo.Input(
                     "precision",
                     options=list(engines.PRECISIONS),
@@ -49,25 +49,40 @@ class LoadModel(io.ComfyNode):
                     tooltip="Compile the transformer with torch.compile: faster chunks on a GPU, a slow first one (needs a C++ compiler).",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "audio_patch",
+                    options=folders.patch_names(),
+                    default=folders.NO_PATCH,
+                    optional=True,
+                    tooltip=(
+                        "What a Wan 2.1 I2V base lacks to talk: an InfiniteTalk or MultiTalk file in models/diffusion_models or "
+                        "models/model_patches. none: the model is whole."
+                    ),
+                    advanced=True,
+                ),
             ],
             outputs=[EngineWire.Output("engine", display_name="engine", tooltip="The model, for the other LiveTalk nodes.")],
         )
 
     @classmethod
-    def execute(cls, model: str, precision: str, attention: str, gpus: int, compile: bool) -> io.NodeOutput:
-        spec = engines.EngineSpec(model=model, precision=precision, attention=attention, gpus=gpus, compile=compile)
+    def execute(
+        cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH
+    ) -> io.NodeOutput:
+        spec = engines.EngineSpec(
+            model=model, audio_patch=audio_patch, precision=precision, attention=attention, gpus=gpus, compile=compile
+        )
         engines.engine_for(spec)
         return io.NodeOutput(spec)
 
 
-def model_input() -> io.Input:
-    """The choice of model, also for the one-node form."""
+def model_input(*more: str) -> io.Input:
+    """The choice of model, also for the one-node form; `more` are those that need a second choice."""
     return io.Combo.Input(
         "model",
-        options=folders.model_names(),
+        options=[*folders.model_names(), *more],
         default=folders.SHIPPED,
         tooltip=(
-            f"{folders.SHIPPED} comes with the pack (random weights: a moving pattern that shows everything runs). "
+            f"{folders.SHIPPED} comes with the pack: drawn people at 128 pixels, also without a GPU. "
             "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
         ),
     )

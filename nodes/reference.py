@@ -37,7 +37,7 @@ class ReferenceConditioning(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="Features of the picture from CLIP Vision Encode (CLIP ViT-H), in place of the model's own CLIP.",
+                    tooltip="Features of the picture from CLIP Vision Encode (CLIP ViT-H), in place of the model's own CLIP. Not for nano.",
                 ),
                 io.Mask.Input("first_mask", optional=True, tooltip=mask_text.format(1)),
                 io.Mask.Input("second_mask", optional=True, tooltip=mask_text.format(2)),
@@ -58,7 +58,9 @@ class ReferenceConditioning(io.ComfyNode):
 def prompt_and_size() -> list[io.Input]:
     """Inputs that the one-node form has too."""
     return [
-        io.String.Input("prompt", multiline=True, default=PROMPT, tooltip="What the picture shows and does; up to 512 tokens."),
+        io.String.Input(
+            "prompt", multiline=True, default=PROMPT, tooltip="What the picture shows and does; up to 512 tokens. nano does not read it."
+        ),
         io.Combo.Input(
             "size",
             options=list(SIZES),

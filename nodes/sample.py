@@ -4,6 +4,9 @@ from . import host
 from .stream import LazyLatent, TalkStream
 from .types import CATEGORY, EngineWire, ReferenceWire, SpeechWire, StreamWire, io
 
+OWN_SHIFT = 0.0
+"""Stands for the model's own shift: a widget cannot be empty."""
+
 
 class StreamingBidirectionalSampler(io.ComfyNode):
     @classmethod
@@ -28,7 +31,10 @@ class StreamingBidirectionalSampler(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="All latents (Wan 2.1), for core latent nodes. Grows with length: 16 x 7 x h x w a chunk. Made when used.",
+                    tooltip=(
+                        "All latents, for core latent nodes: 16 channels (Wan 2.1), nano's 64. "
+                        "Grows with length: 7 latent frames a chunk. Made when used."
+                    ),
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -56,11 +62,14 @@ def settings_inputs() -> list[io.Input]:
         io.Int.Input("steps", default=4, min=1, max=50, tooltip="Denoising steps a chunk, 1 to 50. The model was distilled for 4."),
         io.Float.Input(
             "shift",
-            default=5.0,
-            min=0.1,
+            default=OWN_SHIFT,
+            min=OWN_SHIFT,
             max=20.0,
             step=0.1,
-            tooltip="Time shift of the schedule, 0.1 to 20; higher spends the steps at more noise. Published value: 5.",
+            tooltip=(
+                "Time shift of the schedule, 0.1 to 20; higher spends the steps at more noise. "
+                "0: the model's own, 5 for the published 14B and 3 for nano."
+            ),
             advanced=True,
         ),
         io.Float.Input(
@@ -82,5 +91,11 @@ def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, co
     if (speech.people == 2) != (reference.speaker_masks_KHW is not None):
         masks = "no" if reference.speaker_masks_KHW is None else "two"
         raise ValueError(f"{speech.people} speaker(s) with {masks} speaker masks; two speakers need two, one needs none")
-    settings = StreamSettings(seed=seed, steps=steps, shift=shift, color_strength=color_strength, loudness=speech.loudness)
+    settings = StreamSettings(
+        seed=seed,
+        steps=steps,
+        shift=None if shift == OWN_SHIFT else shift,
+        color_strength=color_strength,
+        loudness=speech.loudness,
+    )
     return TalkStream(spec=spec, reference=reference, speech=speech, settings=settings)

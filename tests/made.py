@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from livetalk_core.models.audio import AudioConfig, AudioEncoder
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.image import PUBLISHED_PARTS as IMAGE_PARTS
 from livetalk_core.models.image import ImageConfig, ImageEncoder
+from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.text import PUBLISHED_PARTS as TEXT_PARTS
 from livetalk_core.models.text import TextConfig, TextEncoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
+from livetalk_core.presets import nano
+from livetalk_core.train.export import config_of
 
 DIT = DiTConfig(
     dim=128, ffn_dim=160, num_heads=1, num_layers=2, freq_dim=32, text_dim=32, image_dim=80,
@@ -73,6 +77,18 @@ def write_published_folder(folder: Path, shards: int = 2, seed: int = 0) -> dict
     torch.save(parts["audio"], folder / "chinese-wav2vec2-base" / "pytorch_model.bin")
     write_tokenizer(folder / "google" / "umt5-xxl")
     return parts
+
+
+def write_small_folder(folder: Path, seed: int = 0) -> Path:
+    """A model folder of the small model's form, with random weights of a toy size."""
+    preset = replace(nano(), vae=replace(nano().vae, width=8, blocks=1, fine_width=8, fine_blocks=1))
+    preset = replace(preset, dit=replace(preset.dit, dim=48, ffn_dim=64, num_layers=1, audio_hidden=16, audio_width=16, audio_tokens=2))
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    save_file(AudioDiT(preset.dit).state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    save_file(PatchVAE(preset.vae).state_dict(), folder / "vae.safetensors")
+    (folder / "config.json").write_text(json.dumps(config_of(preset)))
+    return folder
 
 
 def write_shards(folder: Path, state: dict[str, Tensor], shards: int) -> None:

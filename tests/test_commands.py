@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from livetalk_core.bench import STAGES, run_bench
+from livetalk_core.bench.measure import STAGES, run_bench
 from livetalk_core.cli import main
 from livetalk_core.doctor import examine, examine_package
 
@@ -41,7 +41,10 @@ def test_doctor_says_when_the_folder_or_a_shard_is_not_there(capsys, published, 
 
 
 def test_doctor_tells_random_weights_and_unshipped_ones_apart(capsys):
-    assert findings(capsys)[0] == 0
+    for model, where in (("tiny", "random weights"), ("nano", "in this package")):
+        status, found = findings(capsys, "--model", model)
+        assert status == 0 and where in found[model]["found"]
+    assert findings(capsys)[1]["nano"]["good"], "what is taken when no model is named"
     status, found = findings(capsys, "--model", "livetalk_14b")
     assert status == 1 and "--model" in found["livetalk_14b"]["way_out"]
 
@@ -69,14 +72,15 @@ def test_bench_times_every_stage_and_adds_up(engine):
     assert sum(report["stage_s"].values()) <= 1.5 * report["chunk_s"]["max"]
     assert report["fps"] == pytest.approx(28 / report["chunk_s"]["median"])
     assert report["real_time_factor"] == pytest.approx(25 / report["fps"])
-    assert report["first_frame_s"] > 0 and report["peak_memory_mb"] > 50
+    assert report["chunk_s"]["median"] <= report["chunk_s"]["p95"] <= report["chunk_s"]["max"]
+    assert report["first_frame_s"] > 0 and report["first_frame_warm_s"] > 0 and report["peak_memory_mb"] > 50
 
 
 def test_bench_prints_json_or_a_table_and_refuses_no_chunks(capsys):
-    assert main(["bench", "--size", "48x32", "--chunks", "1", "--json"]) == 0
+    assert main(["bench", "--model", "tiny", "--size", "48x32", "--chunks", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["model"] == "tiny" and report["size"] == "48x32"
-    assert main(["bench", "--size", "48x32", "--chunks", "1"]) == 0
-    assert "frames per second" in capsys.readouterr().out
+    assert report["model"] == "tiny" and report["size"] == "48x32" and report["random_weights"]
+    assert main(["bench", "--counters"]) == 0
+    assert "livetalk_14b at 720x416" in capsys.readouterr().out
     assert main(["bench", "--chunks", "0"]) == 2
     assert "chunks=0 must be 1 or more" in capsys.readouterr().err

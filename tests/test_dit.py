@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from livetalk_core.models import attention as kernels
-from livetalk_core.models.dit import AudioDiT, DiTConfig, token_masks
+from livetalk_core.models.dit import T_FLOOR, AudioDiT, DiTConfig, to_velocity, token_masks
 from livetalk_core.models.hearing import attend_per_frame, group_slots
 from livetalk_core.models.layers import KeyValue
 from livetalk_core.models.rope import Grid, rope_table, rotate
@@ -158,6 +158,46 @@ def test_half_precision_stays_near_float32(dit):
     out = run(half, inputs())
     assert out.dtype == torch.float32
     assert (out - run(dit, inputs())).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("t", [1.0, 0.5, T_FLOOR, 0.05, 0.0])
+def test_an_answer_of_the_change_becomes_the_velocity_that_leads_to_it(t):
+    one, other = inputs(), inputs(seed=1)
+    x, condition, answer = one["latent"], one["condition"], other["latent"]
+    x0 = x - t * to_velocity(answer, x, t, condition, "change")
+    share = min(1, t / T_FLOOR)
+    expected = x + share * (condition[:, 4:] + answer - x)
+    assert torch.allclose(x0, expected, atol=1e-5), "all of the way to reference and change from the floor on, less of it below"
+    assert torch.equal(to_velocity(answer, x, t, condition, "velocity"), answer)
+
+
+def test_each_item_of_a_batch_has_its_own_time():
+    (x, answer), condition = torch.randn(2, 3, 16, 2, 4, 6), torch.randn(3, 20, 2, 4, 6)
+    t_B = torch.tensor([0.9, 0.3, 0.02])
+    together = to_velocity(answer, x, t_B.view(-1, 1, 1, 1, 1), condition, "change")
+    alone = [to_velocity(answer[i], x[i], float(t_B[i]), condition[i], "change") for i in range(3)]
+    assert torch.allclose(together, torch.stack(alone), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, allowed", [("predicts", "velocity or change"), ("picture_in", "first or every")])
+def test_an_answer_or_a_condition_that_no_model_has_is_refused(name, allowed):
+    with pytest.raises(ValueError, match=f"{name}='noise' must be {allowed}"):
+        DiTConfig(**{name: "noise"})
+
+
+def test_attention_that_learns_in_half_precision_is_the_plain_one():
+    """On a CPU it goes another way than without gradients, or in float32."""
+    q, k, v = (torch.randn(2, n, 4, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 7, 7))
+    halves = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    found = kernels.attention_sdpa(*halves)
+    weights_BNLM = (torch.einsum("blnk,bmnk->bnlm", q, k) / 8**0.5).softmax(-1)
+    assert found.shape == q.shape and found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), torch.einsum("bnlm,bmnk->blnk", weights_BNLM, v), atol=0.03)
+    found.float().square().sum().backward()
+    singles = [x.clone().requires_grad_() for x in (q, k, v)]
+    kernels.attention_sdpa(*singles).square().sum().backward()
+    for half, single in zip(halves, singles, strict=True):
+        assert (half.grad.float() - single.grad).norm() < 0.03 * single.grad.norm()
 
 
 def test_a_kernel_is_chosen_once_and_unknown_ones_are_refused():

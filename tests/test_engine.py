@@ -153,8 +153,8 @@ def test_tiny_is_the_same_on_every_build():
 
 
 def test_a_preset_without_weights_says_so():
-    with pytest.raises(ValueError, match="no weights of 'nano' are in this package"):
-        load_engine("nano")
+    with pytest.raises(ValueError, match="no weights of 'livetalk_14b' are in this package; give the folder .* or use nano"):
+        load_engine("livetalk_14b")
 
 
 class Still:
@@ -178,7 +178,9 @@ def test_motion_latents_of_a_chunk_are_the_encoded_end_of_the_one_before(engine)
         text_LD=torch.zeros(1, 1), image_LD=torch.zeros(1, 1), cond_CTHW=torch.zeros(20, 9, 2, 3),
         first_CTHW=torch.full((16, 1, 2, 3), 0.9), pixels_CHW=pixels(),
     )  # fmt: skip
-    session = Session(plan, still, still, reference, StreamSettings(color_strength=0), seeded_noise((16, 9, 2, 3), 0, torch.device("cpu")))
+    session = Session(
+        plan, still, still, reference, StreamSettings(color_strength=0, shift=5.0), seeded_noise((16, 9, 2, 3), 0, torch.device("cpu"))
+    )
     for index, level in enumerate((0.2, -0.4)):
         window = AudioWindow(index=index, features_PTWSD=torch.full((1, 33, 5, 1, 1), level), samples=torch.zeros(17920), num_valid=28)
         before = session.motion_CTHW

@@ -26,7 +26,7 @@ from livetalk_core.types import Chunk
 
 
 def run(*arguments) -> int:
-    return main(["generate", *map(str, arguments), "--steps", "1", "--size", "48x32"])
+    return main(["generate", *map(str, arguments), "--model", "tiny", "--steps", "1", "--size", "48x32"])
 
 
 @pytest.mark.parametrize("seconds, rate", [(0.0029, 16000), (0.1, 44100), (1.12, 16000), (2.5, 22050), (3.37, 48000)])
@@ -89,14 +89,22 @@ def test_picture_and_sound_of_the_file_are_in_step_from_the_first_frame_to_the_l
     assert [i for i, value in enumerate(loudness) if value > 0.15] == lit
 
 
+@pytest.mark.slow
 def test_the_shipped_portrait_and_voice_become_a_video_of_the_voices_length(tmp_path, monkeypatch, capsys):
     """The first command of the README, as it stands."""
     monkeypatch.chdir(tmp_path)
     assert main(["generate"]) == 0
     video, sound = probe_video(tmp_path / "talking.mp4"), probe_audio(ASSETS / "speech.flac")
-    assert video.frames == round(25 * sound.duration) and (video.width, video.height) == (64, 64)
+    assert video.frames == round(25 * sound.duration) and (video.width, video.height) == (128, 128)
     assert abs(video.audio_duration - sound.duration) < Fraction(1200, sound.sample_rate)
-    assert "RANDOM WEIGHTS" in capsys.readouterr().out
+    assert "RANDOM" not in capsys.readouterr().out
+
+
+def test_the_small_model_is_taken_when_none_is_named(tmp_path, portrait, capsys):
+    sound = write_wav(tmp_path / "speech.wav", speech_like(1.0))
+    assert main(["generate", str(portrait), str(sound), str(tmp_path / "out.mp4")]) == 0
+    video = probe_video(tmp_path / "out.mp4")
+    assert (video.frames, video.width, video.height) == (25, 160, 96) and "RANDOM" not in capsys.readouterr().out
 
 
 def test_the_sound_in_the_file_is_the_original_not_the_16_khz_copy(tmp_path, portrait):
@@ -156,7 +164,8 @@ def test_two_speakers_talk_in_one_picture(tmp_path, portrait, speech):
 
 def test_ctrl_c_leaves_a_playable_file_of_what_was_made(tmp_path, portrait):
     sound = write_wav(tmp_path / "long.wav", speech_like(60.0))
-    command = [sys.executable, "-m", "livetalk_core.cli", "generate", portrait, sound, tmp_path / "out.mp4", "--size", "48x32"]
+    command = [sys.executable, "-m", "livetalk_core.cli", "generate", portrait, sound, tmp_path / "out.mp4"]
+    command += ["--model", "tiny", "--size", "48x32"]
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
     )

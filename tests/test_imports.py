@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "livetalk_core"
 
-ROOMS = ("models", "stream", "parallel", "pool", "media", "talker", "train", "evaluate")
+ROOMS = ("models", "stream", "parallel", "pool", "media", "talker", "train", "evaluate", "bench")
 """Folders of the core; its other files are rooms of their own."""
 
 ALLOWED = {
@@ -27,13 +27,13 @@ ALLOWED = {
     "engine": {"denoiser", "models", "parallel", "plan", "presets", "stream", "types"},
     "loading": {"checkpoints", "engine", "models", "parallel", "presets"},
     "train": {"models", "parallel", "stream", "plan", "types", "media", "presets", "talker"},
-    "evaluate": {"plan", "types", "media"},
+    "evaluate": {"engine", "opening", "options", "sizes", "stream", "talker", "train", "types"},
     "pool": {"plan", "types", "loading"},
     "generate": {"engine", "media", "plan", "presets", "sizes", "stream", "types", "pool"},
     "placement": {"checkpoints", "models", "parallel", "plan", "pool", "presets", "sizes"},
     "serve": {"pool", "media", "sizes", "types"},
     "parity": {"denoiser", "engine", "models", "plan", "stream", "types"},
-    "bench": {"engine", "sizes", "types", "plan"},
+    "bench": {"denoiser", "engine", "loading", "models", "opening", "options", "plan", "pool", "presets", "sizes", "stream", "types"},
     "doctor": {"checkpoints", "presets"},
     "progress": {"types"},
     "options": set(),

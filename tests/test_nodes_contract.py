@@ -10,7 +10,7 @@ import sys
 import pytest
 from standin import ROOT, contract
 
-from livetalk_core.presets import PROMPT
+from livetalk_core.presets import BY_NAME, PROMPT, livetalk_14b
 from livetalk_core.types import StreamSettings
 
 FROZEN = json.loads((ROOT / "tests" / "comfy" / "contract.json").read_text())
@@ -42,16 +42,26 @@ def test_every_input_and_output_has_a_tooltip_and_numbers_name_their_range(nodes
 def test_defaults_are_the_cores_own(nodes):
     fields = {part.id: part.fields for node in nodes.NODES for part in node.define_schema().inputs}
     settings = StreamSettings()
-    for name in ("seed", "steps", "shift", "color_strength", "loudness"):
+    for name in ("seed", "steps", "color_strength", "loudness"):
         assert fields[name]["default"] == vars(settings)[name]
     assert fields["prompt"]["default"] == PROMPT
+    assert settings.shift is None and fields["shift"]["default"] == nodes.sample.OWN_SHIFT
+
+
+def test_what_the_texts_say_of_the_shipped_model_is_so(nodes):
+    texts = {part.id: part.fields["tooltip"] for node in nodes.NODES for part in node.define_schema().inputs}
+    large, small = livetalk_14b(), BY_NAME[nodes.load.folders.SHIPPED]()
+    assert f"{large.shift:g} for the published 14B and {small.shift:g} for {small.name}" in texts["shift"]
+    assert f"C is {large.vae.z_dim} (Wan 2.1), for {small.name} {small.vae.z_dim}" in texts["latent"]
+    assert f"{small.name} comes with the pack: drawn people at {small.bucket} pixels" in texts["model"]
+    assert f"distilled for {small.steps}" in texts["steps"] and small.trained
 
 
 def test_the_shipped_model_comes_first_and_is_the_default(nodes, host):
     (host.folder / "models" / "livetalk" / "another").mkdir(parents=True)
     model = next(part for part in nodes.NODES[0].define_schema().inputs if part.id == "model")
     assert model.fields["options"] == [nodes.load.folders.SHIPPED, "livetalk/another"]
-    assert model.fields["default"] == nodes.load.folders.SHIPPED
+    assert model.fields["default"] == nodes.load.folders.SHIPPED == "nano"
 
 
 def test_listing_the_nodes_does_not_load_torch():
@@ -122,6 +132,20 @@ def test_every_workflow_has_an_api_twin_a_thumbnail_and_only_known_inputs():
         for node in json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()).values():
             if node["class_type"].startswith("LiveTalk"):
                 assert set(node["inputs"]) <= set(FROZEN[node["class_type"]]["inputs"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_a_workflow_and_its_twin_have_the_same_values_with_model_and_shift_at_their_defaults(name):
+    shown = {str(node["id"]): node for node in json.loads((ROOT / "workflows" / f"{name}.json").read_text())["nodes"]}
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+    for id, node in prompt.items():
+        if node["class_type"].startswith("LiveTalk"):
+            saved = shown[id].get("widgets_values_named", {})
+            assert shown[id]["widgets_values"][: len(saved)] == list(saved.values())
+            values = {key: value for key, value in node["inputs"].items() if not isinstance(value, list)}
+            assert values == {key: saved[key] for key in values}
+            for key in {"model", "shift", "audio_patch"} & set(values):
+                assert values[key] == FROZEN[node["class_type"]]["inputs"][key]["default"]
 
 
 def test_a_missing_package_is_one_line_and_stops_nothing(nodes, caplog, monkeypatch):

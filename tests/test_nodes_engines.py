@@ -4,13 +4,15 @@ import gc
 
 import pytest
 import torch
-from made import pixels
+from made import pixels, write_published_folder
+from safetensors.torch import save_file
 
+from livetalk_core.checkpoints import SHIPPED
 from livetalk_core.types import StreamSettings
 
 
 def test_two_loaders_with_equal_settings_share_one_engine(nodes):
-    settings = {"model": "tiny", "precision": "auto", "attention": "auto", "gpus": 1, "compile": False}
+    settings = {"model": "nano", "precision": "auto", "attention": "auto", "gpus": 1, "compile": False}
     first, second = (nodes.LoadModel.execute(**settings).args[0] for _ in range(2))
     other = nodes.LoadModel.execute(**settings | {"precision": "float32"}).args[0]
     assert nodes.load.engines.engine_for(first) is nodes.load.engines.engine_for(second)
@@ -79,8 +81,26 @@ def test_what_a_pool_cannot_do_is_refused_with_the_way_out(nodes, settings, mess
 
 
 def test_a_model_that_is_gone_is_refused_with_the_list(nodes):
-    with pytest.raises(ValueError, match=r"'livetalk/gone' is not there; choose one of tiny"):
+    with pytest.raises(ValueError, match=r"'livetalk/gone' is not there; choose one of nano"):
         nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="livetalk/gone"))
+
+
+def test_a_model_for_tests_is_no_choice(nodes):
+    with pytest.raises(ValueError, match="'tiny' is not there"):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="tiny"))
+
+
+def test_comfyui_is_told_the_shipped_models_size_before_it_is_loaded(nodes):
+    files = [path.stat().st_size for path in (SHIPPED / "nano").glob("*.safetensors")]
+    assert len(files) == 2 and nodes.load.folders.size_on_disk("nano") == sum(files) > 10**6
+
+
+def test_the_shipped_model_runs_in_either_precision(nodes):
+    engines = nodes.load.engines
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("auto", torch.float32)):
+        engine = engines.engine_for(engines.EngineSpec(precision=precision))
+        (chunk,) = engine.open(engine.reference(pixels()), StreamSettings(steps=1)).finish(3)
+        assert engine.dtype == dtype and chunk.frames_THWC.shape == (3, 32, 48, 3)
 
 
 def test_a_half_downloaded_model_folder_says_what_is_missing(nodes, host):
@@ -122,3 +142,67 @@ def test_a_single_file_takes_the_parts_that_a_model_folder_has(nodes, host, publ
     (host.folder / "models" / "livetalk" / "large").symlink_to(published)
     files = nodes.load.folders.find_model("diffusion_models/livetalk.safetensors")
     assert files.missing() == [] and files.vae.name == "Wan2.1_VAE.pth" and files.dit[0].name == "livetalk.safetensors"
+
+
+def test_a_small_models_folder_lends_no_vae_to_a_single_file(nodes, host, published):
+    host.files = {"diffusion_models": ["livetalk.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    (host.folder / "models" / "livetalk").mkdir(parents=True)
+    (host.folder / "models" / "livetalk" / "large").symlink_to(published)
+    (host.folder / "models" / "livetalk" / "small").symlink_to(SHIPPED / "nano")
+    assert nodes.load.folders.find_model("diffusion_models/livetalk.safetensors").vae.name == "Wan2.1_VAE.pth"
+    assert nodes.load.folders.find_model("livetalk/small").name == "small", "as a model it can be chosen"
+
+
+BASE, PATCH = "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors", "model_patches/wan2.1_infiniteTalk_single_fp16.safetensors"
+
+
+@pytest.fixture
+def parted(host):
+    """A toy model without its DiT in models/livetalk, and the DiT as a base and an audio patch in ComfyUI's folders."""
+    folder = host.folder / "models" / "livetalk" / "parts"
+    state = write_published_folder(folder)["dit"]
+    for path in folder.glob("diffusion_pytorch_model*"):
+        path.unlink()
+    audio = {name for name in state if "audio" in name or "norm_x" in name}
+    for name, keys in ((BASE, set(state) - audio), (PATCH, audio)):
+        (host.folder / name).parent.mkdir()
+        save_file({key: state[key].contiguous() for key in keys}, host.folder / name)
+    kinds = {name.split("/")[0]: [name.split("/")[1]] for name in (BASE, PATCH)}
+    host.files = kinds | {"diffusion_models": ["flux_i2v.safetensors", "wan2.2_i2v_high.safetensors", *kinds["diffusion_models"]]}
+    return state
+
+
+def test_a_base_and_its_audio_patch_are_one_model(nodes, parted):
+    engines = nodes.load.engines
+    shown = {part.id: part.fields["options"] for part in nodes.LoadModel.define_schema().inputs if "options" in part.fields}
+    assert shown["model"] == ["nano", "livetalk/parts", BASE] and shown["audio_patch"] == ["none", PATCH]
+    spec = nodes.LoadModel.execute(BASE, "auto", "auto", 1, False, PATCH).args[0]
+    dit = engines.engine_for(spec).models.dit.state_dict()
+    assert all(torch.equal(dit[name], tensor) for name, tensor in parted.items())
+    assert engines.SLOTS[spec].size >= sum(tensor.nbytes for tensor in parted.values())
+
+
+def test_the_one_node_form_lists_only_what_talks_without_a_patch(nodes, parted):
+    (model,) = [part for part in nodes.Generate.define_schema().inputs if part.id == "model"]
+    assert model.fields["options"] == ["nano", "livetalk/parts"]
+
+
+@pytest.mark.parametrize(
+    "model, patch, message",
+    [
+        (BASE, "none", "Wan 2.1 I2V without audio: .* add the InfiniteTalk"),
+        (BASE, "model_patches/gone", f"'model_patches/gone' is not there; choose one of none, {PATCH}"),
+        ("nano", PATCH, "is for a Wan 2.1 I2V base, not for nano; choose none"),
+        ("livetalk/parts", PATCH, "patch_embedding.weight"),
+    ],
+)
+def test_a_model_and_a_patch_that_do_not_fit_are_refused(nodes, parted, model, patch, message):
+    with pytest.raises(ValueError, match=message) as error:
+        nodes.LoadModel.execute(model, "auto", "auto", 1, False, patch)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folders_own_files_take_a_patch_too(nodes, host, parted, published):
+    (host.folder / "models" / "livetalk" / "large").symlink_to(published)
+    files = nodes.load.folders.find_model("livetalk/large", PATCH)
+    assert len(files.dit) == 3 and files.dit[-1] == host.folder / PATCH and files.missing() == []

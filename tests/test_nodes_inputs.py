@@ -79,7 +79,7 @@ def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
         ({"first_mask": torch.ones(1, 64, 64)}, r"one speaker mask is given"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black"),
-        ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be \[257, 16\] for tiny"),
+        ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be \[257, 50\] for nano"),
     ],
 )
 def test_a_reference_that_cannot_be_made_is_refused(nodes, change, message):
@@ -105,7 +105,7 @@ def test_sizes_come_from_the_bucket_nearest_to_the_pictures_shape(nodes, size, p
 
 
 def test_clip_features_from_another_node_take_the_place_of_the_models_own(nodes):
-    given = torch.randn(1, 257, 16)
+    given = torch.randn(1, 257, 50)
     made = nodes.ReferenceConditioning.execute(
         nodes.load.engines.EngineSpec(), IMAGE, **SIZE, clip_vision_output={"penultimate_hidden_states": given}
     )
@@ -133,7 +133,17 @@ def test_decode_wants_one_thing_to_decode(nodes, given, message):
         nodes.ParallelVAEDecode.execute("video", **given)
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 4, 4), (2, 16, 3, 4, 4), (1, 4, 3, 4, 4)])
-def test_a_latent_of_another_model_is_refused(nodes, shape):
-    with pytest.raises(ValueError, match="a Wan 2.1 video"):
+@pytest.mark.parametrize("shape", [(1, 64, 4, 4), (2, 64, 3, 4, 4), (1, 16, 3, 4, 4)])
+def test_a_latent_of_another_model_is_refused_with_the_channels_of_this_one(nodes, shape, engine):
+    with pytest.raises(ValueError, match=r"must be \[1, 64, t, h, w\]: the engine's model has 64 channels; connect the engine that made"):
         nodes.ParallelVAEDecode.execute("images", latent={"samples": torch.zeros(shape)}, engine=nodes.load.engines.EngineSpec())
+    with pytest.raises(ValueError, match=r"must be \[1, 16, t, h, w\]: the engine's model has 16 channels"):
+        nodes.film.film_of_latent(engine, {"samples": torch.zeros(1, 64, 3, 4, 4)}, None)
+
+
+@pytest.mark.parametrize("shift, want", [(0.0, None), (0, None), (0.1, 0.1), (3.0, 3.0), (20.0, 20.0)])
+def test_a_shift_of_zero_leaves_it_to_the_model(nodes, shift, want):
+    spec = nodes.load.engines.EngineSpec()
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0]
+    speech = nodes.audio.speech_from(sound(0.5), None, True)
+    assert nodes.sample.make_stream(spec, reference, speech, 0, 1, shift, 1.0).settings.shift == want

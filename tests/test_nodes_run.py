@@ -39,7 +39,7 @@ class Links:
 
 def stream_of(nodes, image, *links: int, sound: dict | None = None):
     """(stream, latent) of the sampler, with its outputs connected so."""
-    spec = nodes.LoadModel.execute("tiny", "auto", "auto", 1, False).args[0]
+    spec = nodes.LoadModel.execute("nano", "auto", "auto", 1, False).args[0]
     speech = nodes.AudioEmbedding.execute(sound or audio(), True).args[0]
     reference = nodes.ReferenceConditioning.execute(spec, image, **SIZE).args[0]
     nodes.StreamingBidirectionalSampler.hidden = SimpleNamespace(unique_id="4", dynprompt=Links(*links))
@@ -56,12 +56,23 @@ def count_decodes(nodes) -> list[int]:
 
 def test_a_stream_gives_the_frames_that_the_core_gives(nodes, image):
     stream, _ = stream_of(nodes, image, 0)
-    engine = load_engine("tiny", "cpu")
+    engine = load_engine("nano", "cpu")
     opened = engine.open(engine.reference(stream.reference.pixels_CHW, "a face"), StreamSettings(**SETTINGS))
     want = torch.cat([chunk.frames_THWC for chunk in talk(opened, iter([audio()["waveform"][0]]), 38)])
     images = nodes.ParallelVAEDecode.execute("images", stream=stream).args[0]
     assert images.shape == (38, 32, 32, 3) and images.dtype == torch.float32
     assert torch.equal((images * 255).round().to(torch.uint8), want)
+
+
+def test_the_default_shift_is_the_one_that_the_shipped_model_was_trained_with(nodes, image):
+    stream, _ = stream_of(nodes, image, 0)
+    own = load_engine("nano", "cpu").preset.shift
+    frames = {}
+    for shift in (nodes.sample.OWN_SHIFT, own, own + 2):
+        settings = SETTINGS | {"steps": 2, "shift": shift}
+        made = nodes.sample.make_stream(stream.spec, stream.reference, stream.speech, **settings)
+        frames[shift] = next(made.chunks()).frames_THWC
+    assert torch.equal(frames[0], frames[own]) and not torch.equal(frames[0], frames[own + 2])
 
 
 def test_nothing_is_made_before_somebody_asks(nodes, image):
@@ -80,7 +91,7 @@ def test_a_stream_with_two_readers_is_decoded_once(nodes, image):
     frames = torch.cat([chunk.frames_THWC for chunk in stream.chunks()])
     again = torch.cat([chunk.frames_THWC for chunk in stream.chunks()])
     assert torch.equal(frames, again)
-    assert latent["samples"].shape == (1, 16, 9 + 7, 4, 4)
+    assert latent["samples"].shape == (1, 64, 9 + 7, 4, 4)
     assert len(calls) == 2, "two chunks"
 
 
@@ -103,7 +114,7 @@ def test_what_was_kept_on_disk_goes_with_the_stream(nodes, image, host):
 )
 def test_a_latent_is_made_however_a_node_looks_at_it(nodes, image, look):
     _, latent = stream_of(nodes, image, 1)
-    assert look(latent).shape == (1, 16, 16, 4, 4)
+    assert look(latent).shape == (1, 64, 16, 4, 4)
     with pytest.raises(KeyError):
         latent["noise_mask"]
 
@@ -122,7 +133,7 @@ def test_a_latent_decodes_to_the_streams_length_and_first_frames(nodes, image):
 
 def test_a_video_has_every_frame_and_the_whole_sound(nodes, image, host):
     sound = audio(1.51, 44100, channels=2)
-    (video,) = nodes.Generate.execute("tiny", image, sound, **SIZE, **SETTINGS, loudness=True).args
+    (video,) = nodes.Generate.execute("nano", image, sound, **SIZE, **SETTINGS, loudness=True).args
     info = probe_video(video.path)
     assert (info.frames, info.width, info.height, info.audio_channels, info.audio_rate) == (38, 32, 32, 2, 44100)
     assert 0 <= info.audio_duration - 1.51 < 1024 / 44100
@@ -131,7 +142,7 @@ def test_a_video_has_every_frame_and_the_whole_sound(nodes, image, host):
 
 
 def test_two_speakers_talk_in_one_picture_and_one_sound_track(nodes, image):
-    spec = nodes.LoadModel.execute("tiny", "auto", "auto", 1, False).args[0]
+    spec = nodes.LoadModel.execute("nano", "auto", "auto", 1, False).args[0]
     speech, frames = nodes.AudioEmbedding.execute(audio(0.5), True, audio(1.2, 48000)).args
     left = torch.zeros(1, 48, 40)
     left[:, :, :20] = 1

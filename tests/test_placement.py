@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
 
 from livetalk_core import placement
-from livetalk_core.placement import Demand, Gpu, demand_of, place_on_cpu, place_on_gpus, visible_gpus
+from livetalk_core.checkpoints import SHIPPED, find_files
+from livetalk_core.models.weights import read_tensors
+from livetalk_core.placement import Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
 
 GIB = 2**30
 LARGE = Demand(heads=40, num_bytes=40 * GIB, tokens=10530)
@@ -54,6 +59,68 @@ def test_the_impossible_is_refused_with_the_choices(wanted, gpus, message):
         place_on_gpus(wanted, LARGE, gpus)
 
 
+PUBLISHED = Demand(heads=40, num_bytes=51_100_000_000, tokens=10530, block_bytes=928_000_000, num_blocks=40)
+"""The 14B model, in bytes as its files have them."""
+
+
+@pytest.mark.parametrize(
+    "memory, free, wanted, count, reason",
+    [
+        ("resident", (79,) * 8, "auto", 8, "Ulysses alone, 5 heads a GPU"),
+        (
+            "sharded",
+            (46,) * 4,
+            "auto",
+            4,
+            "4 of 4 GPUs have 25 GiB free each; .*weights sharded: 1/4 of the DiT's blocks on each, 9 GiB of 35 GiB",
+        ),
+        ("sharded", (23,) * 8, "auto", 8, "8 of 8 GPUs have 21 GiB free each; .*1/8 of the DiT's blocks on each, 4 GiB of 35 GiB"),
+        ("sharded", (46, 46, 10), "2", 2, "2 of 3 GPUs have 34 GiB free each; taking 0, 1"),
+        ("offload", (23, 23), "2", 2, "2 of 2 GPUs have 15 GiB free each; .*weights offloaded: .* in host memory, 35 GiB for each of 2"),
+    ],
+)
+def test_small_gpus_will_do_when_the_weights_are_shared_out_or_stay_on_the_host(memory, free, wanted, count, reason):
+    place = place_on_gpus(wanted, PUBLISHED, box(*free), memory)
+    assert place.num_workers == count and re.search(reason, place.reason), place.reason
+
+
+@pytest.mark.parametrize(
+    "memory, wanted, free, message",
+    [
+        (
+            "auto",
+            "2",
+            (46, 46),
+            "gpus=2: none of 2 GPUs has the 48 GiB free each .*or use --memory sharded \\(34 GiB on each of 2\\) or --memory offload",
+        ),
+        (
+            "resident",
+            "auto",
+            (23,),
+            "none of 1 GPUs has the 48 GiB free each .*; free memory or use --memory offload \\(15 GiB on each of 1\\)$",
+        ),
+        ("sharded", "2", (26,) * 4, "gpus=2 is not possible: 4 GPUs are visible, 0 with 34 GiB free each; choose 4$"),
+        (
+            "sharded",
+            "auto",
+            (26, 26),
+            "none of 2 GPUs has the 34 GiB free each that this model needs with memory=sharded .*--memory offload",
+        ),
+        ("sharded", "1", (79, 79), "memory='sharded' shares the weights over 2 processes or more, and this is one"),
+        (
+            "offload",
+            "auto",
+            (10,),
+            "none of 1 GPUs has the 15 GiB free each that this model needs with memory=offload \\(most: 10 GiB\\); free memory$",
+        ),
+        ("disk", "auto", (79,), "memory='disk' must be one of auto, resident, offload, sharded"),
+    ],
+)
+def test_what_does_not_fit_says_which_memory_would(memory, wanted, free, message):
+    with pytest.raises(ValueError, match=message):
+        place_on_gpus(wanted, PUBLISHED, box(*free), memory)
+
+
 def test_processes_on_the_cpu_all_get_tokens_or_are_refused():
     few = Demand(heads=4, num_bytes=0, tokens=9)
     assert place_on_cpu("3", few).num_workers == 3
@@ -61,6 +128,9 @@ def test_processes_on_the_cpu_all_get_tokens_or_are_refused():
         place_on_cpu("8", few)
     with pytest.raises(ValueError, match="workers=two must be 1 or more"):
         place_on_cpu("two", few)
+    with pytest.raises(ValueError, match="memory='sharded' shares the weights over 2 processes or more, and this is one"):
+        place_on_cpu("1", few, "sharded")
+    assert place_on_cpu("2", few, "sharded").num_workers == 2
 
 
 @pytest.mark.parametrize(
@@ -90,3 +160,25 @@ def test_heads_and_memory_are_read_from_the_files_headers(published):
     size = sum(path.stat().st_size for path in published.rglob("*") if path.suffix in (".safetensors", ".pth", ".bin"))
     assert 0 < demand.num_bytes <= size and demand.tokens == 9 * 2 * 3
     assert demand_of("tiny").heads == 4
+    state = read_tensors(find_files(published).dit)
+    blocks = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("blocks."))
+    assert (demand.block_bytes, demand.num_blocks) == (blocks // 2, 2), "over all shards"
+
+
+def test_a_model_without_encoder_files_has_a_demand_too():
+    shipped = demand_of(str(SHIPPED / "nano"))
+    assert shipped.num_blocks == 6 and 0 < shipped.num_blocks * shipped.block_bytes < shipped.num_bytes < GIB
+    assert shipped.tokens == demand_of("nano").tokens
+
+
+def test_a_dit_in_another_kind_of_file_counts_as_the_published_blocks(tmp_path):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "dit.pth")
+    size = (tmp_path / "dit.pth").stat().st_size
+    assert blocks_in([tmp_path / "dit.pth"]) == (size // 40, 40)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x10\0\0\0\0\0\0\0{", b"\xff" * 100])
+def test_a_damaged_file_is_refused_by_name(tmp_path, data):
+    (tmp_path / "dit.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="dit.safetensors is not a whole safetensors file; download it again"):
+        blocks_in([tmp_path / "dit.safetensors"])

@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
-from made import pixels, speech_like
+from made import pixels, speech_like, write_small_folder
 from pool_engines import GOLDEN, golden, golden_reference
 
+from livetalk_core.loading import load_engine
 from livetalk_core.parity import Golden
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
@@ -81,6 +82,18 @@ def talk_golden(engine, reference):
     chunks = list(stream.push(tensors["in.waveform"][: 3 * 17920]))
     stream.close()
     return torch.cat(latents, dim=1), chunks
+
+
+def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, tmp_path):
+    """Its VAE in bands, its attention shared; its encoders have no weights."""
+    folder = write_small_folder(tmp_path / "small")
+    pool = make_pool(2, "livetalk_core.loading:load_member", model=folder, device="cpu")
+    try:
+        shared, alone = (frames_of(talk(engine)).int() for engine in (pool, load_engine(folder, "cpu")))
+    finally:
+        pool.close()
+    assert shared.shape == alone.shape == (62, 32, 48, 3) and alone.float().std() > 5
+    assert (shared - alone).abs().max() <= 1
 
 
 @pytest.fixture(scope="module")

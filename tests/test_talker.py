@@ -145,7 +145,7 @@ def test_a_head_moves_smoothly_and_blinks_now_and_then():
     poses = [Motion.sample(5, 60.0).pose(k / 25) for k in range(1500)]
     assert max(abs(a.x - b.x) for a, b in zip(poses[:-1], poses[1:], strict=True)) < 0.004
     assert 8 < sum(a.blink < 0.5 <= b.blink for a, b in zip(poses[:-1], poses[1:], strict=True)) < 40
-    assert np.std([p.yaw for p in poses]) > 0.05
+    assert np.std([p.yaw for p in poses]) > 0.02
 
 
 def test_the_lip_filter_has_no_delay_and_keeps_a_held_shape():
@@ -285,9 +285,9 @@ def test_the_shipped_portrait_is_what_the_renderer_draws():
     assert np.abs(shipped - drawn).mean() < 1.0
 
 
-def test_the_shipped_speech_is_some_seconds_of_mono():
+def test_the_shipped_speech_is_about_a_minute_of_mono():
     with av.open(str(ASSETS / "speech.flac")) as container:
         stream = container.streams.audio[0]
         samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(stream)])
         assert stream.rate == 22050 and stream.layout.name == "mono"
-    assert 8 < len(samples) / 22050 < 16 and np.abs(samples).max() > 3000
+    assert 45 < len(samples) / 22050 < 75 and np.abs(samples).max() > 3000

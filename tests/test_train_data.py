@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_wav
+from made import speech_like, write_small_folder, write_wav
 from safetensors.torch import save_file
 from toys import CPU, toy_plan, toy_sample, toy_tensors, write_toy_shards
 
 from livetalk_core.cli import main
+from livetalk_core.loading import load_engine
 from livetalk_core.media.video import VideoWriter
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import tiny
@@ -24,7 +25,7 @@ from livetalk_core.train.manifest import Stretch, find_stretches
 from livetalk_core.train.prepare import prepare, usable_clips
 from livetalk_core.train.sample import Encoders, decode_tensors, encode_clip, shrink_mask
 from livetalk_core.train.shards import NULL_KEY, ShardWriter, open_shards, read_index, read_null_text
-from livetalk_core.train.synthetic import TalkerFrames, mouth_place, talker_clips
+from livetalk_core.train.synthetic import mouth_place, talker_clips
 
 
 def write_video(path, frames: int, fps: int = 25, sound=None, size: int = 32):
@@ -188,6 +189,24 @@ def test_an_encoded_clip_is_what_serving_would_encode(engine, encoders):
     assert torch.allclose(window.samples, clip.sound_N[(clip.lead + 33) * 640 :][: 28 * 640], atol=1e-4)
 
 
+def test_a_small_models_clip_is_what_serving_would_encode_with_the_picture_in_every_latent_frame(tmp_path):
+    engine = load_engine(write_small_folder(tmp_path / "small"), "cpu")
+    plan, (clip,) = engine.plan(64, 64), talker_clips([3], 33, 64)
+    pixels_CHW = clip.reference_HWC.permute(2, 0, 1) / 127.5 - 1
+    truth = engine.reference(pixels_CHW, clip.caption)
+    vae, heard, seen = engine.models.vae, engine.encode_audio, engine.image_rows
+    for picture_in in ("every", "first"):
+        encoders = Encoders(vae=vae, audio=heard, text=engine.text_rows, image=seen, plan=engine.plan, picture_in=picture_in)
+        sample = decode_tensors(clip.key, encode_clip(clip, encoders, CPU), plan)
+        cond_CTHW = sample.reference.cond_CTHW
+        same = torch.allclose(cond_CTHW[4:, 1:], cond_CTHW[4:, 1:2].expand(-1, 8, -1, -1), atol=1e-5)
+        assert same and torch.allclose(cond_CTHW, truth.cond_CTHW, rtol=1e-2, atol=1e-2) == (picture_in == "every")
+        for name in ("text_LD", "image_LD", "first_CTHW", "pixels_CHW"):
+            assert torch.allclose(vars(sample.reference)[name], vars(truth)[name], rtol=1e-2, atol=1e-2), name
+    still = pixels_CHW[:, None].expand(-1, 33, -1, -1)
+    assert torch.allclose(truth.cond_CTHW[4:], vae.encode(still), atol=1e-5)
+
+
 def test_stored_samples_come_back_as_they_were(tmp_path):
     shards = open_shards(write_toy_shards(tmp_path, 3), lambda width, height: toy_plan(32))
     wanted = toy_sample(1, 2)
@@ -242,7 +261,7 @@ def test_a_preset_still_to_be_trained_encodes_with_the_vae_named(tmp_path):
 
 
 def test_a_folder_without_videos_is_refused(tmp_path, capsys):
-    assert main(["prepare", str(tmp_path), str(tmp_path / "shards"), "--device", "cpu"]) == 2
+    assert main(["prepare", str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu"]) == 2
     assert "no video to learn from" in capsys.readouterr().err
 
 
@@ -282,7 +301,6 @@ def test_the_talker_is_the_same_for_the_same_number_and_its_reference_is_another
     assert torch.equal(first.frames_THWC, again.frames_THWC) and torch.equal(first.sound_N, again.sound_N)
     assert not torch.equal(first.frames_THWC, other.frames_THWC)
     assert not any(torch.equal(frame, first.reference_HWC) for frame in first.frames_THWC)
-    assert len(TalkerFrames(3, 5, 32)) == 3 and TalkerFrames(3, 5, 32)[0].frames_CTHW.shape == (3, 5, 32, 32)
 
 
 def test_the_mouth_is_where_the_pictures_change_with_the_mouth():

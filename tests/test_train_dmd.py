@@ -53,7 +53,9 @@ def test_the_roll_out_is_what_serving_makes(vae):
     dit.load_state_dict(toy_state())
     sample, draws, made = toy_sample(chunks=3), Draws.of("serving"), []
     noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), CPU)
-    session = Session(sample.plan, DiTDenoiser(dit, cuts=PLAIN), vae, sample.reference, StreamSettings(), noise, on_latents=made.append)
+    session = Session(
+        sample.plan, DiTDenoiser(dit, cuts=PLAIN), vae, sample.reference, StreamSettings(shift=5.0), noise, on_latents=made.append
+    )
     for index in range(3):
         session.step(sample.window(index))
     for k in (1, 3):

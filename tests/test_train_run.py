@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_run, toy_sft, toy_state, write_toy_shards
+from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, write_toy_shards
 from two_processes import main as run_both
 
 from livetalk_core.cli import main
@@ -209,7 +209,9 @@ def test_the_whole_way_from_drawn_people_to_a_talking_video(tmp_path, published,
     arguments = ["train", "toy", str(tmp_path / "run"), "--data", str(tmp_path / "shards"), "--vae", vae, "--device", "cpu"]
     assert main([*arguments, "--dit", *dit, "--set", "steps=1"]) == 0
     exported = tmp_path / "run/diffusion_pytorch_model.safetensors"
-    assert json.loads((tmp_path / "run/config.json").read_text()) == {"num_heads": made.DIT.num_heads, "text_len": made.DIT.text_len}
+    assert json.loads((tmp_path / "run/config.json").read_text()) == {
+        "num_heads": made.DIT.num_heads, "text_len": made.DIT.text_len, "predicts": "velocity", "picture_in": "first",
+    }  # fmt: skip
     engine = load_engine(published)
     assert load_file(exported).keys() == engine.models.dit.state_dict().keys()
     film = str(tmp_path / "film.mp4")
@@ -219,13 +221,13 @@ def test_the_whole_way_from_drawn_people_to_a_talking_video(tmp_path, published,
 
 def test_an_exported_network_is_the_one_in_training(tmp_path):
     with training_world(CPU):
-        export_net(sharded_net(3), "dit.", tmp_path / "dit.safetensors", torch.float32, SMALL_DIT)
+        export_net(sharded_net(3), "dit.", tmp_path / "dit.safetensors", torch.float32, toy_preset())
     assert all(torch.equal(tensor, toy_state(3)[name]) for name, tensor in load_file(tmp_path / "dit.safetensors").items())
 
 
 def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do(tmp_path, capsys):
     assert main(["train", "sft_99b", str(tmp_path)]) == 2
-    assert "recipe 'sft_99b' must be one of sft_14b, dmd_14b" in capsys.readouterr().err
+    assert "recipe 'sft_99b' must be nano, or one of sft_14b, dmd_14b" in capsys.readouterr().err
 
 
 def test_shards_of_another_model_size_are_planned_by_that_model(tmp_path):

@@ -1,16 +1,18 @@
 """Stage 1: what the network sees, what it is asked, and that it can learn it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import CPU, SMALL_DIT, pairs, sharded_net, toy_net, toy_sample, toy_sft, toy_state
 
 from livetalk_core.denoiser import PLAIN, DiTDenoiser
-from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit import T_FLOOR, AudioDiT
 from livetalk_core.parallel.train import training_world
 from livetalk_core.train.config import SFT, Optim
 from livetalk_core.train.draws import Draws, shifted
 from livetalk_core.train.learner import Learner
-from livetalk_core.train.net import NetDenoiser
+from livetalk_core.train.net import NetDenoiser, VelocityNet, net_state, velocity
 from livetalk_core.train.sft import AdaptStage, drop_conditions, noise_sample, sft_loss
 
 NULL = torch.zeros(2, SMALL_DIT.text_dim)
@@ -36,6 +38,22 @@ def test_the_training_network_is_the_serving_one():
             ours = NetDenoiser(toy_net())(x, t, sample.reference, window)
             assert torch.equal(ours, theirs)
         assert not torch.allclose(ours, DiTDenoiser(dit, cuts=PLAIN)(x, t, sample.reference, sample.window(0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("t", [1.0, 0.625, T_FLOOR, 0.04])
+def test_a_network_that_answers_the_change_is_the_same_in_training_and_serving(t):
+    """Its x0 is reference and answer from the floor of the flow times on; below, so much of the way to it."""
+    config, sample = replace(SMALL_DIT, predicts="change"), toy_sample()
+    dit, net, x, window = AudioDiT(config), VelocityNet(config), torch.randn(sample.plan.latent_shape), sample.window(0)
+    dit.load_state_dict(toy_state())
+    net.load_state_dict(net_state(toy_state()))
+    with torch.no_grad():
+        theirs, ours = (denoise(x, t, sample.reference, window) for denoise in (DiTDenoiser(dit, cuts=PLAIN), NetDenoiser(net)))
+        answer = velocity(toy_net(), x, t, sample.reference, window)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    share = min(1, t / T_FLOOR)
+    assert torch.allclose(theirs, share * (sample.reference.cond_CTHW[4:] + answer) + (1 - share) * x, atol=1e-5)
+    assert not torch.allclose(theirs, x - t * answer, atol=1e-2), "the control: the same weights, answering the velocity"
 
 
 def test_equation_1_the_input_is_motion_and_noised_latents_then_mask_then_reference(monkeypatch):
@@ -174,3 +192,23 @@ def test_the_warm_up_rises_in_a_line_to_the_rate(world):
         stage.step([pairs([toy_sample()], n)], Draws.of(n), n)
         rates.append(learner.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+
+
+def test_the_rate_falls_in_a_line_from_one_update_to_another():
+    optim = Optim(lr=1e-3, warmup=1, fall=(4, 7))
+    assert [optim.rate(n) for n in range(1, 10)] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4, 0, 0])
+    assert Optim(lr=1e-3).rate(10**6) == 1e-3
+
+
+def test_samples_of_little_noise_count_by_the_square_of_their_time():
+    share = []
+    for n in range(20):
+        draws = Draws.of("weight", n)
+        configs = [toy_sft(full_weight_from=at, **KEEP_ALL) for at in (0.0, 0.8)]
+        plain, weighed = (noise_sample(toy_sample(), draws, config, NULL) for config in configs)
+        assert plain.importance == 1 and weighed.importance == pytest.approx(min(1, weighed.t / 0.8) ** 2)
+        with torch.no_grad():
+            full, less = (float(sft_loss(toy_net(), [(toy_sample(), draws)], config, NULL)) for config in configs)
+        assert less == pytest.approx(weighed.importance * full, rel=1e-5)
+        share.append(weighed.importance)
+    assert min(share) < 0.5 and max(share) == 1

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import AUDIO, DIT, IMAGE, TEXT, pixels, speech_like, write_published_folder
+from made import AUDIO, DIT, IMAGE, TEXT, pixels, speech_like, write_published_folder, write_small_folder
 from safetensors.torch import save_file
 
 from livetalk_core.checkpoints import ModelFiles, find_files
 from livetalk_core.loading import load_engine, load_files
 from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weights import build, dit_config_from, load_dit, load_vae, read_tensors, vae_config_from
+from livetalk_core.presets import nano
 from livetalk_core.types import StreamSettings
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -224,6 +226,30 @@ def test_wav2vec2_may_lie_beside_the_model_folder(broken):
 def test_heads_that_are_not_128_wide_come_from_the_config(broken):
     (broken / "config.json").write_text(json.dumps({"num_heads": 2, "unknown": 1}))
     assert load_engine(broken, device="cpu").models.dit.config.num_heads == 2
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    return write_small_folder(tmp_path / "small")
+
+
+def test_a_small_models_folder_needs_no_encoder_files_and_talks(small):
+    engine = load_engine(small, device="cpu")
+    assert (engine.preset.name, engine.preset.shift) == ("small", nano().shift)
+    dit = engine.models.dit.config
+    assert (dit.num_heads, dit.text_len, dit.predicts, dit.picture_in) == (4, 1, "change", "every")
+    assert isinstance(engine.models.vae, PatchVAE) and engine.models.vae.config == engine.preset.vae
+    assert talk(engine).shape == (25, 32, 48, 3)
+    (small / "vae.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="missing vae: download"):
+        load_engine(small, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["livetalk_14b", "tiny", "giant"])
+def test_a_preset_whose_encoders_need_files_is_refused_in_a_config(small, name):
+    (small / "config.json").write_text(json.dumps({"num_heads": 4, "preset": name}))
+    with pytest.raises(ValueError, match=f"config.json names the preset '{name}', which must be nano"):
+        load_engine(small, device="cpu")
 
 
 def test_scaled_fp8_files_are_refused_not_misread(tmp_path):

@@ -15,6 +15,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import Preset, tiny
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run
 from livetalk_core.train.draws import Draws
+from livetalk_core.train.export import write_tensors
 from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
 from livetalk_core.train.run import Job, plan_of
 from livetalk_core.train.sample import Sample, decode_tensors
@@ -93,6 +94,27 @@ def write_toy_shards(folder: Path, count: int = 6, chunks: int = 2) -> Path:
         writer.add(NULL_KEY, {"text": torch.zeros(2, SMALL_DIT.text_dim)}, width=0, height=0, chunks=0, source="toy")
         for i in range(count):
             writer.add(f"toy-{i}", toy_tensors(i, chunks), width=32, height=32, chunks=chunks, source="toy")
+    return folder
+
+
+def toy_film(seed: int = 0, frames: int = 21, size: int = 48) -> dict[str, Tensor]:
+    """A stored film of smooth waves that move, its mouth at the lower right, in the shapes and types that `draw_film` gives."""
+    t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(size), torch.arange(size), indexing="ij")
+    waves = torch.stack([torch.sin(0.2 * x + 0.1 * (c + 1) * y + 0.4 * t + seed) for c in range(3)], dim=-1)
+    mouth = torch.zeros(size, size, dtype=torch.uint8)
+    mouth[size // 2 : size // 2 + 8, size // 2 : -4] = 1
+    return {
+        "frames": ((waves + 1) * 127).to(torch.uint8),
+        "sound": torch.randint(-1000, 1000, ((frames + 16) * 640,), generator=torch.Generator().manual_seed(seed), dtype=torch.int16),
+        "reference": ((waves[-1] + 1) * 127).to(torch.uint8),
+        "mouth": mouth,
+        "truth": torch.zeros(6, frames),
+    }
+
+
+def write_toy_films(folder: Path, count: int = 4, **how: int) -> Path:
+    for i in range(count):
+        write_tensors(toy_film(i, **how), folder / f"toy-{i}.safetensors")
     return folder
 
 

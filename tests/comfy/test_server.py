@@ -12,7 +12,7 @@ from comfy_server import WORKFLOWS, failure, short_prompt, workflow
 from livetalk_core.media.video import probe_video
 
 CONTRACT = json.loads((Path(__file__).parent / "contract.json").read_text())
-LOADED, CLOSED = "engine of tiny loaded", "engine of tiny closed"
+LOADED, CLOSED = "engine of nano loaded", "engine of nano closed"
 LENGTHS = {"quick_start": 62, "full_graph": 62, "two_speakers": 62, "upscaled": 50, "batch_over_a_folder": 38}
 
 
@@ -50,7 +50,7 @@ def test_stop_ends_a_run_within_a_second_or_so_and_keeps_the_engine(server):
     server.run(short_prompt())
     loads, files = server.count_in_log(LOADED), set((server.base / "temp").iterdir())
     prompt = short_prompt(12, seed=2)
-    prompt["4"]["inputs"] |= {"width": 64, "height": 64, "steps": 4}
+    prompt["4"]["inputs"] |= {"width": 128, "height": 128, "steps": 4}
     prompt_id = server.queue(prompt)
     server.wait_for(lambda: set((server.base / "temp").iterdir()) - files)
     time.sleep(0.5)

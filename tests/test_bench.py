@@ -1,0 +1,274 @@
+"""What bench counts, against slow plain counts, and what it makes of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from livetalk_core.bench.command import command_of, read_reports
+from livetalk_core.bench.components import Inputs, components
+from livetalk_core.bench.counted import count_components, count_limits
+from livetalk_core.bench.counters import Work, count
+from livetalk_core.bench.crossings import cross_in_a_chunk, crossings
+from livetalk_core.bench.measure import percentile
+from livetalk_core.bench.networks import META, random_engine
+from livetalk_core.bench.plain import make_plain
+from livetalk_core.bench.report import component_cells, page_of
+from livetalk_core.bench.shares import part_rows, stage_rows
+from livetalk_core.cli import main, parser
+from livetalk_core.denoiser import PLAIN, Cuts
+from livetalk_core.models.vae import CausalVAE, fold_upsampling
+from livetalk_core.presets import nano, tiny
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+@pytest.fixture(scope="module")
+def limits():
+    return {limit.what: limit for limit in count_limits()}
+
+
+@pytest.mark.parametrize(
+    "what, low, high",
+    [
+        ("DiT step", 350, 355),
+        ("DiT step, plain", 396.5, 397.7),
+        ("audio cross-attention, plain / absorbed", 3.9, 4.0),
+        ("constant work after a stream's first step", 0, 0),
+        ("constant work after a stream's first step, operations", 0, 0),
+        ("VAE decode of a chunk", 77, 78),
+        ("VAE decode of a chunk, plain", 84.4, 84.6),
+        ("VAE encode of 5 frames", 6.0, 6.2),
+        ("VAE encode of 5 frames, plain", 8.0, 8.1),
+        ("VAE work before the first new frame, in the decoder", 0, 24),
+        ("values read by the host in a chunk", 0, 0),
+        ("copies from device to host in a chunk", 1, 1),
+    ],
+)
+def test_the_14b_models_work_is_within_its_limits(limits, what, low, high):
+    assert low <= limits[what].value <= high
+    assert limits[what].verdict in ("reached", "")
+
+
+def test_what_is_compiled_is_not_measured_and_the_eager_form_has_its_own_rows(limits):
+    for what in ("operations of a DiT block", "elementwise bytes of a DiT step", "operations of a VAE decode"):
+        assert limits[f"{what}, eager"].value > 0
+        assert limits[f"{what}, compiled"].value is None and limits[f"{what}, compiled"].verdict == "not measured"
+
+
+def test_a_product_is_counted_to_the_byte():
+    layer, x = torch.nn.Linear(5, 7, device="meta"), meta(3, 5)
+    work = count(lambda: layer(x), [layer])
+    assert work == Work(flops=2 * 3 * 5 * 7, ops=1, weight_bytes=4 * (5 * 7 + 7), matrix_bytes=4 * (3 * 5 + 3 * 7))
+    assert count(lambda: layer(x)).weight_bytes == 0, "control: weights are those of the modules named"
+
+
+def test_views_and_empty_tensors_are_no_operations_and_expanded_axes_count_once():
+    x = meta(4, 6)
+    assert count(lambda: (x.t(), x[1:], x.view(24), x.unflatten(1, (2, 3)), torch.empty_like(x))) == Work()
+    assert count(lambda: x + x[:1].expand(4, 6)) == Work(ops=1, elementwise_bytes=4 * (24 + 6 + 24))
+    assert count(lambda: torch.ones(3) + 1) == Work(), "what the host does for itself is not the device's work"
+
+
+def test_a_table_is_not_read_whole_and_what_is_written_over_is_not_read():
+    table, places = meta(1000, 8), torch.empty(3, dtype=torch.long, device="meta")
+    assert count(lambda: F.embedding(places, table)).elementwise_bytes == 2 * 4 * 3 * 8
+    assert count(lambda: meta(5).copy_(meta(5))).elementwise_bytes == 2 * 4 * 5
+
+
+def test_attention_is_one_operation_with_all_its_work_and_no_scores_in_memory():
+    q, k = meta(1, 2, 50, 8), meta(1, 2, 70, 8)
+    with FlopCounterMode(display=False) as plain:
+        F.scaled_dot_product_attention(q, k, k)
+    work = count(lambda: F.scaled_dot_product_attention(q, k, k))
+    assert work == Work(flops=plain.get_total_flops(), ops=1, matrix_bytes=4 * 2 * 8 * (50 + 70 + 70 + 50))
+
+
+@pytest.mark.parametrize("preset", [tiny(), nano()], ids=["tiny", "nano"])
+def test_flops_of_every_part_are_those_of_torchs_own_counter(preset):
+    engine = random_engine(preset, META, torch.float32)
+    plan = engine.plan(64, 48)
+    rows = {row["name"]: row for row in count_components(preset, (64, 48), torch.float32, Cuts())}
+    for component in components(engine, plan, Cuts()):
+        with torch.no_grad():
+            call = component.prepare()
+            with FlopCounterMode(display=False) as plain:
+                call()
+        assert rows[component.name]["flops"] == plain.get_total_flops(), component.name
+
+
+def test_the_same_parts_run_on_a_real_device(engine):
+    for component in components(engine, engine.plan(48, 32), Cuts()):
+        with torch.no_grad():
+            component.prepare()()
+
+
+def test_the_plain_vae_gives_the_same_pictures_for_more_work():
+    torch.manual_seed(0)
+    plain, cut = (CausalVAE(tiny().vae).eval().requires_grad_(False) for _ in range(2))
+    cut.load_state_dict(plain.state_dict())
+    make_plain(plain)
+    fold_upsampling(cut)
+    latents, video = torch.randn(16, 3, 2, 3), torch.rand(3, 5, 16, 24) * 2 - 1
+    for a, b in ((next(plain.decode(latents)), next(cut.decode(latents))), (plain.encode(video), cut.encode(video))):
+        assert (a - b).abs().max() <= 1e-5
+    with pytest.raises(AssertionError, match="one group"):
+        list(plain.decode(latents, (1, 2)))
+
+
+def test_the_plain_step_works_everything_out_anew():
+    engine = random_engine(tiny(), META, torch.float32)
+    inputs = Inputs(engine, engine.plan(48, 32), PLAIN, 4)
+    held, anew, keys, context = (count(prepare()) for prepare in (inputs.step, inputs.plain_step, inputs.audio_keys, inputs.stream_keys))
+    times = 4 * count(lambda: engine.models.dit.embed_time(meta(1))).flops
+    assert anew.flops == held.flops + keys.flops + context.flops - times + times // 4, "the time of one step, not of the schedule"
+
+
+def test_a_chunk_reads_no_value_and_copies_its_frames_only():
+    found = cross_in_a_chunk()
+    assert found["read"] == []
+    assert len(found["to_host"]) == 1 and found["to_host"][0].startswith("stream/session.py:")
+    assert all(place.partition(":")[0].endswith(".py") for place in found["to_device"])
+
+
+@pytest.mark.parametrize(
+    "kind, call",
+    [
+        ("read", lambda x: x.sum().item()),
+        ("read", lambda x: bool(x.sum() > 0)),
+        ("to_host", lambda x: x.cpu()),
+        ("to_host", lambda x: x.to("cpu", torch.float64)),
+        ("to_host", lambda x: torch.empty(3).copy_(x)),
+        ("to_device", lambda x: torch.ones(3).to("meta")),
+        ("to_device", lambda x: torch.tensor([1.0], device="meta")),
+        ("to_device", lambda x: x.new_tensor([1.0, 2.0])),
+        ("to_device", lambda x: x[torch.tensor([0, 1])]),
+    ],
+)
+def test_a_crossing_is_seen_whatever_way_it_goes(kind, call):
+    found = crossings(lambda: call(meta(3)))
+    assert {name: len(places) for name, places in found.items()} == {"read": 0, "to_host": 0, "to_device": 0} | {kind: 1}
+
+
+def test_work_that_stays_on_one_side_is_no_crossing():
+    found = crossings(lambda: (meta(3) + 1, torch.ones(3).sum().item(), torch.tensor([1.0]), meta(3).double(), meta(3) * torch.tensor(2.0)))
+    assert found == {"read": [], "to_host": [], "to_device": []}
+
+
+ROWS = [
+    {"name": "DiT step", "per": "step", "stage": "denoise", **vars(Work(flops=10**12, ops=5, weight_bytes=10**9, elementwise_bytes=10**9))},
+    {"name": "audio keys", "per": "chunk", "stage": "denoise", **vars(Work(flops=10**12, ops=1))},
+    {"name": "text encoder", "per": "identity", "stage": None, **vars(Work(flops=10**15, ops=1))},
+]
+CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 10.0, "dtype": "float32", "matmul_size": 1024, "copy_mb": 268.0}
+
+
+def test_shares_are_work_over_time_over_the_rate():
+    step, keys, _ = part_rows(ROWS, {"DiT step": 1.0}, CEILINGS)
+    assert (step["matmul_fraction"], step["copy_fraction"]) == (0.5, 0.2)
+    assert keys["seconds"] is None and component_cells([step, keys], timed=True)[2][-3:] == ["not measured"] * 3
+
+
+def test_a_stage_has_its_parts_as_often_as_a_chunk_has_them():
+    (stage,) = stage_rows(ROWS, {"stage_s": {"denoise": 5.0}, "steps": 4}, CEILINGS, devices=2)
+    assert stage["flops"] == 5 * 10**12 and stage["ops"] == 21
+    assert stage["matmul_fraction"] == 5 / 5 / (2 * 2)
+
+
+def test_the_percentile_is_numpys():
+    values = np.random.default_rng(0).random(13).tolist()
+    assert percentile(values, 95) == pytest.approx(np.percentile(values, 95))
+    assert percentile([3.0], 95) == 3.0
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The file of a run in one process with random weights."""
+    path = tmp_path_factory.mktemp("bench") / "tiny.json"
+    with pytest.MonkeyPatch.context() as patch, path.open("w") as file:
+        patch.setattr("sys.stdout", file)
+        patch.setattr("livetalk_core.bench.measure.COMPONENT_S", 0.02)
+        patch.setattr("livetalk_core.bench.ceilings.SECONDS", 0.02)
+        assert main(["bench", "--model", "tiny", "--random-weights", "--size", "48x32", "--chunks", "2", "--json"]) == 0
+    return path
+
+
+def test_a_run_has_every_part_with_its_time_and_its_shares(measured):
+    report = json.loads(measured.read_text())
+    assert report["command"] == "livetalk bench --model tiny --size 48x32 --chunks 2 --random-weights"
+    assert report["random_weights"] and report["ceilings"]["matmul_tflops"] > 0 and report["ceilings"]["copy_gb_s"] > 0
+    assert len(report["components"]) == 10
+    for row in report["components"]:
+        assert row["seconds"] > 0 and row["ops"] > 0
+        assert row["matmul_fraction"] == pytest.approx(row["flops"] / row["seconds"] / report["ceilings"]["matmul_tflops"] / 1e12)
+    assert [row["name"] for row in report["stages"]] == list(report["stage_s"])
+    assert {row["name"] for row in report["counted"]["components"] if "plain" in row} == {"DiT step", "VAE decode", "VAE encode"}
+
+
+def test_the_page_names_device_and_command_and_says_what_was_not_measured(measured, tmp_path, capsys):
+    page = tmp_path / "PERFORMANCE.md"
+    assert main(["bench", "--report", str(page), str(measured)]) == 0
+    text, report = page.read_text(), json.loads(measured.read_text())
+    section = text.partition("### tiny, 48x32, one process")[2]
+    assert f"Device: {report['device']}. Command: `{report['command']}`." in section
+    assert "Command: `livetalk bench --counters`." in text
+    for what in ("nano, one GPU", "14B, one GPU", "14B, a pool of GPUs"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {what} |")]
+        assert set(line.split(" | ")[1:]) <= {"not measured", "not measured |"}
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert all(len({line.count(" | ") for line in table.splitlines() if "---" not in line}) == 1 for table in tables)
+
+
+def test_a_measured_row_takes_the_place_of_not_measured(measured):
+    report = json.loads(measured.read_text())
+    on_gpu = report | {"model": "large", "device": "a GPU", "device_type": "cuda", "dit_parameters": 2 * 10**10}
+    text = page_of([report, on_gpu])
+    assert "| large at 48x32, one process | a GPU, threads:" in text and "| 14B, one GPU |" not in text
+    assert "| 14B, a pool of GPUs | not measured" in text
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is not JSON"),
+        ('{"model": "tiny"}', "is not what livetalk bench --json prints"),
+        ("[]", "is not what livetalk bench --json prints"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, message):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_reports([path])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["results.json"], "results.json would not be used; name the page to write with --report PAGE"),
+        (["--report", "page.md"], "--report needs the files"),
+        (["--random-weights", "--model", "some/folder"], "random weights need a preset, and 'some/folder' is none"),
+        (["--random-weights", "--workers", "2"], "random weights are made in one process"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused_in_one_line(capsys, words, message):
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_random_weights_without_room_are_refused_before_they_are_made(capsys, monkeypatch):
+    monkeypatch.setattr("livetalk_core.bench.networks.free_bytes", lambda device: 10**6)
+    assert main(["bench", "--random-weights", "--model", "livetalk_14b", "--device", "cpu"]) == 2
+    assert "GB are free; use --counters" in capsys.readouterr().err
+
+
+def test_the_command_in_the_report_is_the_one_given_less_what_changes_no_number():
+    options = parser().parse_args(["bench", "--model", "a folder", "--workers", "2", "--dit", "a.safetensors", "b.safetensors", "--json"])
+    assert command_of(options) == "livetalk bench --model 'a folder' --dit a.safetensors b.safetensors --workers 2"
+    assert parser().parse_args(command_of(options).replace("'a folder'", "folder").split()[1:]).workers == "2"

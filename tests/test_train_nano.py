@@ -1,0 +1,43 @@
+"""The small model from nothing, every stage in turn, a few steps each."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from livetalk_core.loading import load_engine
+from livetalk_core.train import nano
+from livetalk_core.types import StreamSettings
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two films, and a step of each stage."""
+    monkeypatch.setattr(nano, "FILMS", ((2, 3),))
+    for name in ("vae_nano", "sft_nano", "dmd_nano"):
+        recipe = getattr(nano, name)()
+        run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
+        stage = replace(recipe.stage, frames=5, size=32) if name == "vae_nano" else recipe.stage
+        made = replace(recipe, run=run, stage=stage)
+        monkeypatch.setattr(nano, name, lambda made=made: made)
+    return monkeypatch
+
+
+def test_every_stage_runs_and_the_folder_it_ends_in_talks(short, tmp_path):
+    folder = nano.train_nano(tmp_path, "cpu")
+    assert folder == tmp_path / "nano" and {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, "config.json"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 32e6
+    engine = load_engine(folder, "cpu")
+    stream = engine.open(engine.reference(torch.zeros(3, 128, 128)), StreamSettings(steps=1))
+    (chunk,) = stream.push(torch.zeros(17920))
+    assert chunk.frames_THWC.shape == (28, 128, 128, 3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}
+    assert nano.train_nano(tmp_path, "cpu") == folder
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}, "films are drawn once"
+
+
+def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path):
+    seen = []
+    short.setattr(nano, "train", lambda job: seen.append(job.recipe.name))
+    assert nano.train_nano(tmp_path, "cpu") is None
+    assert seen == ["vae_nano"], "what comes after waits for the next run"

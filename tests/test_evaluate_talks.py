@@ -232,7 +232,11 @@ def test_held_out_talks_are_whole_latents_of_the_seeds_and_the_shut_ones_differ_
     first, other = true_talks([0, 1], 1.1, 64)
     (again,) = true_talks([0], 1.1, 64)
     assert first.name == again.name != other.name
-    assert torch.equal(first.frames_THWC, again.frames_THWC)
+    assert (
+        (first.frames_THWC.float() - again.frames_THWC.float()).abs().mean()
+        < 1
+        < (first.frames_THWC.float() - other.frames_THWC.float()).abs().mean()
+    )
     assert first.frames_THWC.shape == first.shut_THWC.shape == (25, 64, 64, 3)
     assert len(first.samples_N) == 25 * 640 and first.truth_KT.shape == (3, 25)
     changed_HW = (first.frames_THWC.int() - first.shut_THWC.int()).abs().amax((0, 3)) > 60

@@ -148,11 +148,14 @@ def build_random(
     keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group)
     for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
         module.to(device, kind).eval().requires_grad_(False)
-    if isinstance(vae, CausalVAE):
-        fold_upsampling(vae)
+    return Engine(preset, gather_models(preset, dit=dit, vae=vae, audio=audio, text=text, image=image), device, dtype)
+
+
+def gather_models(preset: Preset, *, dit, vae, audio, text, image) -> Models:
+    """Networks that are all in memory, as an engine has them; with them goes a tokenizer that needs no file."""
+    fold_upsampling(vae)
     tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
-    models = Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
-    return Engine(preset, models, device, dtype)
+    return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
 
 
 def load_files(
@@ -175,7 +178,8 @@ def load_files(
                 "name the folder of the DiT's own model with --model, or all its files"
             )
         preset = replace(named_preset(files.preset), name=name, dit=dit.config, vae=vae.config)
-        return Engine(preset, weightless_models(preset, dit, vae, device), device, dtype)
+        made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
+        return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     fold_upsampling(vae)
     audio = load_audio(files.audio, device)
     text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
@@ -194,12 +198,6 @@ def named_preset(name: str) -> Preset:
     if name not in BY_NAME or not isinstance(BY_NAME[name]().audio, MelConfig):
         raise ValueError(f"config.json names the preset {name!r}, which must be nano; leave it out for a model with encoder files")
     return BY_NAME[name]()
-
-
-def weightless_models(preset: Preset, dit: AudioDiT, vae: PatchVAE, device: torch.device) -> Models:
-    """A small model's networks: its encoders are made, not loaded."""
-    audio, text, image = (KINDS[type(config)](config).to(device) for config in (preset.audio, preset.text, preset.image))
-    return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=no_tokens)
 
 
 def load_audio(path: Path, device: torch.device) -> AudioEncoder:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from drawn import toy_frame, toy_readers, toy_talk
@@ -14,6 +15,7 @@ from livetalk_core.evaluate.long import Book, measure_long, memory_mb
 from livetalk_core.evaluate.talks import measure, rebuild, sharper, shuffled, speak, summarize, take_talks, true_talks
 from livetalk_core.loading import load_engine
 from livetalk_core.stream.session import to_uint8
+from livetalk_core.talker.viseme import FIELDS, MouthTrack
 from livetalk_core.types import StreamSettings
 
 TALKS = [toy_talk(seed) for seed in (910, 911, 912)]
@@ -159,8 +161,9 @@ def toy_speech(monkeypatch):
     def script(seed, seconds, split):
         assert split == "heldout"
         talk = toy_talk(seed, round(25 * seconds), size=16)
-        truth = {f"{name}_T": row.numpy() for name, row in zip(("opening", "width", "rounding"), talk.truth_KT, strict=True)}
-        return SimpleNamespace(samples_N=talk.samples_N.numpy(), truth=SimpleNamespace(**truth))
+        rows = dict(zip(("opening", "width", "rounding"), talk.truth_KT.numpy(), strict=True))
+        truth = MouthTrack(**{f"{name}_T": rows.get(name, np.zeros(len(talk.truth_KT[0]))) for name in FIELDS})
+        return SimpleNamespace(samples_N=talk.samples_N.numpy(), truth=truth)
 
     clip = SimpleNamespace(write_script=script)
     monkeypatch.setitem(sys.modules, "livetalk_core.talker.clip", clip)

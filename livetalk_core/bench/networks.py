@@ -9,12 +9,9 @@ from pathlib import Path
 
 import torch
 
-from livetalk_core.engine import Engine, Models
-from livetalk_core.loading import KINDS
+from livetalk_core.engine import Engine
+from livetalk_core.loading import KINDS, gather_models
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.text import byte_tokenizer
-from livetalk_core.models.vae import CausalVAE, fold_upsampling
-from livetalk_core.models.weightless import NoText, no_tokens
 from livetalk_core.presets import Preset
 
 META = torch.device("meta")
@@ -30,11 +27,7 @@ def random_engine(preset: Preset, device: torch.device, dtype: torch.dtype) -> E
         with torch.device(device), default_dtype(kinds.get(name, dtype)):
             network = kind(vars(preset)[name])
         built[name] = network.to(device, kinds.get(name, dtype)).eval().requires_grad_(False)
-    if isinstance(built["vae"], CausalVAE):
-        fold_upsampling(built["vae"])
-    text, image = built.pop("text"), built.pop("image")
-    tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
-    return Engine(preset, Models(**built, text=lambda: text, image=lambda: image, tokenize=tokenize), device, dtype)
+    return Engine(preset, gather_models(preset, **built), device, dtype)
 
 
 @contextmanager

@@ -58,8 +58,7 @@ def speech(seconds: float, window_s: float) -> Iterator[Stretch]:
         if round(length * FPS) == 0:
             continue
         script = write_script(SPEECH_SEED + index % (len(lengths) - 1), length, SPLIT)
-        truth_KT = torch.stack([torch.from_numpy(vars(script.truth)[f"{name}_T"]) for name in READS])
-        yield Stretch(samples_N=torch.from_numpy(script.samples_N), truth_KT=truth_KT)
+        yield Stretch(samples_N=torch.from_numpy(script.samples_N), truth_KT=torch.from_numpy(script.truth.rows(READS)))
 
 
 @dataclass(kw_only=True)
@@ -114,7 +113,7 @@ def measure_long(
         shown=[round(s * FPS) - 1 for s in SHOWN_S if s <= seconds],
     )
     truth, held_mb, start = [], [], time.perf_counter()
-    with closing(engine.open(engine.reference(talk.reference_HWC.permute(2, 0, 1) / 127.5 - 1), settings)) as stream:
+    with closing(start(engine, talk, settings)) as stream:
         for stretch in speech(seconds, window_s):
             truth.append(stretch.truth_KT)
             for chunk in stream.push(stretch.samples_N):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.engine import ENCODE_GROUPS, Engine
+from livetalk_core.engine import ENCODE_GROUPS, Engine, Stream
 from livetalk_core.evaluate.measures import (
     background_mask,
     best_lag,
@@ -27,6 +27,7 @@ from livetalk_core.evaluate.measures import (
 )
 from livetalk_core.evaluate.reader import READS, Reader
 from livetalk_core.stream.session import DECODE_GROUPS, to_uint8
+from livetalk_core.train.sample import to_signed
 from livetalk_core.types import StreamSettings
 
 SPLIT = "heldout"
@@ -75,7 +76,7 @@ def true_talks(seeds: Sequence[int], seconds: float, size: int) -> Iterator[True
             name=f"{SPLIT} {seed}: {clip.identity.style}, {clip.voice}",
             frames_THWC=torch.from_numpy(clip.frames_THWC),
             samples_N=torch.from_numpy(clip.samples_N),
-            truth_KT=torch.stack([torch.from_numpy(vars(clip.truth)[f"{name}_T"]) for name in READS]),
+            truth_KT=torch.from_numpy(clip.truth.rows(READS)),
             reference_HWC=torch.from_numpy(clip.reference_HWC),
             mouth_HW=mouth_mask(clip.identity, clip.poses, size),
             shut_THWC=torch.from_numpy(np.stack([draw(clip.identity, pose, Mouth(), size) for pose in clip.poses])),
@@ -98,15 +99,19 @@ def take_talks(
 @torch.no_grad()
 def speak(engine: Engine, talk: TrueTalk, settings: StreamSettings) -> Tensor:
     """The engine's frames for a clip's sound and reference picture, through the normal stream."""
-    reference = engine.reference(talk.reference_HWC.permute(2, 0, 1) / 127.5 - 1)
-    with closing(engine.open(reference, settings)) as stream:
+    with closing(start(engine, talk, settings)) as stream:
         return torch.cat([chunk.frames_THWC for chunk in (*stream.push(talk.samples_N), *stream.finish(len(talk.frames_THWC)))])
+
+
+def start(engine: Engine, talk: TrueTalk, settings: StreamSettings) -> Stream:
+    """A stream of the clip's reference picture."""
+    return engine.open(engine.reference(to_signed(talk.reference_HWC[None])[:, 0]), settings)
 
 
 @torch.no_grad()
 def rebuild(engine: Engine, frames_THWC: Tensor) -> Tensor:
     """What the engine's VAE makes of 4 k + 1 true frames: the best that a perfect DiT could show."""
-    video_CTHW = (frames_THWC.permute(3, 0, 1, 2) / 127.5 - 1).to(engine.device)
+    video_CTHW = to_signed(frames_THWC).to(engine.device)
     vae = engine.models.vae
     pieces = vae.decode(vae.encode(video_CTHW, ENCODE_GROUPS), DECODE_GROUPS)
     return torch.cat([to_uint8(piece_CTHW.float()).cpu() for piece_CTHW in pieces])

@@ -263,8 +263,8 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
     return x.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def fold_upsampling(vae: CausalVAE) -> None:
-    """From now on the decoder doubles with four small kernels. For fixed weights: the kernels are made here, once."""
+def fold_upsampling(vae: nn.Module) -> None:
+    """From now on every doubling layer works with four small kernels. For fixed weights: the kernels are made here, once."""
     for layer in vae.modules():
         if isinstance(layer, DoublingConv):
             layer.quarters = quarter_kernels(layer.weight)

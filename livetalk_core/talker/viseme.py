@@ -6,6 +6,7 @@ A voiceless stop is heard when it bursts, so its lips close before its phone beg
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,10 @@ class MouthTrack:
 
     def at(self, frame: int) -> Mouth:
         return Mouth(**{name: float(vars(self)[f"{name}_T"][frame]) for name in FIELDS})
+
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """[K, T]: some of the tracks, in order."""
+        return np.stack([vars(self)[f"{name}_T"] for name in names])
 
     def cut(self, start: int, stop: int) -> MouthTrack:
         return MouthTrack(**{name: track[start:stop] for name, track in vars(self).items()})

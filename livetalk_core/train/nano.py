@@ -5,7 +5,6 @@ Every part goes on where it was stopped, so the command that was stopped is the 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -18,9 +17,9 @@ import torch
 
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
-from livetalk_core.models.weightless import MelEncoder, ThumbnailEncoder
+from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
-from livetalk_core.train.export import config_of, write_tensors
+from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
@@ -85,11 +84,11 @@ def make_first_vae(films: FilmSet, path: Path) -> Path:
 def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
     """Shards of all films, latents by the linear encoder, which is final before it is trained."""
     preset, cpu = nano(), torch.device("cpu")
-    hear, see = MelEncoder(preset.audio), ThumbnailEncoder(preset.image)
+    hear, read, see = MelEncoder(preset.audio), NoText(preset.text), ThumbnailEncoder(preset.image)
     encoders = Encoders(
         vae=weights.load_vae(weights.read_tensors([vae]), dtype=torch.float32),
         audio=lambda samples_N: hear(normalize_loudness(samples_N)),
-        text=lambda prompt: torch.zeros(1, preset.text.width),
+        text=lambda prompt: read(*no_tokens(prompt)),
         image=see,
         plan=lambda width, height: plan_of(preset, width, height),
         picture_in=preset.dit.picture_in,
@@ -100,7 +99,6 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
 def put_together(vae: Path, dit: Path, folder: Path) -> Path:
     """A model folder that generate, serve and the node pack take."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source, name in ((vae, VAE_FILE), (dit, DIT_FILE)):
-        shutil.copyfile(source, folder / name)
-    (folder / "config.json").write_text(json.dumps(config_of(nano())))
+    for source in (vae, dit, dit.with_name("config.json")):
+        shutil.copyfile(source, folder / source.name)
     return folder

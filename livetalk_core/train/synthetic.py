@@ -42,13 +42,12 @@ def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[s
     """The tensors of a film (see films.py)."""
     made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
     inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
-    truth = [torch.from_numpy(vars(made.truth)[f"{name}_T"][inside].copy()) for name in TRUTH]
     return {
         "frames": torch.from_numpy(made.frames_THWC[inside].copy()),
         "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
         "reference": torch.from_numpy(made.reference_HWC),
         "mouth": mouth_mask(made.identity, made.poses[inside], size).to(torch.uint8),
-        "truth": torch.stack(truth),
+        "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
     }
 
 

@@ -18,7 +18,7 @@ from livetalk_core.stream.session import Session, to_uint8
 from livetalk_core.train.films import Film
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import NetDenoiser
-from livetalk_core.train.sample import Sample
+from livetalk_core.train.sample import Sample, to_signed
 from livetalk_core.types import StreamSettings, VideoVAE
 
 SHOWN_FRAMES = 33
@@ -42,7 +42,7 @@ def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, sett
 @torch.no_grad()
 def show_rebuilt(learner: Learner, film: Film, device: torch.device, path: Path) -> None:
     """The start of a film and, beside it, what the VAE makes of it."""
-    video_1CTHW = (film.read("frames")[:SHOWN_FRAMES].permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(device)
+    video_1CTHW = to_signed(film.read("frames")[:SHOWN_FRAMES])[None].to(device)
     with averaged(learner):
         again_1CTHW = learner.net(video_1CTHW, 0.0).clamp(-1, 1)
     if is_first():

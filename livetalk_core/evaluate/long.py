@@ -27,7 +27,7 @@ from livetalk_core.evaluate.measures import (
     window_means,
 )
 from livetalk_core.evaluate.reader import READS, Reader
-from livetalk_core.evaluate.talks import SPLIT, TrueTalk, rebuild
+from livetalk_core.evaluate.talks import SPLIT, TrueTalk, rebuild, start
 from livetalk_core.types import StreamSettings
 
 FPS = 25
@@ -112,14 +112,14 @@ def measure_long(
         background_HW=background_mask(talk.frames_THWC, talk.reference_HWC),
         shown=[round(s * FPS) - 1 for s in SHOWN_S if s <= seconds],
     )
-    truth, held_mb, start = [], [], time.perf_counter()
+    truth, held_mb, began = [], [], time.perf_counter()
     with closing(start(engine, talk, settings)) as stream:
         for stretch in speech(seconds, window_s):
             truth.append(stretch.truth_KT)
             for chunk in stream.push(stretch.samples_N):
                 book.add(chunk.frames_THWC)
             held_mb.append(memory_mb())
-            tell(f"long: {book.frames / FPS:.0f} of {seconds:g} s after {time.perf_counter() - start:.0f} s")
+            tell(f"long: {book.frames / FPS:.0f} of {seconds:g} s after {time.perf_counter() - began:.0f} s")
         for chunk in stream.finish():
             book.add(chunk.frames_THWC)
     truth_KT = torch.cat(truth, dim=1)
@@ -130,7 +130,7 @@ def measure_long(
         "seconds": seconds,
         "window_s": window_s,
         "sharpness": float(book.column("sharpness").mean() / rebuilt.variance_T.mean()),
-        "frames_per_second": book.frames / (time.perf_counter() - start),
+        "frames_per_second": book.frames / (time.perf_counter() - began),
         "memory_mb": {"first": held_mb[0], "last": held_mb[-1]},
         "series": series(book, truth_KT, POINT_S * FPS),
     }
@@ -164,7 +164,7 @@ def series(book: Book, truth_KT: Tensor, length: int) -> dict[str, list[float]]:
     starts = range(0, book.frames - length + 1, length)
     shift_T = (book.column("color") - color_level(book.reference_HWC[None])).abs().mean(1)
     return {
-        "second": [start / FPS for start in starts],
+        "second": [first / FPS for first in starts],
         "opening": [correlation(read_T[k : k + length], truth_KT[0, k : k + length]) for k in starts],
         "sharpness": window_means(book.column("sharpness"), length).tolist(),
         "magnitude": window_means(book.column("magnitude"), length).tolist(),

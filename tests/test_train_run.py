@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, write_toy_shards
 from two_processes import main as run_both
+from two_processes import turn
 
 from livetalk_core.cli import main
 from livetalk_core.loading import load_engine
@@ -30,7 +31,11 @@ from livetalk_core.train.net import VelocityNet, blocks_of, net_state
 from livetalk_core.train.run import train
 from livetalk_core.train.shards import open_shards
 
-STAGES = {"sft": toy_sft(noise_motion=0.5, mouth_weight=1.0), "dmd": toy_dmd(chunks=2, ratio=2, text_guidance=3.0, audio_guidance=2.0)}
+STAGES = {
+    "sft": toy_sft(noise_motion=0.5, mouth_weight=1.0),
+    "sft with Muon": toy_sft(optim=Optim(lr=1e-3, muon=1.0)),
+    "dmd": toy_dmd(chunks=2, ratio=2, text_guidance=3.0, audio_guidance=2.0),
+}
 
 
 def stop_at(step: int, monkeypatch) -> None:
@@ -86,6 +91,10 @@ def test_two_processes_learn_what_one_does(tmp_path):
         assert furthest(toy_state(), one) == 1, "the control"
     ends = [load_file(train(toy_job(tmp_path, toy_run(toy_sft(), steps=5, batch=2), f"sft-{batch}"))) for batch in (1, 2)]
     assert furthest(*ends) < 0.01, "one goes on from two"
+    with training_world(CPU):
+        turn(str(tmp_path), 1)
+    two, one = (load_file(tmp_path / f"muon-{count}.safetensors") for count in (2, 1))
+    assert furthest(two, one) < 0.05, "Muon turns whole matrices, in bfloat16"
 
 
 def test_two_processes_and_their_loaders_save_and_stop_at_a_signal(tmp_path):
@@ -136,7 +145,7 @@ def test_a_checkpoint_of_one_process_can_be_taken_up_with_its_optimizer_and_aver
         for a, b in zip(kept.net.parameters(), taken.net.parameters(), strict=True):
             assert torch.equal(a.full_tensor(), b.full_tensor())
             for name in ("exp_avg", "exp_avg_sq"):
-                assert torch.equal(kept.optimizer.state[a][name].full_tensor(), taken.optimizer.state[b][name].full_tensor())
+                assert torch.equal(kept.optimizers[0].state[a][name].full_tensor(), taken.optimizers[0].state[b][name].full_tensor())
         assert all(torch.equal(kept.ema.shadow[n].full_tensor(), taken.ema.shadow[n].full_tensor()) for n in kept.ema.shadow)
         assert taken.updates == 1
 

@@ -11,7 +11,7 @@ from livetalk_core.models.dit import T_FLOOR, AudioDiT
 from livetalk_core.parallel.train import training_world
 from livetalk_core.train.config import SFT, Optim
 from livetalk_core.train.draws import Draws, shifted
-from livetalk_core.train.learner import Learner
+from livetalk_core.train.learner import Learner, make_optimizers
 from livetalk_core.train.net import NetDenoiser, VelocityNet, net_state, velocity
 from livetalk_core.train.sft import AdaptStage, drop_conditions, noise_sample, sft_loss
 
@@ -190,8 +190,29 @@ def test_the_warm_up_rises_in_a_line_to_the_rate(world):
     stage, rates = AdaptStage(toy_sft(), learner, NULL), []
     for n in range(5):
         stage.step([pairs([toy_sample()], n)], Draws.of(n), n)
-        rates.append(learner.optimizer.param_groups[0]["lr"])
+        rates.append(learner.optimizers[0].param_groups[0]["lr"])
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(world):
+    net = sharded_net()
+    adamw, muon = make_optimizers(net, Optim(lr=1e-3, muon=0.5))
+    names = {id(p): name for name, p in net.named_parameters()}
+    with_muon, with_adamw = ([names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in (muon, adamw))
+    assert sorted(with_muon + with_adamw) == sorted(names.values())
+    assert with_muon and all(".blocks." in name and name.endswith("weight") for name in with_muon)
+    assert {"dit.head.head.weight", "dit.text_embedding.0.weight", "dit.blocks.0.modulation"} <= set(with_adamw)
+    assert len(make_optimizers(net, Optim(lr=1e-3))) == 1
+
+
+def test_muon_moves_a_matrix_as_far_in_all_directions_at_its_share_of_the_rate(world):
+    learner, free = Learner(sharded_net(), Optim(lr=1e-3, muon=0.5, weight_decay=0.0, clip=1e9)), "dit.blocks.0.ffn.0.weight"
+    weight = dict(learner.net.named_parameters())[free]
+    before = weight.full_tensor().clone()
+    AdaptStage(toy_sft(), learner, NULL).step([pairs([toy_sample()], 0)], Draws.of(0), 0)
+    moved = (weight.full_tensor() - before) / (0.5 * 1e-3 * 0.2 * max(before.shape) ** 0.5)
+    stretch = torch.linalg.svdvals(moved)
+    assert 0.6 < stretch.median() < 1.3 and stretch.max() < 1.3
 
 
 def test_the_rate_falls_in_a_line_from_one_update_to_another():

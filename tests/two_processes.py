@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import torch
-from toys import toy_dmd, toy_job, toy_run, toy_sft
+from safetensors.torch import save_file
+from toys import sharded_net, toy_dmd, toy_job, toy_run, toy_sft
 
-from livetalk_core.parallel.train import training_world
+from livetalk_core.parallel.train import is_first, training_world
+from livetalk_core.train.config import Optim
+from livetalk_core.train.learner import Learner
 from livetalk_core.train.run import train
 
 STAGES = {"sft": toy_sft(), "dmd": toy_dmd(chunks=2, text_guidance=3.0, audio_guidance=2.0)}
@@ -19,6 +22,18 @@ def main(stage: str, folder: str, batch: int) -> None:
     train(toy_job(Path(folder), toy_run(STAGES[stage], steps=3, batch=batch), out=f"{stage}-{batch}"))
 
 
+def turn(folder: str, count: int) -> None:
+    """One update by Muon with gradients that are known and have no weak direction; writes the weights."""
+    learner = Learner(sharded_net(), Optim(lr=1e-3, muon=1.0, clip=1e9))
+    slopes = {
+        name: torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) for i, (name, p) in enumerate(learner.net.named_parameters())
+    }
+    learner.update([lambda: sum((p.full_tensor() * slopes[name]).sum() for name, p in learner.net.named_parameters())])
+    weights = {name.removeprefix("dit."): p.full_tensor().detach().clone() for name, p in learner.net.named_parameters()}
+    if is_first():
+        save_file(weights, Path(folder) / f"muon-{count}.safetensors")
+
+
 if __name__ == "__main__":
     with training_world(torch.device("cpu")):
         if sys.argv[2:] == ["endless"]:
@@ -26,3 +41,4 @@ if __name__ == "__main__":
         else:
             for name in STAGES:
                 main(name, sys.argv[1], 1)
+            turn(sys.argv[1], 2)

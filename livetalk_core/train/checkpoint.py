@@ -41,7 +41,7 @@ def load_checkpoint(path: Path, learners: Mapping[str, Learner]) -> int:
     dcp.load(state, checkpoint_id=str(path))
     for name, learner in learners.items():
         part = state[name]
-        set_state_dict(learner.net, learner.optimizer, model_state_dict=part["net"], optim_state_dict=part["optimizer"])
+        set_state_dict(learner.net, learner.optimizers, model_state_dict=part["net"], optim_state_dict=part["optimizer"])
         learner.updates = int(part["updates"])
         if learner.ema is not None:
             for key, tensor in learner.ema.shadow.items():
@@ -53,7 +53,7 @@ def gather_state(learners: Mapping[str, Learner], step: int) -> dict:
     """The run's whole state, tensors sharded as they are."""
     state: dict = {"step": torch.tensor(step)}
     for name, learner in learners.items():
-        net, optimizer = get_state_dict(learner.net, learner.optimizer)
+        net, optimizer = get_state_dict(learner.net, learner.optimizers)
         state[name] = {"net": net, "optimizer": optimizer, "updates": torch.tensor(learner.updates)}
         if learner.ema is not None:
             state[name]["ema"] = learner.ema.shadow

@@ -12,7 +12,10 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW behind a clipped gradient: a linear warm-up of `warmup` updates, a constant rate, and if wanted a fall to 0."""
+    """AdamW behind a clipped gradient: a linear warm-up of `warmup` updates, a constant rate, and if wanted a fall to 0.
+
+    With `muon` the matrices of the blocks are left to Muon (Jordan et al. 2024), at `muon` times the rate.
+    """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -21,6 +24,8 @@ class Optim:
     warmup: int = 0
     fall: tuple[int, int] = (0, 0)
     """The updates from and to which the rate falls, in a straight line; (0, 0): it does not."""
+    muon: float = 0.0
+    """Rate of the blocks' matrices over `lr`, an update as large as AdamW's; 0 leaves them to AdamW."""
 
     def rate(self, update: int) -> float:
         """Of an update, counted from 1."""

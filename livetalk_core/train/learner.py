@@ -13,17 +13,18 @@ from livetalk_core.train.config import Optim
 
 
 class Learner:
-    """A sharded network and its AdamW."""
+    """A sharded network and its optimizers."""
 
     def __init__(self, net: nn.Module, config: Optim, ema_decay: float = 0.0, ema_start: int = 0):
         self.net, self.config = net, config
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.optimizers = make_optimizers(net, config)
         self.ema = Average(net, ema_decay, ema_start) if ema_decay else None
         self.updates = 0
 
     def update(self, losses: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, Tensor]:
         """One step down the mean of the losses, each run forward and back on its own; (that mean over all processes, gradient norm)."""
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         total = torch.zeros(())
         for i, compute in enumerate(losses):
             self.net.set_requires_gradient_sync(i == len(losses) - 1)
@@ -32,12 +33,25 @@ class Learner:
             total = total.to(loss.device) + loss.detach()
         norm = clip_grad_norm_(self.net.parameters(), self.config.clip).full_tensor()
         self.updates += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.updates)
-        self.optimizer.step()
+        for optimizer, share in zip(self.optimizers, (1.0, self.config.muon), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = share * self.config.rate(self.updates)
+            optimizer.step()
         if self.ema is not None:
             self.ema.update(self.updates)
         return mean_over_ranks(total.float()), norm
+
+
+def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
+    """AdamW, and second, where it is wanted, Muon for the matrices inside the blocks."""
+    hidden = {name: p for name, p in net.named_parameters() if config.muon and ".blocks." in name and p.ndim == 2}
+    rest = [p for name, p in net.named_parameters() if name not in hidden]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    ]
+    if hidden:
+        optimizers.append(torch.optim.Muon(hidden.values(), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 class Average:

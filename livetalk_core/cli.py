@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train | evaluate."""
+"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train | evaluate | study | curves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from livetalk_core import __version__
 from livetalk_core.bench.command import add_bench, run_bench
 from livetalk_core.evaluate.command import add_evaluate, run_evaluate
+from livetalk_core.evaluate.study_command import add_curves, add_study, run_curves, run_study
 from livetalk_core.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
 from livetalk_core.train.command import add_prepare, add_train, run_train
 
@@ -59,6 +60,8 @@ def parser() -> Parser:
     add_model(prepare)
     add_train(command(commands, "train", run_train, "run one stage of training by its recipe; a stopped run goes on"))
     add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
+    add_study(command(commands, "study", run_study, "compare the choices of Stage 2 on a small model, several seeds each"))
+    add_curves(command(commands, "curves", run_curves, "draw the curves of training runs"))
     doctor = command(commands, "doctor", run_doctor, "look at this machine and the model files; say what is missing")
     add_model(doctor)
     for sub in (parity, doctor):

@@ -11,10 +11,12 @@ from drawn import toy_readers, toy_talk
 from PIL import Image
 
 from livetalk_core.evaluate import command, report
-from livetalk_core.evaluate.report import BEGIN, END, Row
+from livetalk_core.evaluate.report import RESULTS, Row, marks
 from livetalk_core.evaluate.talks import summarize, take_talks
 from livetalk_core.loading import load_engine
 from livetalk_core.types import StreamSettings
+
+BEGIN, END = marks(RESULTS)
 
 
 def options(out, *words):
@@ -56,7 +58,7 @@ def test_a_page_keeps_all_but_what_is_between_its_marks(tmp_path):
     report.update_page(page, "newer")
     assert page.read_text() == f"# A\n{BEGIN}\n\nnewer\n\n{END}\nafter {END}\n"
     page.write_text("# A\n")
-    with pytest.raises(ValueError, match="has no place for results"):
+    with pytest.raises(ValueError, match="must be a page with the lines <!-- results -->"):
         report.update_page(page, "new")
 
 

@@ -27,7 +27,7 @@ ALLOWED = {
     "engine": {"denoiser", "models", "parallel", "plan", "presets", "stream", "types"},
     "loading": {"checkpoints", "engine", "models", "parallel", "presets"},
     "train": {"models", "parallel", "stream", "plan", "types", "media", "presets", "talker"},
-    "evaluate": {"engine", "opening", "options", "sizes", "stream", "talker", "train", "types"},
+    "evaluate": {"engine", "loading", "opening", "options", "sizes", "stream", "talker", "train", "types"},
     "pool": {"plan", "types", "loading"},
     "generate": {"engine", "media", "plan", "presets", "sizes", "stream", "types", "pool"},
     "placement": {"checkpoints", "models", "parallel", "plan", "pool", "presets", "sizes"},

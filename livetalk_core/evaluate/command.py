@@ -58,7 +58,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def check_options(options: argparse.Namespace) -> None:
     """ValueError or FileNotFoundError for what would fail only after the work is done."""
-    from livetalk_core.evaluate.report import BEGIN, END, need_plots
+    from livetalk_core.evaluate.report import RESULTS, check_page, need_plots
 
     if options.clips < 2:
         raise ValueError(f"clips={options.clips} must be 2 or more; each clip's truth is another one's control")
@@ -71,8 +71,8 @@ def check_options(options: argparse.Namespace) -> None:
     for path in options.against:
         if not path.is_file():
             raise FileNotFoundError(f"results {path} do not exist; livetalk evaluate writes results.json into its folder")
-    if options.page is not None and not (options.page.is_file() and all(mark in options.page.read_text() for mark in (BEGIN, END))):
-        raise ValueError(f"{options.page} must be a page with the lines {BEGIN} and {END} in it")
+    if options.page is not None:
+        check_page(options.page, RESULTS)
 
 
 def find_reader(options: argparse.Namespace):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-"""Around what `update_page` replaces."""
+RESULTS, STUDY = "results", "study"
+"""Parts of a page that `update_page` replaces."""
 NOISE = 1.25
 """Sharpness above this, next to the round trip, is noise: true frames have about 1.2."""
 MEMORY_MB = 64
@@ -145,13 +145,25 @@ def markdown(runs: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def update_page(page: Path, text: str) -> None:
-    """Put text between a Markdown page's two marks. ValueError for a page without them."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no place for results; put the lines {BEGIN} and {END} into it")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def marks(part: str) -> tuple[str, str]:
+    """The lines around a part of a Markdown page."""
+    return f"<!-- {part} -->", f"<!-- end of {part} -->"
+
+
+def check_page(page: Path, part: str) -> None:
+    """ValueError for a page that has no place for this part."""
+    begin, end = marks(part)
+    text = page.read_text() if page.is_file() else ""
+    if end not in text.partition(begin)[2]:
+        raise ValueError(f"{page} must be a page with the lines {begin} and {end} in it")
+
+
+def update_page(page: Path, text: str, part: str = RESULTS) -> None:
+    """Put text between a Markdown page's two marks of a part. ValueError for a page without them."""
+    check_page(page, part)
+    begin, end = marks(part)
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:

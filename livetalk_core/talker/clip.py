@@ -18,6 +18,10 @@ TRAIN_IDENTITIES = range(0, 4096)
 HELD_OUT_IDENTITIES = range(1_000_000, 1_000_256)
 LEVEL = 0.09
 """Root mean square of a clip's speech where it is loudest."""
+WHOLE = 0.3
+"""Share of whole sentences in training."""
+LEAST_WORDS = 20
+"""A language with fewer words, or none that are spaced, keeps its sentences."""
 OUTSIDE_S = (0.4, 3.0)
 """The reference picture is drawn from a moment this long before the clip."""
 
@@ -100,7 +104,6 @@ def talk(rng: np.random.Generator, frames: int, split: str) -> tuple[str, np.nda
     """(voice, samples [640 frames], true mouth) of one voice saying sentences with pauses, cut at a random frame."""
     voices = TRAIN_VOICES if split == "train" else HELD_OUT_VOICES
     language, voice = voices[int(rng.integers(len(voices)))]
-    texts = SENTENCES[language][:-1] if split == "train" else SENTENCES[language][-1:]
     manner = {
         "voice": voice,
         "words_per_minute": int(rng.integers(130, 191)),
@@ -110,10 +113,21 @@ def talk(rng: np.random.Generator, frames: int, split: str) -> tuple[str, np.nda
     start = int(rng.integers(0, 40))
     need = (start + frames) * SAMPLES_PER_FRAME / SAMPLE_RATE
     count = 1 + int(need / 2)
-    order = rng.permutation(np.resize(np.arange(len(texts)), count))
-    speech = join(speak([Utterance(text=texts[i], **manner) for i in order]), rng.uniform(0.0, 0.5, count), need)
+    texts = write_texts(rng, language, split, count)
+    speech = join(speak([Utterance(text=text, **manner) for text in texts]), rng.uniform(0.0, 0.5, count), need)
     sound = to_16k(speech.samples_N, speech.rate)[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME]
     return voice, level(sound), track_mouth(speech).cut(start, start + frames)
+
+
+def write_texts(rng: np.random.Generator, language: str, split: str, count: int) -> list[str]:
+    """Sentences in any order. In training most of them are words of the language in any order: more sounds meet than in a few sentences."""
+    known = SENTENCES[language][:-1] if split == "train" else SENTENCES[language][-1:]
+    texts = [known[i] for i in rng.permutation(np.resize(np.arange(len(known)), count))]
+    words = [word.strip(",.?!:;¿¡，。") for text in known for word in text.split()]
+    if split == "heldout" or len(words) < LEAST_WORDS:
+        return texts
+    mixed = [f"{' '.join(rng.choice(words, rng.integers(6, 14)))}." for _ in texts]
+    return [text if whole else mix for text, mix, whole in zip(texts, mixed, rng.random(count) < WHOLE, strict=True)]
 
 
 def join(speeches: list[Speech], pauses_s: np.ndarray, seconds: float) -> Speech:

@@ -1,6 +1,7 @@
 """What the synthetic talker says, and in which voices. All sentences were written for this file.
 
-The last sentence of each language and the voices in HELD_OUT_VOICES are never trained on. Chinese is in pinyin with tone numbers.
+The last sentence of each language and the voices in HELD_OUT_VOICES are never trained on; in training, words of the other sentences also
+come in any order. Chinese is in pinyin with tone numbers.
 """
 
 from __future__ import annotations
@@ -87,29 +88,22 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-TRAIN_VOICES: tuple[tuple[str, str], ...] = (
-    ("en", "en-us"),
-    ("en", "en-us+f2"),
-    ("en", "en-us+m3"),
-    ("en", "en+f3"),
-    ("en", "en+m7"),
-    ("es", "es+f1"),
-    ("es", "es-419+m1"),
-    ("fr", "fr+m2"),
-    ("fr", "fr+f4"),
-    ("de", "de"),
-    ("de", "de+f2"),
-    ("it", "it+m4"),
-    ("pt", "pt-br+f3"),
-    ("zh", "cmn-latn-pinyin"),
-    ("zh", "cmn-latn-pinyin+f2"),
-    ("ja", "ja+f1"),
-    ("hi", "hi+m3"),
-    ("ar", "ar+m2"),
-    ("ru", "ru"),
-    ("ru", "ru+f3"),
-)
-"""(language, espeak-ng voice)."""
+SPEAKERS: dict[str, tuple[str, ...]] = {
+    "en": ("en-us", "en", "en-gb-x-rp"),
+    "es": ("es", "es-419"),
+    "fr": ("fr",),
+    "de": ("de",),
+    "it": ("it",),
+    "pt": ("pt-br", "pt"),
+    "zh": ("cmn-latn-pinyin",),
+    "ja": ("ja",),
+    "hi": ("hi",),
+    "ar": ("ar",),
+    "ru": ("ru",),
+}
+"""espeak-ng's voices of each language."""
+VARIANTS = ("", "+m1", "+m2", "+m3", "+m5", "+m7", "+m8", "+f1", "+f2", "+f3", "+f4")
+"""Timbres of men and women that any voice may take."""
 
 HELD_OUT_VOICES: tuple[tuple[str, str], ...] = (
     ("en", "en-us+Annie"),
@@ -119,3 +113,12 @@ HELD_OUT_VOICES: tuple[tuple[str, str], ...] = (
     ("de", "de+f5"),
     ("it", "it+f2"),
 )
+
+TRAIN_VOICES: tuple[tuple[str, str], ...] = tuple(
+    pair
+    for language, speakers in SPEAKERS.items()
+    for speaker in speakers
+    for pair in ((language, f"{speaker}{variant}") for variant in VARIANTS)
+    if pair not in HELD_OUT_VOICES
+)
+"""(language, espeak-ng voice)."""

@@ -11,6 +11,7 @@ from livetalk_core.models.patch_vae import PatchVAEConfig
 from livetalk_core.models.text import TextConfig
 from livetalk_core.models.vae import VAEConfig
 from livetalk_core.models.weightless import MelConfig, NoTextConfig, ThumbnailConfig
+from livetalk_core.plan import StreamPlan
 
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The prompt the published model is used with."""
@@ -30,6 +31,18 @@ class Preset:
     steps: int = 4
     shift: float = 5.0
     trained: bool = True
+
+    def plan(self, width: int, height: int) -> StreamPlan:
+        """The plan of a stream of this size. ValueError for a size the models cannot make."""
+        return StreamPlan(
+            width=width,
+            height=height,
+            audio_window=self.dit.audio_window,
+            latent_channels=self.vae.z_dim,
+            temporal_stride=self.vae.temporal_stride,
+            spatial_stride=self.vae.spatial_stride,
+            patch_size=self.dit.patch_size,
+        )
 
 
 def livetalk_14b() -> Preset:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from livetalk_core.loading import load_engine
+from livetalk_core.models import weights
 from livetalk_core.train import nano
+from livetalk_core.train.hearing import Lesson
 from livetalk_core.types import StreamSettings
 
 
@@ -14,6 +16,8 @@ from livetalk_core.types import StreamSettings
 def short(monkeypatch):
     """Two films, and a step of each stage."""
     monkeypatch.setattr(nano, "FILMS", ((2, 3),))
+    monkeypatch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
+    monkeypatch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
     for name in ("vae_nano", "sft_nano", "dmd_nano"):
         recipe = getattr(nano, name)()
         run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
@@ -29,8 +33,10 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(short, tmp_path):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 32e6
     engine = load_engine(folder, "cpu")
     stream = engine.open(engine.reference(torch.zeros(3, 128, 128)), StreamSettings(steps=1))
-    (chunk,) = stream.push(torch.zeros(17920))
-    assert chunk.frames_THWC.shape == (28, 128, 128, 3)
+    assert torch.cat([chunk.frames_THWC for chunk in stream.push(torch.zeros(17920))]).shape == (28, 128, 128, 3)
+    ears, trained = (weights.read_tensors([path]) for path in (tmp_path / "first" / nano.DIT_FILE, folder / nano.DIT_FILE))
+    for name in ears:
+        assert torch.equal(ears[name].bfloat16(), trained[name]) or not name.startswith("audio_proj"), "what hears stays as it is"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}
     assert nano.train_nano(tmp_path, "cpu") == folder
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}, "films are drawn once"

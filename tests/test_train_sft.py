@@ -205,6 +205,15 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(world):
     assert len(make_optimizers(net, Optim(lr=1e-3))) == 1
 
 
+def test_a_frozen_part_stays_as_it_is_and_the_rest_learns(world):
+    learner = Learner(sharded_net(), Optim(lr=1e-2, muon=1.0, frozen=("audio_proj",)), ema_decay=0.5)
+    before = {name: p.full_tensor().clone() for name, p in learner.net.named_parameters()}
+    for n in range(2):
+        AdaptStage(toy_sft(), learner, NULL).step([pairs([toy_sample()], n)], Draws.of(n), n)
+    stayed = {name for name, p in learner.net.named_parameters() if torch.equal(p.full_tensor(), before[name])}
+    assert stayed == {name for name in before if ".audio_proj." in name}
+
+
 def test_muon_moves_a_matrix_as_far_in_all_directions_at_its_share_of_the_rate(world):
     learner, free = Learner(sharded_net(), Optim(lr=1e-3, muon=0.5, weight_decay=0.0, clip=1e9)), "dit.blocks.0.ffn.0.weight"
     weight = dict(learner.net.named_parameters())[free]

@@ -26,6 +26,8 @@ class Optim:
     """The updates from and to which the rate falls, in a straight line; (0, 0): it does not."""
     muon: float = 0.0
     """Rate of the blocks' matrices over `lr`, an update as large as AdamW's; 0 leaves them to AdamW."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the network that stay as they are, by their names."""
 
     def rate(self, update: int) -> float:
         """Of an update, counted from 1."""

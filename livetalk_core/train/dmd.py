@@ -6,6 +6,7 @@ last one. Only the last step taken of the last chunk has a gradient, and its x0 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -96,7 +97,7 @@ def roll_out(net: nn.Module, vae: VideoVAE, sample: Sample, cut: Cut, config: DM
     settings = StreamSettings(steps=config.steps, shift=config.shift)
     session = Session(sample.plan, denoiser, vae, sample.reference, settings, noise)
     for index in range(cut.chunks - 1):
-        session.step(sample.window(index))
+        deque(session.step(sample.window(index)), maxlen=0)
     window = sample.window(cut.chunks - 1)
     motion_CTHW = session.motion_CTHW.float()
     steps = denoise_steps(denoiser, motion_CTHW, session.times, noise, sample.reference, window)

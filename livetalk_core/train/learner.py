@@ -17,6 +17,9 @@ class Learner:
 
     def __init__(self, net: nn.Module, config: Optim, ema_decay: float = 0.0, ema_start: int = 0):
         self.net, self.config = net, config
+        for name, p in net.named_parameters():
+            if any(part in name.split(".") for part in config.frozen):
+                p.requires_grad_(False)
         self.optimizers = make_optimizers(net, config)
         self.ema = Average(net, ema_decay, ema_start) if ema_decay else None
         self.updates = 0
@@ -44,11 +47,10 @@ class Learner:
 
 def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
     """AdamW, and second, where it is wanted, Muon for the matrices inside the blocks."""
-    hidden = {name: p for name, p in net.named_parameters() if config.muon and ".blocks." in name and p.ndim == 2}
-    rest = [p for name, p in net.named_parameters() if name not in hidden]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    ]
+    learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    hidden = {name: p for name, p in learning.items() if config.muon and ".blocks." in name and p.ndim == 2}
+    rest = [p for name, p in learning.items() if name not in hidden]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if hidden:
         optimizers.append(torch.optim.Muon(hidden.values(), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers

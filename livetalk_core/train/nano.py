@@ -1,4 +1,4 @@
-"""The small model from nothing: people drawn, their clips encoded, decoder and DiT trained, the DiT distilled, the files put together.
+"""The small model from nothing: people drawn, the VAE's decoder trained, the DiT taught to hear, to draw and to be quick.
 
 Every part goes on where it was stopped, so the command that was stopped is the command that goes on.
 """
@@ -21,29 +21,37 @@ from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
 from livetalk_core.presets import nano
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
+from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
+from livetalk_core.train.net import fresh_state
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
-from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, plan_of, train
+from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 
-FILMS = ((700, 3), (100, 5))
+FILMS = ((1100, 3), (100, 5))
 """How many films of how many chunks each."""
+SIZE = 128
+LESSON, HELD_OUT_SCRIPTS = Lesson(), 12
 
 
 def train_nano(out: Path, device: str = "auto") -> Path | None:
     """All stages in turn; returns the folder of the model, or None if a signal stopped one, all saved."""
-    films, data, first = out / "films", out / "data", out / "first" / VAE_FILE
+    films, data, first, ears = out / "films", out / "data", out / "first" / VAE_FILE, out / "first" / DIT_FILE
     stages: list[tuple[str, Callable[[], object]]] = [
         ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
         ("data", lambda: encode_films(FilmSet(films), first, data)),
         ("VAE", lambda: train(Job(recipe=vae_nano(), out=out / "vae", data=films, vae=first, device=device))),
-        ("stage 1", lambda: train(Job(recipe=sft_nano(), out=out / "sft", data=data, vae=out / "vae" / VAE_FILE, device=device))),
+        ("hearing", lambda: make_first_dit(ears)),
+        (
+            "stage 1",
+            lambda: train(Job(recipe=sft_nano(), out=out / "sft", data=data, dit=(ears,), vae=out / "vae" / VAE_FILE, device=device)),
+        ),
         ("stage 2", lambda: train(distilling(out, device))),
     ]
     for name, run in stages:
-        print(f"train nano: {name}", file=sys.stderr, flush=True)
+        tell(f"train nano: {name}")
         if run() is None:
             return None
     return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
@@ -67,7 +75,7 @@ def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
 
 def store_film(folder: Path, seed: int, chunks: int) -> None:
     torch.set_num_threads(1)
-    write_tensors(draw_film(seed, 28 * chunks + 5, 128), film_path(folder, seed))
+    write_tensors(draw_film(seed, 28 * chunks + 5, SIZE), film_path(folder, seed))
 
 
 def film_path(folder: Path, seed: int) -> Path:
@@ -81,6 +89,22 @@ def make_first_vae(films: FilmSet, path: Path) -> Path:
     return path
 
 
+def make_first_dit(path: Path) -> Path:
+    """A DiT that has learned nothing yet but to hear."""
+    if not path.exists():
+        config, plan = nano().dit, nano().plan(SIZE, SIZE)
+        listener = teach(config, plan, write_speech(range(LESSON.scripts), nano().audio), LESSON, tell)
+        ears = {f"audio_proj.{name}": tensor for name, tensor in listener.proj.state_dict().items()}
+        found = examine(listener, plan, write_speech(range(HELD_OUT_SCRIPTS), nano().audio, "heldout"))
+        tell("hearing: on held-out voices, r of " + ", ".join(f"{name} {r:.3f}" for name, r in found.items()))
+        write_tensors(fresh_state(config, LESSON.seed) | ears, path)
+    return path
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
     """Shards of all films, latents by the linear encoder, which is final before it is trained."""
     preset, cpu = nano(), torch.device("cpu")
@@ -90,7 +114,7 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
         audio=lambda samples_N: hear(normalize_loudness(samples_N)),
         text=lambda prompt: read(*no_tokens(prompt)),
         image=see,
-        plan=lambda width, height: plan_of(preset, width, height),
+        plan=preset.plan,
         picture_in=preset.dit.picture_in,
     )
     return prepare(film_clips(films, CAPTION, AROUND_FRAMES), encoders, data, cpu, source="talker")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from livetalk_core.presets import livetalk_14b, nano
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
 
+EARS = ("audio_proj",)
+"""What the small model learns before Stage 1, and keeps."""
+
 
 def sft_14b() -> Recipe:
     """Stage 1 of the report: 1000 steps on 32 GPUs, one sample each. Rate, betas and dropouts are not in the report: usual ones."""
@@ -48,16 +51,17 @@ def vae_nano() -> Recipe:
 
 
 def sft_nano() -> Recipe:
-    """The small model's Stage 1, from nothing."""
+    """The small model's Stage 1, from a DiT that can hear."""
     return Recipe(
         name="sft_nano",
         model=nano(),
         run=Run(
-            steps=2200, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
-            save_every=100, validate_every=550, validate_chunks=3, log_every=10,
+            steps=4000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
+            save_every=100, validate_every=1000, validate_chunks=3, log_every=10,
         ),
         stage=SFT(
-            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(1300, 2200)), shift=3.0, full_weight_from=0.4, noise_motion=0.1,
+            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(2200, 4000), muon=1.0, frozen=EARS),
+            shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),
     )  # fmt: skip
@@ -70,8 +74,8 @@ def dmd_nano() -> Recipe:
         model=nano(),
         run=Run(steps=400, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=10, save_every=25, validate_every=100, log_every=5),
         stage=DMD(
-            generator=Optim(lr=5e-5, betas=(0.0, 0.999), clip=10.0),
-            critic=Optim(lr=2e-4, betas=(0.0, 0.999), clip=10.0),
+            generator=Optim(lr=5e-5, betas=(0.0, 0.999), clip=10.0, frozen=EARS),
+            critic=Optim(lr=2e-4, betas=(0.0, 0.999), clip=10.0, frozen=EARS),
             chunks=3,
             shift=3.0,
             noise_motion=False,

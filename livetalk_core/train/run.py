@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from livetalk_core.models import weights
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.parallel.train import is_first, own_device, shard, training_world
-from livetalk_core.plan import StreamPlan
-from livetalk_core.presets import Preset
 from livetalk_core.train.config import DMD, SFT, Recipe, Tokenizer
 from livetalk_core.train.dmd import DistillStage
 from livetalk_core.train.draws import Draws
@@ -137,20 +135,7 @@ def load_vae(job: Job, device: torch.device) -> VideoVAE:
 def open_data(job: Job, chunks: int) -> ShardSet:
     if job.data is None:
         raise ValueError(f"{job.recipe.name} needs encoded clips; make them with livetalk prepare and name their folder with --data")
-    return open_shards(job.data, lambda width, height: plan_of(job.recipe.model, width, height), chunks)
-
-
-def plan_of(preset: Preset, width: int, height: int) -> StreamPlan:
-    """The plan of a picture size for a preset's models."""
-    return StreamPlan(
-        width=width,
-        height=height,
-        audio_window=preset.dit.audio_window,
-        latent_channels=preset.vae.z_dim,
-        temporal_stride=preset.vae.temporal_stride,
-        spatial_stride=preset.vae.spatial_stride,
-        patch_size=preset.dit.patch_size,
-    )
+    return open_shards(job.data, job.recipe.model.plan, chunks)
 
 
 def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:

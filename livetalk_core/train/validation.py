@@ -32,9 +32,9 @@ def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, sett
     with averaged(learner):
         session = Session(sample.plan, NetDenoiser(learner.net), vae, sample.reference, settings, noise)
         for index in range(min(chunks, sample.chunks)):
-            chunk = session.step(sample.window(index))
-            frames.append(chunk.frames_THWC)
-            sound.append(chunk.samples)
+            for chunk in session.step(sample.window(index)):
+                frames.append(chunk.frames_THWC)
+                sound.append(chunk.samples)
     if is_first():
         write_film(path, torch.cat(frames), torch.cat(sound))
 

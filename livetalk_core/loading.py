@@ -11,11 +11,14 @@ from pathlib import Path
 import torch
 
 from livetalk_core.checkpoints import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.compiled import compile_models
 from livetalk_core.engine import Engine, Models
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
+from livetalk_core.models.convolution import lay_channels_last
 from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
@@ -37,15 +40,26 @@ KINDS = {
 """The network of each config."""
 
 
+FAST = ("none", "fp8")
+"""Savings that change the result: the DiT's large products in 8 bits."""
+
+
 def load_engine(
-    model: str | Path | ModelFiles = "nano", device: str = "auto", dtype: torch.dtype | None = None, memory: str = "auto"
+    model: str | Path | ModelFiles = "nano",
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    memory: str = "auto",
+    compile: bool = False,
+    fast: str = "none",
 ) -> Engine:
     """An engine of a preset's name, of a published model folder, or of named files.
 
     `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given. `memory`: the DiT's weights
-    are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit.
+    are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit. `compile`: DiT and VAE
+    compiled with torch.compile, for resident weights. `fast`: one of FAST.
     """
-    return load_part(None, model, device, dtype, check_memory(memory))
+    check_fast(fast)
+    return quicken(load_part(None, model, device, dtype, check_memory(memory)), compile, fast)
 
 
 def load_member(
@@ -55,19 +69,38 @@ def load_member(
     dtype: torch.dtype | None = None,
     attention: str = "auto",
     memory: str = "auto",
+    compile: bool = False,
+    fast: str = "none",
 ) -> Engine:
     """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group.
 
-    `memory` may also be sharded: each process holds its part of the DiT's weights.
+    `memory` may also be sharded: each process holds its part of the DiT's weights, which are neither compiled nor in 8 bits then.
     """
     select_kernel(attention)
+    check_fast(fast)
+    if memory == "sharded" and (compile or fast != "none"):
+        raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
     check_memory(memory, 1 if group is None else group.size)
     engine = load_part(group, model, device, dtype, memory)
     if group is None:
-        return engine
+        return quicken(engine, compile, fast)
     parallelize_dit(engine.models.dit, group)
     models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
-    return Engine(engine.preset, models, engine.device, engine.dtype)
+    return quicken(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
+
+
+def quicken(engine: Engine, compile: bool, fast: str) -> Engine:
+    """The engine, made faster as asked for. Comes after everything else that is put on its models."""
+    if fast == "fp8":
+        use_fp8(engine.models.dit, engine.device)
+    if compile:
+        compile_models(engine.models.dit, engine.models.vae, engine.device)
+    return engine
+
+
+def check_fast(name: str) -> None:
+    if name not in FAST:
+        raise ValueError(f"fast={name!r} must be one of {', '.join(FAST)}")
 
 
 def load_part(group: SequenceGroup | None, model: str | Path | ModelFiles, device: str, dtype: torch.dtype | None, memory: str) -> Engine:
@@ -153,9 +186,16 @@ def build_random(
 
 def gather_models(preset: Preset, *, dit, vae, audio, text, image) -> Models:
     """Networks that are all in memory, as an engine has them; with them goes a tokenizer that needs no file."""
-    fold_upsampling(vae)
+    settle_vae(vae)
     tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
     return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
+
+
+def settle_vae(vae: CausalVAE | PatchVAE) -> None:
+    """Weights that are where they stay, made ready: on CUDA in cuDNN's layout (a CPU gains nothing by it), doubling kernels folded."""
+    if next(vae.parameters()).is_cuda:
+        lay_channels_last(vae)
+    fold_upsampling(vae)
 
 
 def load_files(
@@ -180,7 +220,7 @@ def load_files(
         preset = replace(named_preset(files.preset), name=name, dit=dit.config, vae=vae.config)
         made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
-    fold_upsampling(vae)
+    settle_vae(vae)
     audio = load_audio(files.audio, device)
     text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)

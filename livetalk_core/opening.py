@@ -22,11 +22,11 @@ def open_here(options: argparse.Namespace):
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(options.attention)
-    return load_engine(named_model(options), options.device, named_dtype(options), options.memory)
+    return load_engine(named_model(options), options.device, named_dtype(options), options.memory, options.compile, options.fast)
 
 
 def open_pool(options: argparse.Namespace):
-    """Workers, started; says how many there are and why."""
+    """Workers, started, and warm where the options ask for it; says how many there are and why."""
     from livetalk_core import placement
     from livetalk_core.pool.pool import Pool, Recipe
 
@@ -37,9 +37,13 @@ def open_pool(options: argparse.Namespace):
     else:
         place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
     print(f"workers: {place.reason}", file=sys.stderr)
-    how = {"dtype": named_dtype(options), "attention": options.attention, "memory": options.memory}
+    how = {name: vars(options)[name] for name in ("attention", "memory", "compile", "fast")} | {"dtype": named_dtype(options)}
     pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()
+    if options.warm and options.compile:
+        from livetalk_core.warming import warm_up
+
+        print(f"compiled and warm after {warm_up(pool, options.size):.0f} s", file=sys.stderr)
     return pool
 
 

@@ -28,7 +28,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
         "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
     )
     sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
-    sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk (default: 4)")
+    sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk; 3 or 2 are faster and change the result (default: 4)")
     sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
     sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
     sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
@@ -54,7 +54,15 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         help="where the DiT's weights are kept: resident, offload (on the host, brought block by block), sharded (a part on each of "
         "several GPUs), or auto: resident where they fit, else offload (default: auto)",
     )
-    sub.add_argument("--attention", default="auto", help="attention kernel: auto, sdpa, flash2, flash3 (default: auto)")
+    sub.add_argument(
+        "--attention",
+        default="auto",
+        help="attention kernel: auto, the fastest on this GPU; sdpa, cudnn, flash, efficient (torch's own), flash2, flash3; or sage, "
+        "8-bit, which changes the result (default: auto)",
+    )
+    sub.add_argument("--compile", action="store_true", help="compile with torch.compile: faster chunks after a slow first one")
+    sub.add_argument("--fast", default="none", help="savings that change the result: none, or fp8, products in 8 bits (default: none)")
+    sub.set_defaults(warm=False)
 
 
 def add_pool(sub: argparse.ArgumentParser) -> None:
@@ -65,6 +73,7 @@ def add_pool(sub: argparse.ArgumentParser) -> None:
 def add_serve(sub: argparse.ArgumentParser) -> None:
     add_model(sub)
     add_pool(sub)
+    sub.set_defaults(warm=True)
     sub.add_argument("--size", default="auto", metavar="WxH", help="picture size when a client names none (default: auto)")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     sub.add_argument("--port", type=int, default=8765, help="port to listen at, 0 for any (default: 8765)")

@@ -92,9 +92,7 @@ def engine_here(spec: EngineSpec) -> tuple[object, int]:
 
     from livetalk_core.loading import load_engine
 
-    engine = load_engine(source_of(spec), str(mm.get_torch_device()), dtype_of(spec))
-    if spec.compile:
-        engine.models.dit.compile()
+    engine = load_engine(source_of(spec), str(mm.get_torch_device()), dtype_of(spec), compile=spec.compile)
     modules = (engine.models.dit, engine.models.vae, engine.models.audio)
     return engine, sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
@@ -106,8 +104,6 @@ def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
     from livetalk_core import placement
     from livetalk_core.pool.pool import Pool, Recipe
 
-    if spec.compile:
-        raise ValueError(f"compile works with gpus=1 only, not with gpus={spec.gpus}; switch one of them back")
     model, wanted = source_of(spec), "auto" if spec.gpus == 0 else str(spec.gpus)
     demand = placement.demand_of(model)
     if str(mm.get_torch_device()) == "cpu":
@@ -115,7 +111,8 @@ def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
     else:
         place, device = placement.place_on_gpus(wanted, demand, placement.visible_gpus()), "cuda:0"
     log.info("LiveTalk: %s", place.reason)
-    pool = Pool(place, Recipe(arguments={"model": model, "device": device, "dtype": dtype_of(spec), "attention": spec.attention}))
+    how = {"dtype": dtype_of(spec), "attention": spec.attention, "compile": spec.compile}
+    pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()
     return pool, demand.num_bytes
 

@@ -46,7 +46,7 @@ class LoadModel(io.ComfyNode):
                 io.Boolean.Input(
                     "compile",
                     default=False,
-                    tooltip="Compile the transformer with torch.compile: faster chunks on a GPU, a slow first one (needs a C++ compiler).",
+                    tooltip="Compile with torch.compile: faster chunks, a slow first one of every size (needs a C++ compiler).",
                     advanced=True,
                 ),
                 io.Combo.Input(

@@ -198,12 +198,3 @@ def test_attention_that_learns_in_half_precision_is_the_plain_one():
     kernels.attention_sdpa(*singles).square().sum().backward()
     for half, single in zip(halves, singles, strict=True):
         assert (half.grad.float() - single.grad).norm() < 0.03 * single.grad.norm()
-
-
-def test_a_kernel_is_chosen_once_and_unknown_ones_are_refused():
-    assert kernels.choose_kernel("auto", "cpu", False) == "sdpa"
-    with pytest.raises(ValueError, match="must be one of auto, sdpa, flash2, flash3"):
-        kernels.select_kernel("sage")
-    if not kernels.installed("flash3"):
-        with pytest.raises(ValueError, match="flash_attn_interface.*not installed"):
-            kernels.select_kernel("flash3")

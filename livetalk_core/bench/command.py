@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from livetalk_core.options import add_model, add_pool
@@ -66,24 +67,41 @@ def make_report(options: argparse.Namespace) -> dict:
 
     start = {"command": command_of(options), "torch": torch.__version__}
     if options.counters:
-        return start | {"counted": counted_report()}
+        return start | {"counted": counted_report(options.compile)}
     if options.chunks < 1:
         raise ValueError(f"chunks={options.chunks} must be 1 or more")
     with closing(open_engine(options)) as engine:
         measured = measure(engine, options.size, options.chunks)
         measured["random_weights"] = options.random_weights or not engine.preset.trained
+        measured |= {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
     return start | measured | {"counted": counted_report()}
 
 
-def counted_report() -> dict:
-    """The large model at its size."""
+def kernels_of(options: argparse.Namespace, engine) -> list[str]:
+    """What attention ran with: what was asked for, or the kernels that were measured to be the fastest, each with its calls."""
+    from livetalk_core.models.attention import chosen
+    from livetalk_core.pool.pool import Pool
+
+    if isinstance(engine, Pool):
+        return [f"{options.attention}, chosen in every worker"]
+    return [f"{name}: {case}" for case, name in chosen().items()] or ["torch's own, the only one for a CPU"]
+
+
+def counted_report(compiled: bool = False) -> dict:
+    """The large model at its size; `compiled`: its compiled form too, which takes two minutes."""
     import torch
 
     from livetalk_core.bench.counted import LARGE, count_components, count_limits
     from livetalk_core.denoiser import Cuts
     from livetalk_core.presets import livetalk_14b
 
-    limits = [vars(limit) | {"verdict": limit.verdict} for limit in count_limits()]
+    limits = count_limits()
+    if compiled:
+        from livetalk_core.bench.compiled_form import compiled_limits
+
+        found = {what: {"value": value, "note": note} for what, (value, note) in compiled_limits().items()}
+        limits = [replace(limit, **found.get(limit.what, {})) for limit in limits]
+    limits = [vars(limit) | {"verdict": limit.verdict} for limit in limits]
     rows = count_components(livetalk_14b(), LARGE, torch.bfloat16, Cuts())
     return {"model": "livetalk_14b", "size": "{}x{}".format(*LARGE), "dtype": "bfloat16", "components": rows, "limits": limits}
 
@@ -126,7 +144,7 @@ def open_engine(options: argparse.Namespace):
     if not options.random_weights:
         return open_engine(options, sys.stderr)
     from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
-    from livetalk_core.loading import choose_device
+    from livetalk_core.loading import check_fast, choose_device, quicken
     from livetalk_core.models.attention import select_kernel
     from livetalk_core.opening import named_dtype
     from livetalk_core.presets import BY_NAME
@@ -146,8 +164,9 @@ def open_engine(options: argparse.Namespace):
             f"{options.model} needs {needed / 1e9:.0f} GB on {device}, and {free / 1e9:.0f} GB are free; use --counters, which need none"
         )
     select_kernel(options.attention)
+    check_fast(options.fast)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return random_engine(preset, device, dtype)
+    return quicken(random_engine(preset, device, dtype), options.compile, options.fast)
 
 
 def command_of(options: argparse.Namespace) -> str:

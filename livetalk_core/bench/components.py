@@ -12,7 +12,6 @@ from torch import Tensor
 from livetalk_core.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine import Engine, encode_condition
 from livetalk_core.plan import StreamPlan
-from livetalk_core.stream.clock import StageClock
 from livetalk_core.stream.flow import flow_times
 from livetalk_core.stream.session import DECODE_GROUPS, Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
@@ -118,7 +117,14 @@ class Inputs:
         """All that a session does with decoded frames before they leave."""
         latents_CTHW = self.latents(self.plan.latent_frames)
         session = self.session(Decoded(list(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))))
-        return lambda: session.decode(latents_CTHW, self.plan.new_frames, StageClock(self.engine.device))
+
+        def run() -> None:
+            first = -self.plan.motion_frames
+            for piece_CTHW in session.decode(latents_CTHW):
+                session.new_frames(piece_CTHW, first, self.plan.new_frames)
+                first += piece_CTHW.shape[1]
+
+        return run
 
     def session(self, vae, denoiser=None) -> Session:
         settings = StreamSettings(steps=len(self.times), shift=self.engine.preset.shift)

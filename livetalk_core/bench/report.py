@@ -17,15 +17,17 @@ and an addition. Bytes are those of the eager form, in which every operation rea
 bfloat16: *weights* read, *activations* read and written by the operations that the FLOPs are of, and *elementwise*, the same of all others
 (weights apart). Operations are those dispatched, views left out and attention as one: on a GPU a kernel each, or more. *Plain* is the
 published form: everything in every step, no absorbed audio keys, no merged padding, all motion queries, and a VAE that works through
-padding and doubled pictures. Crossings between host and device are counted in the second chunk of a stream of a tiny model; what waits
-without a copy, such as the reading of a clock on the device, is not seen."""
+padding and doubled pictures. *Compiled* is what torch's inductor makes of the same graphs at the same sizes, stopped before it writes
+code: its loops, where it joins several each of them, and the calls of libraries between them; bytes are those of the loops. It is the form
+for a CPU, as no GPU is there; for one, inductor joins more. Crossings between host and device are counted in the second chunk of a stream
+of a tiny model; what waits without a copy, such as the reading of a clock on the device, is not seen."""
 
 HOW_MEASURED = """\
 Seconds are medians. *Of products* is the FLOPs over the time, as a share of the machine's own rate of matrix products, and *of copies* the
 counted bytes over the time, as a share of its own rate of copies; both rates are measured by the same command, in the precision used,
-right before. A part whose operands stay in a cache may go beyond the rate of copies. The first frame leaves with its chunk; before that a
-live stream has to hear the sound of a whole chunk (28 frames, 1.12 s). Cold: the first chunk the process ever makes, of a picture already
-prepared; warm: a later stream's first."""
+right before. A part whose operands stay in a cache may go beyond the rate of copies. The first frame leaves with the first four, after a
+third of the decode; before that a live stream has to hear the sound of a whole chunk (28 frames, 1.12 s). Cold: the first chunk the
+process ever makes, of a picture already prepared; warm: a later stream's first."""
 
 
 def print_report(report: dict) -> None:
@@ -53,12 +55,17 @@ def page_of(reports: Sequence[dict]) -> str:
         HOW_MEASURED,
         *chain.from_iterable(measured_parts(report) for report in measured),
         f"## Counted: {counted['model']} at {counted['size']}",
-        f"Device: none, torch {reports[0]['torch']}'s meta device. Command: `livetalk bench --counters`.",
+        f"Device: none, torch {reports[0]['torch']}'s meta device. Command: `{counting_command(reports[0])}`.",
         table_of(limit_cells(counted["limits"])),
         table_of(component_cells(counted["components"])),
         HOW_COUNTED,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def counting_command(report: dict) -> str:
+    """What counts alone, as every measurement does besides."""
+    return report["command"] if "--counters" in report["command"] else "livetalk bench --counters"
 
 
 def measured_parts(report: dict) -> list[str]:
@@ -121,6 +128,9 @@ def heading_cells(report: dict) -> Cells:
     rows += [
         ["load average", f"{load} (other work on the machine makes every time longer)"],
         ["weights", "random: good for times, not for pictures" if report["random_weights"] else "trained"],
+        ["compiled", "yes, with torch.compile" if report["compile"] else "no"],
+        ["8-bit products", "yes" if report["fast"] == "fp8" else "no"],
+        ["attention", "; ".join(report["attention"])],
         ["savings", ", ".join(name.replace("_", " ") for name, on in report["cuts"].items() if on) or "none"],
         ["matrix products", f"{ceilings['matmul_tflops']:.4g} TFLOP/s ({ceilings['matmul_size']} square, {ceilings['dtype']})"],
         ["copies", f"{ceilings['copy_gb_s']:.4g} GB/s read and written ({ceilings['copy_mb']:.0f} MB)"],

@@ -21,6 +21,8 @@ from livetalk_core.models.layers import KeyValue, RMSNorm, heads, linear_fp32, m
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.speakers import speaker_positions
 
+TEXT_ROWS = 64
+"""Keys of a prompt come in multiples of this."""
 T_FLOOR = 0.1
 """Flow time below which x is nearly x0, and what a model says of x0 counts less and less."""
 
@@ -154,15 +156,19 @@ class AudioDiT(nn.Module):
     def embed_context(self, text_BLD: Tensor, image_BLD: Tensor, merge_padding: bool = False) -> list[ContextKeys]:
         """Per block the keys and values of the prompt [B, rows <= 512, 4096] and the picture [B, 257, 1280].
 
-        The rows up to 512 are zeros, and attended. `merge_padding`: these equal rows become one key that counts as many.
+        The rows up to 512 are zeros, and attended. `merge_padding`: these equal rows become one key that counts as many, and rows that
+        count nothing, up to a multiple of TEXT_ROWS: so that most prompts are of one shape, which a compiled block is made for.
         """
-        dtype, padding = self.patch_embedding.weight.dtype, self.config.text_len - text_BLD.shape[1]
-        merged = merge_padding and padding > 1
-        text_BLD = self.text_embedding(F.pad(text_BLD.to(dtype), (0, 0, 0, 1 if merged else padding)))
+        dtype, rows = self.patch_embedding.weight.dtype, text_BLD.shape[1]
+        padding = self.config.text_len - rows
+        held = -(-(rows + 1) // TEXT_ROWS) * TEXT_ROWS
+        merged = merge_padding and held < self.config.text_len
+        text_BLD = self.text_embedding(F.pad(text_BLD.to(dtype), (0, 0, 0, held - rows if merged else padding)))
         image_BLD = self.img_emb(image_BLD.to(dtype))
         bias_M = None
         if merged:
-            bias_M = F.pad(text_BLD.new_zeros(text_BLD.shape[1] - 1), (0, 1), value=math.log(padding))
+            bias_M = F.pad(text_BLD.new_zeros(rows), (0, 1), value=math.log(padding))
+            bias_M = F.pad(bias_M, (0, held - rows - 1), value=-math.inf)
         return [block.cross_attn.keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.blocks]
 
     def embed_audio(self, features_BPTWX: Tensor) -> list[KeyValue]:

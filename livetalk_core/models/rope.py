@@ -26,7 +26,9 @@ def rotate(x_BLNK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
     """Turn the pairs of every head by the angles of [L, K / 2] or [B, L, K / 2] float32 tables; x keeps its type."""
     even, odd = x_BLNK.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos_LK.unsqueeze(-2), sin_LK.unsqueeze(-2)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x_BLNK.dtype)
+    # Rounded before they are put together: together in float32 they would be written and read once more, also when compiled.
+    turned = [part.to(x_BLNK.dtype) for part in (even * cos - odd * sin, even * sin + odd * cos)]
+    return torch.stack(turned, dim=-1).flatten(-2)
 
 
 def rope_table(frames: int, rows: int, columns: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

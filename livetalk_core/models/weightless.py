@@ -5,6 +5,7 @@ Axes in names: N samples, T video frames, S columns, D width, L tokens, C H W pi
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -68,18 +69,22 @@ class MelEncoder(nn.Module):
         padded = F.pad(samples_N[: frames * config.shortest], (around, around))
         pieces = padded.unfold(0, config.window, hop) * torch.hann_window(config.window, device=padded.device)
         power = torch.fft.rfft(pieces, config.fft).abs().square()
-        energy = power @ mel_filters(config).to(padded.device)
+        energy = power @ mel_filters(config, padded.device)
         return ((torch.log10(energy + FLOOR) - LOG_MEAN) / LOG_STD).unflatten(0, (frames, config.columns))
 
 
-def mel_filters(config: MelConfig) -> Tensor:
-    """[fft / 2 + 1, bins]: triangles of height 1, evenly spaced in mel (O'Shaughnessy) from 60 Hz to half the sample rate."""
+@functools.cache
+def mel_filters(config: MelConfig, device: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 (it is a constant)
+    """[fft / 2 + 1, bins]: triangles of height 1, evenly spaced in mel (O'Shaughnessy) from 60 Hz to half the sample rate.
+
+    Made once for a device.
+    """
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (60.0, config.sample_rate / 2))
     corners = 700 * (10 ** (torch.linspace(low, high, config.bins + 2) / 2595) - 1)
     hertz = torch.linspace(0, config.sample_rate / 2, config.fft // 2 + 1)[:, None]
     rising = (hertz - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - hertz) / (corners[2:] - corners[1:-1])
-    return torch.minimum(rising, falling).clamp_min(0)
+    return torch.minimum(rising, falling).clamp_min(0).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,76 @@
+"""torch.compile where it pays: each block of the DiT, and the VAE's decoder. What was compiled is kept on disk between runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from livetalk_core.models.attention import attention
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.speakers import speaker_positions
+from livetalk_core.models.vae import CausalVAE
+
+log = logging.getLogger(__name__)
+
+GRAPHS = 64
+"""Forms of one function, by shapes, that are compiled before torch gives up: sizes of pictures times pieces of a decode."""
+
+
+def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
+    """From now on the DiT's blocks and the VAE's decoder are compiled when a shape first comes; results differ by rounding.
+
+    All blocks are one graph, used as often as there are blocks, and the last one's is another. A VAE that a group shares is left as it is,
+    and so is what a group exchanges in a block. ValueError without a compiler, or for weights that come and go.
+    """
+    require_compiler(device)
+    away = sum(any(weight.device.type != device.type for weight in block.parameters()) for block in dit.blocks)
+    if away:
+        raise ValueError(
+            f"compile needs the DiT's weights on {device}, and {away} of {len(dit.blocks)} blocks wait on the host; leave it out"
+        )
+    keep_compiled_forms()
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    for block in dit.blocks:
+        whole = keep_exchanges(block.self_attn)
+        block.compile(dynamic=False, fullgraph=whole)
+    if isinstance(vae, CausalVAE | PatchVAE):
+        vae.decoder.compile(dynamic=False, fullgraph=True)
+    log.info("compiled forms on %s, kept in %s", device, os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def keep_exchanges(layer: nn.Module) -> bool:
+    """Leave a group's attention out of the graph; whether there was none, so that the graph is whole."""
+    whole = layer.attend is attention and layer.locate is speaker_positions
+    if not whole:
+        layer.attend, layer.locate = torch.compiler.disable(layer.attend), torch.compiler.disable(layer.locate)
+    return whole
+
+
+def keep_compiled_forms() -> None:
+    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Its import sets it to a temporary one, which is none."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livetalk" / "compiled"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def require_compiler(device: torch.device) -> None:
+    """ValueError where torch has nothing to compile with."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise ValueError(
+            "compile needs a C++ compiler and found none; install g++ or clang++, or name one in CXX, or leave it out"
+        ) from None
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ValueError("compile on CUDA needs the package 'triton', which is not installed; pip install triton, or leave it out")

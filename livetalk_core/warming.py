@@ -1,0 +1,31 @@
+"""A first talk that nobody sees: after it every shape has been met, so nothing is compiled, measured or captured while one speaks."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+
+from livetalk_core.sizes import BUCKETS, parse_size
+from livetalk_core.types import StreamSettings
+
+log = logging.getLogger(__name__)
+
+CHUNKS = 2
+"""The first has one motion latent, all later ones have more."""
+
+
+def warm_up(engine, size: str = "auto") -> float:
+    """Two chunks of silence before a grey picture of WIDTHxHEIGHT, a bucket's or the model's first size; the seconds they took."""
+    start = time.perf_counter()
+    bucket = engine.preset.bucket if size == "auto" else size
+    width, height = BUCKETS[bucket][0] if bucket in BUCKETS else parse_size(size)
+    stream = engine.open(engine.reference(torch.zeros(3, height, width)), StreamSettings(steps=engine.preset.steps))
+    for _ in range(CHUNKS):
+        for _ in stream.push(torch.zeros(engine.plan(width, height).new_samples)):
+            pass
+    stream.close()
+    taken = time.perf_counter() - start
+    log.info("warm at %dx%d after %.1f s", width, height, taken)
+    return taken

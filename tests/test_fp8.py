@@ -1,0 +1,65 @@
+"""8-bit products: against their plain reference, and what they are refused for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.fp8 import LARGEST, Fp8Linear, probe, scale_rows, use_fp8
+from livetalk_core.presets import tiny
+
+CPU = torch.device("cpu")
+
+
+def make_dit(**sizes) -> AudioDiT:
+    torch.manual_seed(0)
+    return AudioDiT(replace(tiny().dit, **sizes)).eval().requires_grad_(False)
+
+
+def test_a_product_is_that_of_the_rounded_rows_and_weights():
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(32, 48), torch.randn(2, 5, 32)
+    layer = Fp8Linear(linear)
+    (rows, row_scale), (weight, weight_scale) = scale_rows(x.flatten(0, 1)), scale_rows(linear.weight.detach())
+    plain = (rows.float() * row_scale) @ (weight.float() * weight_scale).t() + linear.bias
+    assert torch.allclose(layer(x).flatten(0, 1), plain, atol=1e-5)
+    error = ((layer(x) - linear(x)).norm() / linear(x).norm()).item()
+    assert 0.005 < error < 0.06, "3 bits of mantissa: near, and not exact"
+
+
+def test_every_row_has_its_own_scale_and_an_outlier_spoils_only_its_own():
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    x[0, 0] = 1e7
+    rows, scale = scale_rows(x)
+    assert rows.float().abs().amax(1).tolist() == [LARGEST] * 4
+    error = (rows.float() * scale - x).abs().amax(1) / x[:, 1:].abs().amax(1)
+    assert error[1:].max() < 1 / 16 and error[0] > 0.5
+    assert scale_rows(torch.zeros(1, 16))[0].float().eq(0).all(), "a row of zeros stays one"
+
+
+def test_switched_on_it_says_how_far_it_is_from_exact(caplog):
+    dit = make_dit()
+    exact = probe(dit, CPU)
+    error = use_fp8(dit, CPU)
+    found = ((probe(dit, CPU) - exact).norm() / exact.norm()).item()
+    assert error == pytest.approx(found) and 0.001 < error < 0.1
+    assert f"off by {100 * error:.2f}%" in caplog.text
+
+
+def test_what_works_in_every_step_is_in_8_bits_and_the_rest_is_not():
+    dit = make_dit()
+    use_fp8(dit, CPU)
+    formats = {name: value.dtype for name, value in dit.blocks[0].state_dict().items() if name.endswith("weight") and value.ndim == 2}
+    small = {name.removesuffix(".weight") for name, dtype in formats.items() if dtype == torch.float8_e4m3fn}
+    assert small == {*(f"self_attn.{n}" for n in "qkvo"), "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2"}
+    assert dit.head.head.weight.dtype == torch.float32
+
+
+def test_a_width_that_the_product_does_not_take_and_weights_elsewhere_are_refused():
+    with pytest.raises(ValueError, match=r"multiples of 16, and a weight is \(100, 64\)"):
+        use_fp8(make_dit(ffn_dim=100), CPU)
+    with torch.device("meta"):
+        away = AudioDiT(tiny().dit)
+    with pytest.raises(ValueError, match="block 0 waits on the host"):
+        use_fp8(away, CPU)

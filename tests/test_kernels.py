@@ -1,0 +1,141 @@
+"""Attention kernels: which one works is measured, once a shape."""
+
+import logging
+import time
+
+import pytest
+import torch
+
+from livetalk_core.models import attention as module
+from livetalk_core.models.kernels import Case, fastest, relative_error, time_kernels
+
+
+def fake_kernels(monkeypatch, **kernels):
+    """Stand-ins on the CPU, in the order given."""
+    calls = {name: 0 for name in kernels}
+
+    def counted(name):
+        def run(q, k, v):
+            calls[name] += 1
+            return kernels[name](q, k, v)
+
+        return run
+
+    monkeypatch.setitem(module.MEASURED, "cpu", tuple(kernels))
+    monkeypatch.setattr(module, "RUN", module.RUN | {name: counted(name) for name in kernels})
+    monkeypatch.setattr(module, "_chosen", {})
+    return calls
+
+
+def slow(q, k, v):
+    time.sleep(0.02)
+    return module.attention_sdpa(q, k, v)
+
+
+def broken(q, k, v):
+    raise RuntimeError("no such kernel for this shape\nand a long trace")
+
+
+def sums(q, k, v):
+    return module.attention_sdpa(q, k, v)
+
+
+def qkv(queries=6, keys=6):
+    return torch.randn(1, queries, 2, 8), torch.randn(1, keys, 2, 8), torch.randn(1, keys, 2, 8)
+
+
+@torch.no_grad()
+def test_the_faster_kernel_wins_and_a_broken_one_is_left_out_with_a_line_in_the_log(monkeypatch, caplog):
+    calls = fake_kernels(monkeypatch, slow=slow, broken=broken, fast=sums)
+    inputs = qkv()
+    with caplog.at_level(logging.INFO):
+        out = module.attention(*inputs)
+    assert torch.equal(out, module.attention_sdpa(*inputs))
+    assert list(module.chosen().values()) == ["fast"]
+    assert "attention kernel broken is left out: no such kernel for this shape" in caplog.messages
+    assert "long trace" not in caplog.text and ": fast (slow" in caplog.text
+    assert calls["broken"] == 1
+
+
+@torch.no_grad()
+def test_a_shape_is_measured_once_and_another_shape_anew(monkeypatch):
+    calls = fake_kernels(monkeypatch, slow=slow, fast=sums)
+    module.attention(*qkv())
+    measured = calls["slow"]
+    module.attention(*qkv())
+    assert calls["slow"] == measured > 0
+    module.attention(*qkv(keys=7))
+    assert calls["slow"] == 2 * measured
+    assert len(module.chosen()) == 2
+
+
+@torch.no_grad()
+def test_where_no_kernel_works_torch_chooses(monkeypatch):
+    fake_kernels(monkeypatch, broken=broken)
+    inputs = qkv()
+    assert torch.equal(module.attention(*inputs), module.attention_sdpa(*inputs))
+
+
+def test_what_learns_is_not_measured(monkeypatch):
+    calls = fake_kernels(monkeypatch, slow=slow, fast=sums)
+    q, k, v = (x.requires_grad_() for x in qkv())
+    module.attention(q, k, v).sum().backward()
+    assert calls == {"slow": 0, "fast": 0} and q.grad is not None
+
+
+@torch.no_grad()
+def test_a_bias_goes_to_torchs_own_kernels(monkeypatch):
+    calls = fake_kernels(monkeypatch, slow=slow, fast=sums)
+    q, k, v = qkv()
+    bias = torch.tensor([0.0] * 5 + [-torch.inf])
+    assert torch.allclose(module.attention(q, k, v, bias), module.attention_sdpa(q, k[:, :5], v[:, :5]), atol=1e-6)
+    assert calls == {"slow": 0, "fast": 0}
+
+
+def test_a_tie_falls_to_the_kernel_named_first():
+    assert fastest({"a": 1.0, "b": 0.99}) == "a"
+    assert fastest({"a": 1.0, "b": 0.9, "c": 0.89}) == "b"
+
+
+def test_the_error_of_a_rounded_kernel_is_its_share_of_the_result():
+    case = Case(device=torch.device("cpu"), dtype=torch.float32, batch=1, queries=9, keys=9, heads=2, width=8)
+    assert relative_error(module.attention_sdpa, module.attention_sdpa, case) == 0
+    assert relative_error(lambda q, k, v: 1.01 * sums(q, k, v), sums, case) == pytest.approx(0.01, rel=1e-3)
+    assert set(time_kernels({"one": sums, "none": broken}, case)) == {"one"}
+
+
+@torch.no_grad()
+def test_eight_bit_attention_says_how_far_off_it_is(monkeypatch, caplog):
+    fake_kernels(monkeypatch, sage=lambda q, k, v: 1.02 * sums(q, k, v))
+    monkeypatch.setattr(module, "attention_sage", module.RUN["sage"])
+    monkeypatch.setattr(module, "suits", lambda name, case: True)
+    monkeypatch.setattr(module, "_wanted", "sage")
+    module.attention(*qkv())
+    assert any("8-bit attention is off by 2.00%" in message for message in caplog.messages)
+
+
+def test_on_a_cpu_torchs_kernel_works_unmeasured_and_unknown_ones_are_refused():
+    module.attention(*qkv())
+    assert all("cpu" not in case for case in module.chosen())
+    with pytest.raises(ValueError, match="must be one of auto, sdpa, cudnn, flash, efficient, flash2, flash3, sage"):
+        module.select_kernel("magic")
+    for name, package in module.MODULES.items():
+        if not module.installed(name):
+            with pytest.raises(ValueError, match=f"{package}.*not installed"):
+                module.select_kernel(name)
+
+
+@torch.no_grad()
+def test_a_packages_kernel_is_one_operation_of_a_compiled_graph(monkeypatch):
+    fake_kernels(monkeypatch, flash3=sums)
+    monkeypatch.setattr(module, "suits", lambda name, case: True)
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    inputs = qkv()
+    out = torch.compile(lambda q, k, v: module.attention(q, k, v) + 1, backend=keep, fullgraph=True)(*inputs)
+    assert torch.equal(out, module.attention_sdpa(*inputs) + 1)
+    assert "package_kernel" in graphs[0].code

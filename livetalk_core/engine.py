@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,6 @@ from livetalk_core.parallel.memory import free_bytes
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
-from livetalk_core.stream.clock import StageClock
 from livetalk_core.stream.color import match_color
 from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
@@ -46,24 +46,17 @@ class Models:
 
 
 class Engine:
-    """Loaded models, ready to talk. Streams of one engine may run in several threads; they take turns by chunk."""
+    """Loaded models, ready to talk. Streams of one engine may run in several threads; they take turns by pieces of a chunk."""
 
     def __init__(self, preset: Preset, models: Models, device: torch.device, dtype: torch.dtype):
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn = threading.Lock()
         self.prompts: dict[str, Tensor] = {}
+        normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter, which takes half a second of the first chunk
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
-        return StreamPlan(
-            width=width,
-            height=height,
-            audio_window=self.preset.dit.audio_window,
-            latent_channels=self.preset.vae.z_dim,
-            temporal_stride=self.models.vae.temporal_stride,
-            spatial_stride=self.models.vae.spatial_stride,
-            patch_size=self.preset.dit.patch_size,
-        )
+        return self.preset.plan(width, height)
 
     @torch.no_grad()
     def reference(
@@ -114,7 +107,9 @@ class Engine:
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
         samples_N = normalize_loudness(samples_N.cpu()) if loudness else samples_N
-        return self.models.audio(samples_N.to(self.device))
+        if self.device.type == "cuda":
+            samples_N = samples_N.cpu().pin_memory()  # else the host would wait for what the device still has to do
+        return self.models.audio(samples_N.to(self.device, non_blocking=True))
 
     def open(
         self,
@@ -160,13 +155,12 @@ class BandSession(Session):
 
     vae: BandVAE
 
-    def decode(self, latents_CTHW: Tensor, num_valid: int, clock: StageClock) -> tuple[Tensor, Tensor]:
-        """Whole new frames on the first process, none on the others; the band of the last 5."""
-        band_THWC, tail_CTHW = super().decode(latents_CTHW, num_valid, clock)
-        return self.vae.collect_frames(band_THWC), tail_CTHW
-
     def matched(self, piece_CTHW: Tensor) -> Tensor:
         return match_color(piece_CTHW.float(), self.target, self.settings.color_strength, self.vae.stats)
+
+    def new_frames(self, piece_CTHW: Tensor, first: int, num_valid: int) -> Tensor:
+        """Whole frames on the first process, none on the others."""
+        return self.vae.collect_frames(super().new_frames(piece_CTHW, first, num_valid))
 
 
 class Stream:
@@ -174,9 +168,12 @@ class Stream:
 
     def __init__(self, session: Session, windows: LiveWindows | WholeWindows, turn: threading.Lock):
         self.session, self.windows, self.turn = session, windows, turn
+        self.calls: deque[Iterator[AudioWindow]] = deque()
+        """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
+        self.pieces: Iterator[Chunk] = iter(())
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
-        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes."""
+        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
         yield from self.run(self.windows.push(samples_PN))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
@@ -184,15 +181,35 @@ class Stream:
         yield from self.run(self.windows.finish(num_frames))
 
     def run(self, windows: Iterator[AudioWindow]) -> Iterator[Chunk]:
+        self.calls.append(windows)
         while True:
             with self.turn:
-                start = time.perf_counter()
-                window = next(windows, None)
-                if window is None:
-                    return
-                seconds = {"audio": time.perf_counter() - start}
-                chunk = self.session.step(window)
-            yield replace(chunk, seconds=seconds | chunk.seconds)
+                piece = self.next_piece()
+            if piece is None:
+                return
+            yield piece
+
+    def next_piece(self) -> Chunk | None:
+        """Of the chunk that is being made, or of the next one."""
+        piece = next(self.pieces, None)
+        if piece is not None:
+            return piece
+        start = time.perf_counter()
+        window = self.next_window()
+        if window is None:
+            return None
+        seconds = {"audio": time.perf_counter() - start}
+        self.pieces = self.session.step(window)
+        piece = next(self.pieces)
+        return replace(piece, seconds=seconds | piece.seconds)
+
+    def next_window(self) -> AudioWindow | None:
+        while self.calls:
+            window = next(self.calls[0], None)
+            if window is not None:
+                return window
+            self.calls.popleft()
+        return None
 
     def close(self) -> None:
         """Nothing to free: memory goes with the object."""

@@ -27,7 +27,7 @@ from livetalk_core.stream.window import mix
 from livetalk_core.types import AvatarStream, Chunk, StreamSettings
 
 OnChunk = Callable[[Chunk, int], None]
-"""Called with each finished chunk and the number of frames that the video will have."""
+"""Called with each finished piece of a chunk and the number of frames that the video will have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def kept_on_failure(writer: VideoWriter) -> Iterator[None]:
 
 
 def talk(stream: AvatarStream, sound: Iterator[Tensor], num_frames: int) -> Iterator[Chunk]:
-    """Push sound as it comes, then finish: the chunks of the whole stream."""
+    """Push sound as it comes, then finish: the chunks of the whole stream, in pieces."""
     for samples_PN in sound:
         yield from stream.push(samples_PN)
     yield from stream.finish(num_frames)

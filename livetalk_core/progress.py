@@ -23,10 +23,10 @@ class Progress:
         return self
 
     def show(self, chunk: Chunk, total: int) -> None:
-        """Count a chunk's frames towards the total."""
+        """Count a piece's frames towards the total."""
         if self.bar is None:
             print(f"first frames after {time.perf_counter() - self.start:.2f} s", file=sys.stderr)
-            self.bar = tqdm(total=total, unit=" frames", file=sys.stderr, mininterval=0, smoothing=0, bar_format=FORMAT)
+            self.bar = tqdm(total=total, unit=" frames", file=sys.stderr, mininterval=0, miniters=1, smoothing=0, bar_format=FORMAT)
             self.bar.start_t -= time.perf_counter() - self.start
         self.frames += len(chunk.frames_THWC)
         self.bar.update(len(chunk.frames_THWC))

@@ -139,7 +139,7 @@ class Visit:
         await self.flush()
 
     async def send_chunks(self, chunks: Iterator[Chunk], writer: FragmentWriter) -> None:
-        """Only when the client has taken a chunk is its next one asked for."""
+        """Only when the client has taken a piece is its next one asked for."""
         while (chunk := await self.in_thread(next, chunks, None)) is not None:
             await self.in_thread(writer.write, chunk.frames_THWC, chunk.samples.numpy())
             await self.flush()

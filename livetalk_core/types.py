@@ -46,16 +46,22 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Finished video: frames follow on from the last chunk's without gap or overlap."""
+    """Finished video, a chunk's or a piece of it: frames follow on from the last piece's without gap or overlap.
+
+    A chunk leaves in pieces, as its frames are decoded: of 28 new frames 4, 12 and 12; fewer at the end of a stream.
+    """
 
     index: int
+    """Of the chunk, so of its window; the same in all its pieces."""
     first_frame: int
+    """Of these frames, counted from the stream's start."""
     frames_THWC: Tensor
-    """uint8 on the CPU; T = 28, fewer in the last chunk."""
+    """uint8 on the CPU."""
     samples: Tensor
     """Mono float32 16 kHz sound of these frames, 640 a frame."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time spent by stage: audio, denoise, decode, color, encode."""
+    """Time spent since the piece before by stage: decode, color; with a chunk's first piece audio and denoise too, and the encode that
+    gave its motion latents after the last piece of the chunk before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +110,13 @@ class VideoVAE(Protocol):
 
 
 class AvatarStream(Protocol):
-    """One talking picture. Chunks come out as soon as the sound for them is in."""
+    """One talking picture. Chunks come out, in pieces, as soon as the sound for them is in.
+
+    A reader that leaves an iterator before its end gets the rest from the next call's.
+    """
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
-        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes."""
+        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
         ...
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:

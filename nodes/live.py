@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from .speech import FPS
 
-QUEUE = 64
+QUEUE = 192
 """Fragments that wait for one viewer at most: about 70 s of video."""
-HISTORY = 16
-"""Last fragments kept by a channel, for viewers that come late or come back."""
+HISTORY = 48
+"""Last fragments kept by a channel, for viewers that come late or come back: about 18 s of video."""
 MAX_CHANNELS = 8
 """Channels kept, the ended ones included; the oldest goes first."""
 EVENT = "livetalk.live"
@@ -123,7 +123,7 @@ class Broadcast:
         self.num_frames = 0
 
     def send(self, chunk) -> None:
-        """Publish a chunk as one fragment."""
+        """Publish a piece of a chunk as one fragment."""
         from livetalk_core.media.fragments import FragmentWriter
 
         self.num_frames += len(chunk.frames_THWC)

@@ -1,4 +1,4 @@
-"""Chunks and latents of one stream on disk, for a stream that several nodes consume: made once, read as often as wanted."""
+"""The pieces of one stream on disk, and its latents, for a stream that several nodes consume: made once, read as often as wanted."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """A folder with a file per chunk. It goes when the object goes; ComfyUI empties the place at its start in any case."""
+    """A folder with a file per piece. It goes when the object goes; ComfyUI empties the place at its start in any case."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.complete = False
-        self.num_chunks = 0
+        self.num_pieces = 0
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
-    def add(self, chunk: Chunk, latents_CTHW: Tensor) -> None:
+    def add(self, piece: Chunk, latents: list[Tensor]) -> None:
+        """The latents [C, t, h, w] of a chunk come with its first piece; the others have none."""
         import torch
 
-        torch.save((chunk, latents_CTHW.cpu()), self.folder / f"{self.num_chunks:06}.pt")
-        self.num_chunks += 1
+        torch.save((piece, [latents_CTHW.cpu() for latents_CTHW in latents]), self.folder / f"{self.num_pieces:06}.pt")
+        self.num_pieces += 1
 
     def chunks(self) -> Iterator[Chunk]:
-        return (self.read(index)[0] for index in range(self.num_chunks))
+        return (self.read(index)[0] for index in range(self.num_pieces))
 
     def latents(self) -> Iterator[Tensor]:
         """[C, t, h, w] per chunk, motion latents first."""
-        return (self.read(index)[1] for index in range(self.num_chunks))
+        for index in range(self.num_pieces):
+            yield from self.read(index)[1]
 
-    def read(self, index: int) -> tuple[Chunk, Tensor]:
+    def read(self, index: int) -> tuple[Chunk, list[Tensor]]:
         import torch
 
         return torch.load(self.folder / f"{index:06}.pt", weights_only=False)

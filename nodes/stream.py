@@ -1,4 +1,4 @@
-"""A stream on a wire: nothing happens until a node asks for its chunks, and that node's run makes them, one at a time.
+"""A stream on a wire: nothing happens until a node asks for its chunks, and that node's run makes them, piece by piece.
 
 Each chunk starts from the decoded end of the one before, so sampling and decoding cannot be pulled apart in time.
 """
@@ -48,7 +48,7 @@ class TalkStream:
         return self.speech.num_frames
 
     def chunks(self) -> Iterator[Chunk]:
-        """Make the chunks, or read them back if a kept run has been completed."""
+        """Make the chunks, in pieces, or read them back if a kept run has been completed."""
         if self.spool is not None and self.spool.complete:
             return self.spool.chunks()
         return self.make_kept() if self.keep else self.make()
@@ -65,10 +65,11 @@ class TalkStream:
             opened.close()
 
     def make_kept(self) -> Iterator[Chunk]:
-        """Run the engine and put every chunk on disk too."""
+        """Run the engine and put every piece on disk too."""
         spool, latents = Spool(host.temp_path("_stream")), []
         for chunk in self.make(latents.append):
-            spool.add(chunk, latents.pop())
+            spool.add(chunk, latents)
+            latents.clear()
             yield chunk
         spool.complete, self.spool = True, spool
 

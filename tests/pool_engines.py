@@ -79,7 +79,7 @@ def golden(group):
     from livetalk_core.parity import Golden, recorded_noise
 
     recorded = Golden(GOLDEN)
-    dit, vae = recorded.dit, recorded.vae
+    dit, vae = recorded.dit, recorded.served_vae
     if group is not None:
         parallelize_dit(dit, group)
         vae = parallelize_vae(vae, group)

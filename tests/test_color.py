@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from livetalk_core.stream.color import lab_stats, lab_to_rgb, match_color, rgb_to_lab
+from livetalk_core.stream.color import lab_space, lab_stats, lab_to_rgb, match_color, rgb_to_lab
 
 
 def video(seed=0, frames=3):
@@ -35,6 +35,11 @@ def test_no_strength_changes_nothing_and_half_lies_between():
     assert torch.equal(match_color(clip, target, 0.0), clip)
     full, half = match_color(clip, target, 1.0), match_color(clip, target, 0.5)
     assert torch.allclose(half, (clip + full) / 2, atol=1e-5)
+
+
+def test_what_is_constant_is_made_once_for_a_device_and_precision():
+    assert lab_space(torch.float32, torch.device("cpu")) is lab_space(torch.float32, torch.device("cpu"))
+    assert lab_space(torch.float64, torch.device("cpu")).to_xyz.dtype == torch.float64
 
 
 def test_frames_are_matched_each_on_its_own():

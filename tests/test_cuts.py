@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
-from livetalk_core.models.convolution import CausalConv3d
+from livetalk_core.models.convolution import CausalConv3d, lay_channels_last
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
 from livetalk_core.models.layers import KeyValue, heads
@@ -180,6 +180,22 @@ def test_doubling_with_four_small_kernels_gives_the_same_pixels():
     latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     plain, folded = (torch.cat(list(small_vae(fold).decode(latents, (1, 2))), dim=1) for fold in (False, True))
     assert (folded - plain).abs().max() <= 1e-5
+
+
+def test_another_layout_of_the_weights_gives_the_same_pixels_and_the_folded_kernels_follow_it():
+    latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    plain, laid = small_vae(True), small_vae(False)
+    lay_channels_last(laid)
+    fold_upsampling(laid)
+    last = laid.decoder.upsamples[3].resample["1"]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in (last.weight, *last.quarters))
+    assert laid.decoder.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not laid.decoder.conv1.weight.is_contiguous(), "control: it is another layout"
+    assert laid.state_dict().keys() == plain.state_dict().keys()
+    a, b = (torch.cat(list(vae.decode(latents, (3,))), dim=1) for vae in (plain, laid))
+    assert (a - b).abs().max() <= 1e-5
+    video = torch.randn(3, 5, 16, 24)
+    assert (plain.encode(video) - laid.encode(video)).abs().max() <= 1e-5
 
 
 def test_even_and_odd_kernels_are_not_interchangeable():

@@ -6,12 +6,13 @@ from livetalk_core.stream.flow import denoise_steps, flow_times, pin_motion, see
 CPU = torch.device("cpu")
 
 
-def test_four_and_two_steps_give_the_published_times():
+def test_four_and_two_steps_give_the_published_times_and_three_are_the_first_of_four():
     assert flow_times(4, 5.0) == pytest.approx([1, 0.9375, 0.833333, 0.625, 0], abs=1e-6)
+    assert flow_times(3, 5.0) == pytest.approx([1, 0.9375, 0.833333, 0], abs=1e-6)
     assert flow_times(2, 5.0) == pytest.approx([1, 0.833333, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 8, 32])
+@pytest.mark.parametrize("steps", [1, 5, 8, 32])
 def test_other_step_counts_run_evenly_from_1000_to_1_and_end_at_zero(steps):
     times = flow_times(steps, 1.0)
     assert times == pytest.approx([*([1.0] if steps == 1 else [(1000 - i * 999 / (steps - 1)) / 1000 for i in range(steps)]), 0.0])

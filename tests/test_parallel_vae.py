@@ -34,10 +34,11 @@ PICTURES = {"tall": (9, 4), "wide": (4, 11), "small": (3, 5)}
 """Latent rows and columns. In a group of eight, three processes have no band of the small one."""
 LIMIT, EXACT = 1e-5, 1e-10
 """Largest difference in float32, where the model's own rounding is 4e-6, and in float64, where only a mistake would show."""
-COLOR_LIMIT, STREAM_LIMIT = 1e-4, 1e-3
-"""In float32 after the color match, which magnifies rounding: those of the comparison with the recorded tensors."""
+STREAM_LIMIT, RING_LIMIT = 1e-4, 1e-3
+"""Of three chunks' frames. A ring adds up attention in another order than one process: in float32 that is 1e-7 of it and 3e-6 of the
+latents, which decoder and color match magnify, and every chunk that begins with them. All else is the same to the last digit."""
 STREAMS = [(2, 1, torch.float32), (1, 2, torch.float32), (2, 1, torch.float64)]
-"""Degrees, and the type of the VAE: in float64 the color match has little rounding to magnify."""
+"""Degrees, and the type of the VAE."""
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
 
@@ -147,9 +148,10 @@ def golden_models():
 
 
 def run_streams(group: SequenceGroup, dtype: torch.dtype) -> dict[str, float]:
-    """The recorded three chunks: in this process alone, by a session of whole frames, and by one of bands."""
+    """The recorded three chunks: in this process alone, as an engine serves, by a session of whole frames, and by one of bands."""
     dit, vae = golden_models()
-    alone = run_stream(Session, dit, vae.to(dtype), vae)
+    fold_upsampling(vae.to(dtype))
+    alone = run_stream(Session, dit, vae, vae)
     parallelize_dit(dit, group)
     parallel = parallelize_vae(vae, group)
     streams = {"whole": run_stream(Session, dit, parallel, parallel)}
@@ -175,12 +177,12 @@ def run_stream(kind: type[Session], dit, vae, whole_vae) -> dict[str, Tensor]:
     session.matched = lambda piece_CTHW: pieces.append(match(piece_CTHW)) or pieces[-1]
     for i in range(3):
         window = AudioWindow(index=i, features_PTWSD=recorded[f"out.audio.{i}"], samples=torch.zeros(17920), num_valid=28)
-        chunk = session.step(window)
+        shown = torch.cat([piece.frames_THWC for piece in session.step(window)])
         motion.append(session.motion_CTHW)
     band = torch.cat(pieces, dim=1)
     video = gather_parts(band, vae.bands.dim, vae.pixel_lengths, vae.group.whole) if kind is BandSession else band
-    if chunk.frames_THWC.shape[0]:
-        assert torch.equal(chunk.frames_THWC, to_uint8(video[:, -28:]))
+    if shown.shape[0]:
+        assert torch.equal(shown, to_uint8(video[:, -28:]))
     return {"motion": torch.cat(motion, dim=1), "frames": video}
 
 
@@ -199,7 +201,7 @@ def test_a_group_encodes_decodes_and_matches_color_as_one_process_does(errors, s
         for dtype in (torch.float32, torch.float64)
     )
     assert len(exact) == 3 and max(exact.values()) <= EXACT, exact
-    assert len(rounded) == 5 and all(error <= (COLOR_LIMIT if "color" in name else LIMIT) for name, error in rounded.items()), rounded
+    assert len(rounded) == 5 and max(rounded.values()) <= LIMIT, rounded
 
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
@@ -225,8 +227,8 @@ def test_bands_that_only_overlap_are_seen():
 @pytest.mark.parametrize(("ulysses", "ring", "dtype"), STREAMS)
 def test_the_golden_stream_of_two_processes_is_that_of_one(errors, ulysses, ring, dtype, kind):
     name = f"stream {ulysses} x {ring} {dtype} {kind}"
-    assert errors[f"{name} motion"] <= 1e-4
-    assert errors[f"{name} frames"] <= (STREAM_LIMIT if dtype == torch.float32 else 1e-4)
+    assert errors[f"{name} motion"] <= STREAM_LIMIT
+    assert errors[f"{name} frames"] <= (RING_LIMIT if ring > 1 and dtype == torch.float32 else STREAM_LIMIT)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(9, 4, 2), (4, 11, 3), (90, 52, 8), (52, 90, 7), (3, 5, 8), (4, 4, 1)])

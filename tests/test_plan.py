@@ -1,9 +1,12 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
+from livetalk_core.models.vae import VAEConfig
 from livetalk_core.plan import StreamPlan
+from livetalk_core.presets import livetalk_14b, nano, tiny
 from livetalk_core.sizes import BUCKETS, choose_size, parse_size
 
 
@@ -91,3 +94,10 @@ def test_sizes_are_read_as_width_x_height():
 def test_an_unknown_bucket_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="must be one of 64, 128, 416, 627, 960"):
         choose_size(10, 10, "720p")
+
+
+def test_every_models_plan_has_its_own_strides():
+    patch, wan = nano().plan(64, 48), livetalk_14b().plan(64, 48)
+    assert patch.latent_shape == (64, 9, 6, 8) and wan.latent_shape == (16, 9, 6, 8)
+    coarse = replace(tiny(), vae=VAEConfig(dim_mult=(1, 2, 4), temporal_downsample=(False, True)))
+    assert (coarse.plan(64, 48).temporal_stride, coarse.plan(64, 48).spatial_stride) == (2, 4)

@@ -119,7 +119,7 @@ def test_the_recorded_stream_through_the_pool_is_that_of_one_process(alone, num_
         pool.close()
     error = (found - latents).abs().max().item()
     print(f"{num_workers} workers: latents differ by {error:.1e}; {overhead}")
-    assert error < LATENT_LIMIT and len(pool_chunks) == 3
+    assert error < LATENT_LIMIT and len(pool_chunks) == 9, "three pieces a chunk"
     _, tensors = Golden(GOLDEN).read("stream")
     recorded = torch.cat([tensors[f"out.latent.{i}"].reshape(latents[:, :9].shape) for i in range(3)], dim=1)
     assert (found - recorded).abs().max() < 1e-3, "and the published system's, to its own limit"
@@ -254,6 +254,20 @@ def test_several_streams_keep_their_own_state(tiny_pool):
         mixed[i] += streams[i].finish()
         assert torch.equal(frames_of(mixed[i]), frames_of(expected[i]))
     assert not torch.equal(frames_of(mixed[0]), frames_of(mixed[1]))
+
+
+def test_what_a_reader_leaves_comes_with_the_next_call(tiny_pool, here):
+    stream, sound = tiny_pool.open(tiny_pool.reference(pixels()), StreamSettings(seed=7, steps=2)), torch.from_numpy(speech_like(2.5))
+    chunks = [next(stream.push(sound[:18000])), next(stream.push(sound[18000:20000])), *stream.push(sound[20000:]), *stream.finish()]
+    assert [chunk.first_frame for chunk in chunks] == [chunk.first_frame for chunk in here]
+    assert torch.equal(frames_of(chunks), frames_of(talk(tiny_pool)))
+
+
+def test_the_first_piece_of_a_chunk_brings_its_latents(tiny_pool):
+    latents = []
+    stream = tiny_pool.open(tiny_pool.reference(pixels()), StreamSettings(steps=1), on_latents=latents.append)
+    assert [(chunk.index, len(latents)) for chunk in stream.push(CHUNK.repeat(2))] == [(0, 1)] * 3 + [(1, 2)] * 3
+    assert latents[0].shape == (16, 9, 4, 6)
 
 
 def test_the_chunk_that_is_due_first_is_made_first(light):

@@ -19,17 +19,18 @@ from test_pool import CHUNK, make_pool, tests_on_path  # noqa: F401 (a fixture)
 from livetalk_core.cli import main
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.video import probe_video
+from livetalk_core.pool.crew import PULSE_S
 from livetalk_core.pool.pool import Limits, WorkerFailure
 from livetalk_core.types import StreamSettings
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 FAULTS = {
-    "light": {("load", KILL): 21, ("chunk", KILL): 15, ("idle", KILL): 7, ("chunk", STOP): 4},
+    "light": {("load", KILL): 20, ("chunk", KILL): 15, ("idle", KILL): 7, ("chunk", STOP): 3, ("idle", STOP): 2},
     "tiny": {("chunk", KILL): 1, ("decode", KILL): 1, ("chunk", STOP): 1},
 }
 """Fifty of them, by the engine in the workers."""
 SEEN_S, GONE_S = 1.0, 2.0
-LIMITS = Limits(load_s=60, reference_s=30, chunk_s=2, other_s=10)
+LIMITS = Limits(load_s=60, reference_s=30, chunk_s=2, other_s=10, idle_s=2)
 ENGINES = {
     "light": lambda: make_pool(2, limits=LIMITS, step_s=0.02),
     "tiny": lambda: make_pool(2, "livetalk_core.loading:load_member", limits=Limits(load_s=90, chunk_s=8), model="tiny", device="cpu"),
@@ -65,7 +66,7 @@ def pids_of(pool) -> list[int]:
 def speak(pool, chunks: int = 1) -> int:
     """A short stream from the start: how many chunks came."""
     stream = pool.open(pool.reference(pixels()), StreamSettings(steps=2))
-    return sum(len(chunk.frames_THWC) == 28 for chunk in stream.push(CHUNK.repeat(chunks)))
+    return sum(len(chunk.frames_THWC) for chunk in stream.push(CHUNK.repeat(chunks))) // 28
 
 
 WORK = {
@@ -101,12 +102,13 @@ def strike(pool, moment: str, kind: signal.Signals, draw: random.Random) -> tupl
         pool.start()
         work = None if moment in ("idle", "load") else Work(WORK[moment], pool)
         if moment == "chunk":
-            seconds_until(lambda: pool.state.text == "push", 60)
+            seconds_until(lambda: pool.state.text in ("push", "next"), 60)
         time.sleep(draw.uniform(0, 0.4))
     crew, pids = pool.crew, pids_of(pool)
     rank = draw.randrange(len(pids))
     os.kill(pids[rank], kind)
-    limit_s = SEEN_S * slack() + (pool.limits.chunk_s if kind == STOP else 0)
+    late_s = {"chunk": pool.limits.chunk_s, "idle": PULSE_S + pool.limits.idle_s}
+    limit_s = SEEN_S * slack() + (late_s[moment] if kind == STOP else 0)
     seen_s = seconds_until(lambda: crew.failure is not None, limit_s)
     gone_s = seconds_until(lambda: not any(map(is_alive, pids)), GONE_S * slack())
     if work is not None:
@@ -213,6 +215,17 @@ def test_a_rank_that_waits_for_ever_meets_its_limit_and_leaves_its_stack(tests_o
         assert "pool_engines.py" in logs[1]
     finally:
         pool.close()
+
+
+def test_workers_with_nothing_to_do_are_asked_whether_they_are_there(light):
+    speak(light)
+    crew, asked = light.crew, light.crew.agenda.submit
+    jobs = []
+    crew.agenda.submit = lambda job: jobs.append(job) or asked(job)
+    seconds_until(lambda: len(jobs) == 2 and jobs[1].ended.is_set(), 3 * PULSE_S + slack())
+    del crew.agenda.submit
+    assert [job.what for job in jobs] == ["ping", "ping"] and light.state.kind == "ready"
+    assert sorted(crew.agenda.free_slots) == list(range(4)), "they leave no slot taken"
 
 
 def test_a_refusal_by_all_ranks_is_no_failure(light):

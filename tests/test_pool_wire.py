@@ -55,3 +55,36 @@ def test_shared_memory_holds_what_is_put_in_and_grows():
         del part
         assert returned
     segment.close()
+
+
+def test_what_the_gpu_writes_into_is_registered_once_a_mapping(monkeypatch):
+    calls = []
+
+    class Cudart:
+        cudaHostRegister = staticmethod(lambda *arguments: calls.append(("register", *arguments)) or 0)
+        cudaHostUnregister = staticmethod(lambda *arguments: calls.append(("unregister", *arguments)) or 0)
+
+    monkeypatch.setattr(torch.cuda, "cudart", Cudart)
+    monkeypatch.setattr(torch.cuda, "check_error", lambda status: None)
+    segment = Segment.create("livetalk-test", 16)
+    segment.pin()
+    segment.pin()
+    first = segment.bytes_U
+    segment.grow(2 * segment.num_bytes)
+    segment.pin()
+    assert calls == [
+        ("register", first.data_ptr(), len(first), 0),
+        ("unregister", first.data_ptr()),
+        ("register", segment.bytes_U.data_ptr(), 2 * len(first), 0),
+    ]
+    segment.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_what_a_gpu_has_made_comes_whole_through_shared_memory():
+    segment = Segment.create("livetalk-test")
+    for shape in ((3, 5), (12, 416, 720, 3)):
+        made = torch.randint(0, 255, shape, dtype=torch.uint8, device="cuda")
+        assert torch.equal(segment.take(segment.put(made)), made.cpu())
+    segment.close()

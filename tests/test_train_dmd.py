@@ -57,7 +57,7 @@ def test_the_roll_out_is_what_serving_makes(vae):
         sample.plan, DiTDenoiser(dit, cuts=PLAIN), vae, sample.reference, StreamSettings(shift=5.0), noise, on_latents=made.append
     )
     for index in range(3):
-        session.step(sample.window(index))
+        list(session.step(sample.window(index)))
     for k in (1, 3):
         end = roll_out(toy_net(), vae, sample, Cut(chunks=k, step=3), toy_dmd(), draws, with_gradient=False)
         assert torch.equal(end.x0_CTHW, made[k - 1])

@@ -17,7 +17,7 @@ from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
-from livetalk_core.train.run import Job, plan_of
+from livetalk_core.train.run import Job
 from livetalk_core.train.sample import Sample, decode_tensors
 from livetalk_core.train.shards import NULL_KEY, ShardWriter
 
@@ -30,7 +30,7 @@ def toy_preset() -> Preset:
 
 
 def toy_plan(size: int = 32) -> StreamPlan:
-    return plan_of(toy_preset(), size, size)
+    return toy_preset().plan(size, size)
 
 
 def toy_tensors(seed: int = 0, chunks: int = 1, size: int = 32, rows: int = 4) -> dict[str, Tensor]:

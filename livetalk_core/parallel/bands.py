@@ -22,11 +22,6 @@ class Bands:
         return -2 if self.height >= self.width else -1
 
     @property
-    def across(self) -> int:
-        """Latents along the side that is not cut."""
-        return min(self.height, self.width)
-
-    @property
     def lengths(self) -> list[int]:
         return [end - start for start, end in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
 

@@ -133,15 +133,16 @@ class BandVAE:
         return next(self.vae.parameters()).new_empty(shape)
 
     def stats(self, band_CTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979)."""
+        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979), in float64."""
         if self.idle:
-            var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1)
+            var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1, dtype=torch.float64)
         else:
-            var, mean = torch.var_mean(band_CTHW, dim=(-2, -1), correction=0, keepdim=True)
+            var, mean = torch.var_mean(band_CTHW.double(), dim=(-2, -1), correction=0, keepdim=True)
         parts = gather_parts(torch.stack([mean, var])[None], 0, [1] * self.group.size, self.group.whole)
         shares = [length / sum(self.bands.lengths) for length in self.bands.lengths]
         mean = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
-        return mean, sum(share * (part[1] + (part[0] - mean) ** 2) for share, part in zip(shares, parts, strict=True)).sqrt()
+        var = sum(share * (part[1] + (part[0] - mean) ** 2) for share, part in zip(shares, parts, strict=True))
+        return mean.to(band_CTHW.dtype), var.sqrt().to(band_CTHW.dtype)
 
     def collect_frames(self, band_THWC: Tensor) -> Tensor:
         """Bands of finished frames -> whole frames on process 0, no frames on the others."""
@@ -171,9 +172,9 @@ class BandLayers:
         return F.conv2d(F.pad(self.widen(x, 0, 1), (0, right, 0, bottom)), layer.weight, layer.bias, stride=layer.stride)
 
     def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:
-        """The band's pixels attend to those of all bands; their order does not matter."""
-        pixels = [length * self.bands.across for length in self.bands.lengths]
-        keys = gather_parts(torch.cat([k_TLNK, v_TLNK], dim=-1), 1, pixels, self.group.whole)
+        """The band's pixels attend to those of all bands, in the order of the whole picture, so that sums round as in one process."""
+        band_THWNK = torch.cat([k_TLNK, v_TLNK], dim=-1).unflatten(1, self.bands.size(self.group.rank))
+        keys = gather_parts(band_THWNK, self.bands.dim + 3, self.bands.lengths, self.group.whole).flatten(1, 2)
         return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK
 
     def widen(self, x: Tensor, before: int, after: int) -> Tensor:

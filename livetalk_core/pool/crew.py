@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ GRACE_S = 0.3
 """When a rank reports an error, the cause may be another's death, which shows a moment later."""
 REFUSED_S = 30
 """When one rank refuses an order, the others must too, within this time."""
+PULSE_S = 2
+"""How often workers that have nothing to do are asked whether they still answer."""
 FAREWELL_S = 3
 """How long workers have to leave by themselves."""
 DUMP_S = 0.5
@@ -35,8 +38,11 @@ DUMP_S = 0.5
 class Crew:
     """Worker processes from their start to their end. All ranks work on one order at a time; any thread may ask."""
 
-    def __init__(self, load: wire.Load, load_s: float, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, load: wire.Load, load_s: float, idle_s: float, folder: Path) -> None:
+        """`idle_s`: how long workers that have nothing to do may take to answer."""
+        self.folder, self.idle_s = folder, idle_s
+        self.next_pulse = float("inf")
+        """When they are to be asked, unless there is something to do before."""
         self.state = State(kind="starting", text=f"starting {load.placement.num_workers} processes")
         self.failure: WorkerFailure | None = None
         self.leaving: float | None = None
@@ -62,6 +68,8 @@ class Crew:
             members = [start_worker(rank, self.folder, gpu, load.num_threads, death_fd, fds) for rank, gpu in enumerate(gpus)]
         except OSError:
             os.close(self.life_fd)
+            for segment in self.segments:
+                segment.close()
             raise
         finally:
             os.close(death_fd)
@@ -125,6 +133,9 @@ class Crew:
             self.end_hang(job)
         while self.dismissed:
             self.agenda.submit(self.dismissed.popleft())
+        if job is None and now > self.next_pulse:
+            self.next_pulse = float("inf")
+            self.agenda.submit(Job(wire.Ping(), self.idle_s, awaited=False))
         if self.failure is None:
             self.hand_out()
 
@@ -132,9 +143,9 @@ class Crew:
         """Seconds until something is to be done without a message."""
         job = self.agenda.current
         times = [self.suspected + GRACE_S] if self.suspected is not None else []
-        times += [job.limit] if job is not None else []
+        times += [self.next_pulse if job is None else job.limit]
         times += [self.leaving + FAREWELL_S] if self.leaving is not None else []
-        return max(0.0, min(times) - time.monotonic()) + 0.001 if times else None
+        return None if min(times) == float("inf") else max(0.0, min(times) - time.monotonic()) + 0.001
 
     def serve(self, member: Member, mask: int) -> None:
         """Send and receive what can be without waiting."""
@@ -188,7 +199,7 @@ class Crew:
             found = ", ".join(f"{rank} {type(answer).__name__.lower()}" for rank, answer in sorted(job.answers.items()))
             self.fail(f"the ranks disagree on {job.what}: {found}")
             return
-        self.state = State(kind="ready")
+        self.state, self.next_pulse = State(kind="ready"), time.monotonic() + PULSE_S
         match job.answers[0]:
             case wire.Done():
                 self.agenda.conclude(None)
@@ -247,14 +258,17 @@ class Crew:
         if self.agenda.current is None:
             order = wire.pack(wire.Order(job=0, command=wire.Shutdown(), slot=0))
             for member in self.members:
-                member.connection.settimeout(FAREWELL_S)
-                with suppress(OSError):
-                    member.connection.sendall(order)
+                self.say(member, lambda connection: connection.sendall(order))
             for member in self.members:
-                with suppress(OSError):
-                    member.connection.recv(1)
+                self.say(member, lambda connection: connection.recv(1))
         self.agenda.refuse(PoolClosed("the pool was closed"), current=True)
         self.state = State(kind="closed")
+
+    def say(self, member: Member, action: Callable[[socket.socket], object]) -> None:
+        """A last word, in what is left of the time for all of them."""
+        member.connection.settimeout(max(0.01, self.leaving + FAREWELL_S - time.monotonic()))
+        with suppress(OSError):
+            action(member.connection)
 
     def clear_up(self) -> None:
         """All processes gone and reaped, all files closed."""

@@ -1,4 +1,4 @@
-"""What a worker does with each order: it makes the engine, keeps the streams, and runs them a chunk at a time.
+"""What a worker does with each order: it makes the engine, keeps the streams, and runs them a piece of a chunk at a time.
 
 Every rank does the same work on the same orders, loudness and audio encoder included: that takes no exchange between ranks, and a rank
 that waits for rank 0's features would be no faster. Only rank 0's results travel back.
@@ -11,9 +11,9 @@ import importlib
 import os
 import resource
 import socket
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -141,25 +141,26 @@ class Desk:
 
 
 class Talk:
-    """A stream and the chunks it still owes for the sound pushed so far."""
+    """A stream and the pieces it still owes for the sound pushed so far."""
 
     def __init__(self, stream: object, latents: list[Tensor]) -> None:
         self.stream, self.latents = stream, latents
-        self.chunks: Iterator[Chunk] = iter(())
+        self.calls: deque[Iterator[Chunk]] = deque()
 
     def push(self, blocks: list[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
-        self.chunks = chain(self.chunks, *(self.stream.push(block) for block in blocks))
+        self.calls.extend(self.stream.push(block) for block in blocks)
         return self.make()
 
     def finish(self, blocks: list[Tensor], num_frames: int | None) -> tuple[wire.Made | None, Tensor | None]:
-        self.chunks = chain(self.chunks, *(self.stream.push(block) for block in blocks), self.stream.finish(num_frames))
+        self.calls.extend([*(self.stream.push(block) for block in blocks), self.stream.finish(num_frames)])
         return self.make()
 
     def make(self) -> tuple[wire.Made | None, Tensor | None]:
-        """The next chunk, its frames apart."""
-        chunk = next(self.chunks, None)
+        """The next piece, its frames apart."""
+        chunk = None
+        while self.calls and (chunk := next(self.calls[0], None)) is None:
+            self.calls.popleft()
         if chunk is None:
-            self.chunks = iter(())
             return None, None
         latents_CTHW = self.latents.pop() if self.latents else None
         counts = {"index": chunk.index, "first_frame": chunk.first_frame}

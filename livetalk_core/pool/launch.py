@@ -41,9 +41,11 @@ class Member:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
-    def reap(self) -> int:
-        """The exit status of a process that has been killed, or is ending; negative for a signal."""
-        return self.process.wait(REAP_S)
+    def reap(self) -> int | None:
+        """The exit status of a process that has been killed, or is ending; negative for a signal. None for one that cannot go."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(REAP_S)
+        return self.process.returncode
 
     def is_stopped(self) -> bool:
         """Whether something has stopped it, as SIGSTOP does."""
@@ -53,6 +55,8 @@ class Member:
 
     def epitaph(self) -> str:
         status = self.reap()
+        if status is None:
+            return f"does not end, {REAP_S} s after it was killed"
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 

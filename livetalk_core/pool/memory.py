@@ -23,7 +23,8 @@ class Segment:
     """One piece of shared memory, of a size that may grow. The pool makes it; a worker opens it by its descriptor."""
 
     def __init__(self, fd: int) -> None:
-        self.fd, self.bytes_U = fd, torch.zeros(0, dtype=torch.uint8)
+        self.fd = fd
+        self.bytes_U = self.pinned_U = torch.zeros(0, dtype=torch.uint8)
 
     @classmethod
     def create(cls, name: str, num_bytes: int = 0) -> Segment:
@@ -50,8 +51,20 @@ class Segment:
     def put(self, tensor: Tensor) -> Parcel:
         """Copy a tensor in, from whatever device; the parcel says how to read it."""
         self.grow(tensor.nbytes)
+        if tensor.is_cuda:
+            self.pin()
         self.view(tensor.shape, tensor.dtype).copy_(tensor)
         return Parcel(shape=tuple(tensor.shape), dtype=tensor.dtype)
+
+    def pin(self) -> None:
+        """Register what is mapped with CUDA: the GPU then writes there by itself, and nothing passes through the driver's buffers."""
+        if self.pinned_U is self.bytes_U:
+            return
+        cudart = torch.cuda.cudart()
+        if len(self.pinned_U):
+            torch.cuda.check_error(cudart.cudaHostUnregister(self.pinned_U.data_ptr()))
+        torch.cuda.check_error(cudart.cudaHostRegister(self.bytes_U.data_ptr(), self.num_bytes, 0))
+        self.pinned_U = self.bytes_U
 
     def take(self, parcel: Parcel) -> Tensor:
         """A copy of what was put in."""

@@ -1,7 +1,7 @@
 """A pool of workers as an engine: open, push, finish, close, and what else an Engine offers, with the same results and errors.
 
-Each stream keeps its motion latents and its noise in the workers, and takes its turn by chunk: the chunk that must be shown first is
-made first. A reader who does not ask for chunks costs the others nothing.
+Each stream keeps its motion latents and its noise in the workers, and takes its turn by pieces of a chunk: the piece that must be shown
+first is made first. A reader who does not ask for pieces costs the others nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Limits:
     reference_s: float = 300
     chunk_s: float = 300
     other_s: float = 60
+    idle_s: float = 10
+    """To say that they are there, when there is nothing to do."""
 
 
 class Pool:
@@ -89,7 +91,7 @@ class Pool:
             num_threads=max(1, len(os.sched_getaffinity(0)) // size),
         )
         log.info("pool: starting %d workers, logs in %s", size, folder)
-        return Crew(load, self.limits.load_s, folder)
+        return Crew(load, self.limits.load_s, self.limits.idle_s, folder)
 
     def await_load(self, crew: Crew) -> None:
         """Wait until the engine is there. What the engine refuses ends the crew."""
@@ -132,14 +134,7 @@ class Pool:
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
-        preset = self.preset
-        return StreamPlan(
-            width=width,
-            height=height,
-            audio_window=preset.dit.audio_window,
-            latent_channels=preset.vae.z_dim,
-            patch_size=preset.dit.patch_size,
-        )
+        return self.preset.plan(width, height)
 
     def reference(
         self, pixels_CHW: Tensor, prompt: str | None = None, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
@@ -168,10 +163,13 @@ class Pool:
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
         crew, session = self.start(), next(self.sessions)
-        limits = {"limit_s": self.limits.chunk_s, "due": time.monotonic()}
-        crew.ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW), **limits)
+
+        def ask(command: object) -> tuple[object, Tensor | None]:
+            return crew.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # of now: a long one must not hold up streams
+
+        ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW))
         try:
-            while (answer := crew.ask(wire.Next(session=session), **limits))[0] is not None:
+            while (answer := ask(wire.Next(session=session)))[0] is not None:
                 yield answer[1]
         finally:
             crew.dismiss(session, self.limits.other_s)
@@ -214,34 +212,40 @@ class PoolStream:
         self.blocks: list[Tensor] = []
         self.waiting = 0
         self.due = 0.0
+        """When what has been made will have been shown."""
+        self.owing = False
+        """Whether a reader left a call's pieces before their end: the rest comes with the next call."""
         self.close = weakref.finalize(self, crew.dismiss, session, limits.other_s)
         """Have the workers forget the stream; done by itself when nobody holds it."""
         self.close.atexit = False
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
-        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes."""
+        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
         self.blocks.append(samples_PN)
         self.waiting += samples_PN.shape[-1]
-        while self.waiting >= self.plan.new_samples:
-            self.waiting -= self.plan.new_samples
+        if self.waiting >= self.plan.new_samples or self.owing:
+            self.waiting %= self.plan.new_samples
             blocks, self.blocks = self.blocks, []
-            chunk = self.make(wire.Push(session=self.session, blocks=blocks))
-            assert chunk is not None, "the sound was enough for a chunk"
-            yield chunk
+            yield from self.run(wire.Push(session=self.session, blocks=blocks))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
         """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
         blocks, self.blocks, self.waiting = self.blocks, [], 0
-        command = wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames)
-        while (chunk := self.make(command)) is not None:
-            yield chunk
+        yield from self.run(wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames))
+
+    def run(self, command: object) -> Iterator[Chunk]:
+        """Pieces until the workers have no more to make; then they have made ready for the next sound too."""
+        self.owing = True
+        while (piece := self.make(command)) is not None:
+            yield piece
             command = wire.Next(session=self.session)
+        self.owing = False
 
     def make(self, command: object) -> Chunk | None:
-        """Have one chunk made, in the order in which chunks are to be shown."""
+        """Have one piece made, in the order in which pieces are to be shown."""
         if not self.close.alive and self.crew.failure is None:
             raise PoolClosed("the stream is closed; open a new one")
-        self.due = max(self.due + self.plan.new_frames / self.plan.fps, time.monotonic())
+        self.due = max(self.due, time.monotonic())
         try:
             made, frames_THWC = self.crew.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
         except BaseException:
@@ -249,7 +253,8 @@ class PoolStream:
             raise
         if made is None:
             return None
-        if self.on_latents is not None:
+        self.due += len(frames_THWC) / self.plan.fps
+        if made.latents_CTHW is not None:
             self.on_latents(made.latents_CTHW)
         counts = {"index": made.index, "first_frame": made.first_frame}
         return Chunk(**counts, frames_THWC=frames_THWC, samples=made.samples, seconds=made.seconds)

@@ -96,7 +96,7 @@ class Open:
     settings: StreamSettings
     people: int
     latents: bool
-    """Whether chunks come with their latents."""
+    """Whether the first piece of a chunk comes with the chunk's latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class OpenDecode:
 
 @dataclass(frozen=True, kw_only=True)
 class Push:
-    """More sound, then one chunk, if there is enough for one: the answer is Made or None."""
+    """More sound, then the first piece of a chunk, if there is enough for one: the answer is Made or None."""
 
     session: int
     blocks: list[Tensor]
@@ -117,7 +117,7 @@ class Push:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The last sound, then one chunk of what is left: the answer is Made or None."""
+    """The last sound, then the first piece of what is left: the answer is Made or None."""
 
     session: int
     blocks: list[Tensor]
@@ -126,7 +126,7 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Next:
-    """One more chunk, or piece of a decode: Made, or None at the end."""
+    """One more piece of a chunk, or of a decode: Made, or None when there is no more for now."""
 
     session: int
 
@@ -155,7 +155,7 @@ class Shutdown:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A chunk, or a piece of a decode (index -1), whose picture lies in shared memory."""
+    """A piece of a chunk, or of a decode (index -1), whose picture lies in shared memory."""
 
     index: int = -1
     first_frame: int = 0

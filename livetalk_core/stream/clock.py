@@ -11,7 +11,7 @@ import torch
 
 
 class StageClock:
-    """Collects spans by name; `seconds()` sums them, once the results have reached the host."""
+    """Collects spans of time by name, until they are taken with what was made in them."""
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
@@ -30,11 +30,21 @@ class StageClock:
         event.record()
         return event
 
+    def take(self) -> Spans:
+        """The spans since they were last taken."""
+        spans, self.spans = self.spans, []
+        return Spans(spans)
+
+
+class Spans:
+    """Spans of one piece of work, which the device may still be at."""
+
+    def __init__(self, spans: list[tuple[str, object, object]]):
+        self.spans = spans
+
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage. On CUDA waits for the last event."""
-        if self.on_cuda and self.spans:
-            self.spans[-1][2].synchronize()
+        """Seconds by stage. Only to be asked once the results have reached the host: then the device has passed all the marks."""
         total: dict[str, float] = defaultdict(float)
         for name, start, end in self.spans:
-            total[name] += start.elapsed_time(end) / 1000 if self.on_cuda else end - start
+            total[name] += end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
         return dict(total)

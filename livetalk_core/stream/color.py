@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,15 +48,17 @@ def lab_stats(video_CTHW: Tensor) -> LabStats:
 
 
 def stats_of(lab_CTHW: Tensor) -> LabStats:
-    """Mean and population deviation over each frame's pixels."""
-    std, mean = torch.std_mean(lab_CTHW, dim=(-2, -1), correction=0, keepdim=True)
-    return LabStats(mean, std)
+    """Mean and population deviation over each frame's pixels. Summed in float64, so that they do not depend on the order of the sums:
+    what several processes find from their parts of a frame is the same to the last digit."""
+    std, mean = torch.std_mean(lab_CTHW.double(), dim=(-2, -1), correction=0, keepdim=True)
+    return LabStats(mean.to(lab_CTHW.dtype), std.to(lab_CTHW.dtype))
 
 
 def rgb_to_lab(rgb_CTHW: Tensor) -> Tensor:
     """sRGB [0, 1] -> CIE Lab."""
     linear = torch.where(rgb_CTHW > 0.04045, ((rgb_CTHW + 0.055) / 1.055).clamp(min=0) ** 2.4, rgb_CTHW / 12.92)
-    ratio = (multiply(RGB_TO_XYZ, linear) / channels(WHITE, linear)).clamp(1e-8, 1)
+    space = lab_space(rgb_CTHW.dtype, rgb_CTHW.device)
+    ratio = (torch.tensordot(space.to_xyz, linear, dims=1) / space.white_C111).clamp(1e-8, 1)
     f = torch.where(ratio > EPSILON, ratio ** (1 / 3), (KAPPA * ratio + 16) / 116)
     x, y, z = f.unbind(0)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -67,13 +70,21 @@ def lab_to_rgb(lab_CTHW: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     f = torch.stack([y + a / 500, y, y - b / 200])
     ratio = torch.where(f**3 > EPSILON, f**3, (116 * f - 16) / KAPPA)
-    linear = multiply(XYZ_TO_RGB, ratio * channels(WHITE, ratio))
+    space = lab_space(lab_CTHW.dtype, lab_CTHW.device)
+    linear = torch.tensordot(space.to_rgb, ratio * space.white_C111, dims=1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear).clamp(0, 1)
 
 
-def multiply(matrix: tuple[tuple[float, ...], ...], x_CTHW: Tensor) -> Tensor:
-    return torch.tensordot(torch.tensor(matrix, dtype=x_CTHW.dtype, device=x_CTHW.device), x_CTHW, dims=1)
+class LabSpace(NamedTuple):
+    """The constants of the way between RGB and Lab, as tensors."""
+
+    to_xyz: Tensor
+    to_rgb: Tensor
+    white_C111: Tensor
 
 
-def channels(values: tuple[float, ...], like_CTHW: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like_CTHW.dtype, device=like_CTHW.device).view(-1, 1, 1, 1)
+@functools.cache
+def lab_space(dtype: torch.dtype, device: torch.device) -> LabSpace:
+    """Made once for a device: to bring them there takes a copy each, for which the host waits."""
+    to_xyz, to_rgb, white = (torch.tensor(values, dtype=dtype, device=device) for values in (RGB_TO_XYZ, XYZ_TO_RGB, WHITE))
+    return LabSpace(to_xyz, to_rgb, white.view(-1, 1, 1, 1))

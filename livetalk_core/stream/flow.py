@@ -16,8 +16,8 @@ from livetalk_core.types import AudioWindow, Denoiser, Reference
 Noise = Callable[[torch.dtype], Tensor]
 """Draws standard normal noise of the latents' shape; called once for the start and once after each step."""
 
-NOMINAL = {4: (1000.0, 750.0, 500.0, 250.0), 2: (1000.0, 500.0)}
-"""Steps that the published model was distilled for."""
+NOMINAL = {4: (1000.0, 750.0, 500.0, 250.0), 3: (1000.0, 750.0, 500.0), 2: (1000.0, 500.0)}
+"""Steps that the published model was distilled for, 4 and 2; 3 are the first of the 4."""
 
 
 def flow_times(steps: int, shift: float) -> list[float]:

@@ -1,26 +1,43 @@
-"""One stream's life: window in, chunk out, motion carried from chunk to chunk. Memory does not grow."""
+"""One stream's life: window in, chunk out in pieces, motion carried from chunk to chunk. Memory does not grow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
-from livetalk_core.stream.clock import StageClock
+from livetalk_core.stream.clock import Spans, StageClock
 from livetalk_core.stream.color import lab_stats, match_color
+from livetalk_core.stream.departure import Departure
 from livetalk_core.stream.flow import Noise, denoise_steps, flow_times
 from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, StreamSettings, VideoVAE
 
 OnStep = Callable[[int, int], None]
-"""Called before each denoising step with (step, steps), and before each piece of the decode with (steps, steps); may raise to stop."""
+"""Called with (step, steps) before each denoising step, and with (steps, steps) before each piece of the decode and before the motion is
+encoded; may raise to stop."""
 
 OnLatents = Callable[[Tensor], None]
 """Called with each chunk's finished latents [C, t, h, w], motion latents first, before they are decoded."""
 
-DECODE_GROUPS = (1, 4)
-"""Latent frames decoded at a time: bounds memory; the pixels are the same for any groups."""
+DECODE_GROUPS = (3,)
+"""Latent frames decoded at a time. The first three are two motion latents and one new one, so the first new frames leave after a third of
+the work; memory is bounded; the pixels are the same for any groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """New frames that the device is making, or has made."""
+
+    first: int
+    """Place of the first one among the chunk's new frames."""
+    count: int
+    arrive: Callable[[], Tensor]
+    """Waits for them: uint8 [T, H, W, 3] on the host."""
+    spans: Spans
 
 
 class Session:
@@ -42,27 +59,53 @@ class Session:
         self.times = flow_times(settings.steps, settings.shift)
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
         self.motion_CTHW = reference.first_CTHW
+        self.clock, self.departure = StageClock(self.motion_CTHW.device), Departure(self.motion_CTHW.device)
         self.next_index = 0
 
     @torch.no_grad()
-    def step(self, window: AudioWindow) -> Chunk:
-        """The chunk of this window; windows must come in order."""
+    def step(self, window: AudioWindow) -> Iterator[Chunk]:
+        """The chunk of this window, in pieces that leave as soon as they are decoded. Windows must come in order, and each be taken to its
+        end: the motion latents of the next are made when no frame is waiting for it any more."""
         assert window.index == self.next_index, f"window {window.index} came when {self.next_index} was due"
-        clock = StageClock(self.motion_CTHW.device)
-        with clock.stage("denoise"):
+        on_their_way: deque[Piece] = deque()
+        for piece in self.make(window):
+            on_their_way.append(piece)
+            if len(on_their_way) > self.departure.pieces_ahead:
+                yield self.arrived(on_their_way.popleft(), window)
+        while on_their_way:
+            yield self.arrived(on_their_way.popleft(), window)
+
+    def make(self, window: AudioWindow) -> Iterator[Piece]:
+        """The pieces as they are launched. A window that is not full is the stream's last: no more is made than its frames."""
+        with self.clock.stage("denoise"):
             latents_CTHW = self.denoise(window)
         if self.on_latents is not None:
             self.on_latents(latents_CTHW)
-        frames_THWC, tail_CTHW = self.decode(latents_CTHW, window.num_valid, clock)
-        with clock.stage("encode"):
+        first, tail_CTHW = -self.plan.motion_frames, None
+        for piece_CTHW in self.decode(latents_CTHW):
+            with self.clock.stage("color"):
+                frames_THWC = self.new_frames(piece_CTHW, first, window.num_valid)
+            end = first + piece_CTHW.shape[1]
+            if end > 0:
+                place = {"first": max(0, first), "count": min(end, window.num_valid) - max(0, first)}
+                yield Piece(**place, arrive=self.departure.send(frames_THWC), spans=self.clock.take())
+            if window.num_valid < self.plan.new_frames and end >= window.num_valid:
+                return
+            first, tail_CTHW = end, piece_CTHW if tail_CTHW is None else torch.cat([tail_CTHW, piece_CTHW], dim=1)
+            tail_CTHW = tail_CTHW[:, -self.plan.motion_frames :]
+        with self.clock.stage("encode"):
             self.motion_CTHW = self.vae.encode(tail_CTHW)
         self.next_index += 1
+
+    def arrived(self, piece: Piece, window: AudioWindow) -> Chunk:
+        """A piece when it has reached the host, with its sound."""
+        rate, frames_THWC = self.plan.samples_per_frame, piece.arrive()
         return Chunk(
             index=window.index,
-            first_frame=window.index * self.plan.new_frames,
-            frames_THWC=frames_THWC.cpu(),
-            samples=window.samples[: window.num_valid * self.plan.samples_per_frame],
-            seconds=clock.seconds(),
+            first_frame=window.index * self.plan.new_frames + piece.first,
+            frames_THWC=frames_THWC,
+            samples=window.samples[piece.first * rate : (piece.first + piece.count) * rate],
+            seconds=piece.spans.seconds(),
         )
 
     def denoise(self, window: AudioWindow) -> Tensor:
@@ -74,22 +117,18 @@ class Session:
             x0 = next(steps)
         return x0
 
-    def decode(self, latents_CTHW: Tensor, num_valid: int, clock: StageClock) -> tuple[Tensor, Tensor]:
-        """The new frames, uint8 [num_valid, H, W, 3], and the last 5 frames [3, 5, H, W] in [-1, 1]; colours matched."""
-        frames, tail, skip = [], None, self.plan.motion_frames
+    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """The chunk's frames piece by piece, motion frames first: [3, T, H, W] in [-1, 1], colours matched."""
         pieces = self.vae.decode(latents_CTHW, DECODE_GROUPS)
         while True:
             self.announce(self.settings.steps)
-            with clock.stage("decode"):
+            with self.clock.stage("decode"):
                 piece_CTHW = next(pieces, None)
             if piece_CTHW is None:
-                return torch.cat(frames)[:num_valid], tail
-            with clock.stage("color"):
+                return
+            with self.clock.stage("color"):
                 piece_CTHW = self.matched(piece_CTHW)
-                tail = piece_CTHW if tail is None else torch.cat([tail, piece_CTHW], dim=1)
-                tail = tail[:, -self.plan.motion_frames :]
-                frames.append(to_uint8(piece_CTHW[:, skip:]))
-                skip = max(0, skip - piece_CTHW.shape[1])
+            yield piece_CTHW
 
     def announce(self, step: int) -> None:
         """Tell the caller how far the chunk is; a caller that raises stops the stream here."""
@@ -100,7 +139,11 @@ class Session:
         """Decoded frames [3, T, H, W] with the reference's colours, float32."""
         return match_color(piece_CTHW.float(), self.target, self.settings.color_strength)
 
+    def new_frames(self, piece_CTHW: Tensor, first: int, num_valid: int) -> Tensor:
+        """Those frames of a piece that are to be shown, uint8 [T, H, W, 3]. `first`: its place, where the chunk's new frames begin at 0."""
+        return to_uint8(piece_CTHW[:, max(0, -first) : max(0, num_valid - first)])
+
 
 def to_uint8(video_CTHW: Tensor) -> Tensor:
     """[-1, 1] -> uint8 [T, H, W, 3], truncated as the published system does."""
-    return (((video_CTHW + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 3, 0)
+    return (((video_CTHW + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous()

@@ -92,8 +92,9 @@ class WholeWindows:
 
 def slice_windows(features_PTSD: Tensor, first: int, plan: StreamPlan) -> Tensor:
     """[people, 33, 5, layers, width]: for each frame of a chunk the encoder's frames i - 2 .. i + 2, held at the ends."""
-    offsets = torch.arange(plan.audio_window) - plan.audio_window // 2
-    frames = torch.arange(first, first + plan.chunk_frames)[:, None] + offsets
+    device = features_PTSD.device  # where the places are made too, so that nothing is copied there
+    offsets = torch.arange(plan.audio_window, device=device) - plan.audio_window // 2
+    frames = torch.arange(first, first + plan.chunk_frames, device=device)[:, None] + offsets
     return features_PTSD[:, frames.clamp(0, features_PTSD.shape[1] - 1)]
 
 

@@ -290,6 +290,20 @@ def test_the_chunk_that_is_due_first_is_made_first(light):
     assert order == ["long", "new", "ahead"]
 
 
+def test_a_long_decode_takes_its_turns_as_they_come(tiny_pool):
+    """Each piece is due when it is asked for, so a stream's late piece goes before the rest of a decode."""
+    tiny_pool.start()
+    agenda, dues = tiny_pool.crew.agenda, []
+    submit = agenda.submit
+    agenda.submit = lambda job: dues.append(job.due) or submit(job)
+    try:
+        list(tiny_pool.decode(torch.zeros(16, 9, 4, 6)))
+    finally:
+        del agenda.submit
+    asked = [due for due in dues if due]
+    assert len(asked) == 5 and asked == sorted(set(asked)), "to open it, for three pieces, and for the end"
+
+
 def test_a_slow_reader_holds_up_nobody(light):
     reference, done = light.reference(pixels()), []
     slow = light.open(reference, StreamSettings(steps=1)).push(CHUNK.repeat(10))

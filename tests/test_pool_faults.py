@@ -19,7 +19,7 @@ from test_pool import CHUNK, make_pool, tests_on_path  # noqa: F401 (a fixture)
 from livetalk_core.cli import main
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.video import probe_video
-from livetalk_core.pool.crew import PULSE_S
+from livetalk_core.pool.crew import FAREWELL_S, PULSE_S
 from livetalk_core.pool.pool import Limits, WorkerFailure
 from livetalk_core.types import StreamSettings
 
@@ -257,6 +257,18 @@ def test_closing_ends_a_pool_that_is_still_loading(tests_on_path):  # noqa: F811
     pool.close()
     work.join(10)
     assert type(work.error).__name__ == "PoolClosed" and not any(map(is_alive, pids)) and pool.state.kind == "closed"
+
+
+def test_closing_does_not_wait_for_every_worker_that_is_stopped(tests_on_path):  # noqa: F811
+    pool = make_pool(2)
+    pool.start()
+    pids = pids_of(pool)
+    for pid in pids:
+        os.kill(pid, STOP)
+    start = time.monotonic()
+    pool.close()
+    took_s = time.monotonic() - start
+    assert took_s < FAREWELL_S + SEEN_S * slack() and not any(map(is_alive, pids)) and pool.state.kind == "closed"
 
 
 def test_what_was_made_before_a_worker_died_stays_a_playable_file(tmp_path, portrait):

@@ -167,7 +167,12 @@ def test_ctrl_c_leaves_a_playable_file_of_what_was_made(tmp_path, portrait):
     command = [sys.executable, "-m", "livetalk_core.cli", "generate", portrait, sound, tmp_path / "out.mp4"]
     command += ["--model", "tiny", "--size", "48x32"]
     process = subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background hands down that it is ignored
     )
     try:
         seen, deadline = "", time.monotonic() + 120

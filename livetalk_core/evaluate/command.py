@@ -10,10 +10,6 @@ from pathlib import Path
 
 from livetalk_core.options import add_model
 
-LONG_SEED = 20
-"""Held-out talker of the long run, after the short clips' 0 to 19."""
-LONG_FILM_S = 13.0
-"""Seconds of that talker drawn, for the background and the sharpness to compare with."""
 SHEET_CLIPS = 10
 
 
@@ -89,7 +85,7 @@ def find_reader(options: argparse.Namespace):
 def evaluate(options: argparse.Namespace, engine, reader) -> dict:
     """Everything measured, and written into the folder: numbers after the short talks, and again after the long one."""
     from livetalk_core.evaluate import report
-    from livetalk_core.evaluate.long import measure_long
+    from livetalk_core.evaluate.long import LONG_FILM_S, LONG_SEED, measure_long
     from livetalk_core.evaluate.talks import summarize, take_talks, true_talks
     from livetalk_core.sizes import choose_size
     from livetalk_core.types import StreamSettings

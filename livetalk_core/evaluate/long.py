@@ -31,6 +31,10 @@ from livetalk_core.evaluate.talks import SPLIT, TrueTalk, rebuild, start
 from livetalk_core.types import StreamSettings
 
 FPS = 25
+LONG_SEED = 20
+"""Held-out talker of the long run, after the short clips' 0 to 19."""
+LONG_FILM_S = 13.0
+"""Seconds of that talker drawn, for the background and the sharpness to compare with."""
 SPEECH_SEED = 1000
 """Of the first stretch of speech; the shorter talks' seeds are far below."""
 POINT_S = 10

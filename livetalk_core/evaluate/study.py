@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from livetalk_core.engine import Engine
-from livetalk_core.evaluate.long import measure_long
+from livetalk_core.evaluate.long import LONG_FILM_S, LONG_SEED, measure_long
 from livetalk_core.evaluate.reader import Reader
 from livetalk_core.evaluate.talks import summarize, take_talks, true_talks
 from livetalk_core.train.config import Recipe
@@ -38,8 +38,6 @@ TABLES: dict[str, dict[str, dict[str, object]]] = {
 }
 """What each variant changes in the recipe's Stage 2."""
 STAGE_1 = "stage 1"
-LONG_SEED, LONG_FILM_S = 20, 13.0
-"""Held-out talker of the longer run, and the seconds of it that are drawn."""
 COLUMNS = {
     "opening": "lips, r",
     "width": "width, r",

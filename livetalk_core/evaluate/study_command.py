@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from livetalk_core.evaluate.command import tell
 
 
 def add_study(sub: argparse.ArgumentParser) -> None:
@@ -85,7 +86,3 @@ def run_curves(options: argparse.Namespace) -> int:
     plot_curves({run.name: read_run(run) for run in options.runs}, options.picture, options.smooth)
     tell(f"written: {options.picture}")
     return 0
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

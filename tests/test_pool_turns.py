@@ -43,22 +43,36 @@ def test_the_first_piece_of_a_chunk_brings_its_latents(tiny_pool):  # noqa: F811
 
 def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
     """A stream far ahead of its viewer lets one pass that has just begun, whoever asked first."""
-    reference, order = light.reference(pixels()), []
-    streams = {name: light.open(reference, StreamSettings(steps=steps)) for name, steps in (("long", 40), ("ahead", 1), ("new", 1))}
-    list(streams["ahead"].push(CHUNK.repeat(3)))
+    light.start()
+    reference, agenda, begun = light.reference(pixels()), light.crew.agenda, []
+    streams = {name: light.open(reference, StreamSettings(steps=steps)) for name, steps in (("long", 100), ("ahead", 1), ("new", 1))}
+    names = {stream.session: name for name, stream in streams.items()}
+    list(streams["ahead"].push(CHUNK.repeat(20)))  # shown in 22 s
+    begin, pushes = agenda.begin, lambda: [job for _, _, job in agenda.waiting if job.what == "push"]
 
-    def ask(name):
-        list(streams[name].push(CHUNK))
-        order.append(name)
+    def noted():
+        if (job := begin()) is not None and job.what == "push":
+            begun.append(names[job.command.session])
+        return job
 
-    threads = []
-    for name in ("long", "ahead", "new"):
-        threads.append(threading.Thread(target=ask, args=(name,)))
-        threads[-1].start()
-        time.sleep(0.1)
-    for thread in threads:
+    agenda.begin = noted
+    threads = {name: threading.Thread(target=lambda name=name: list(streams[name].push(CHUNK))) for name in streams}
+    threads["long"].start()
+    wait_until(lambda: begun)
+    for count, name in ((1, "ahead"), (2, "new")):
+        threads[name].start()
+        wait_until(lambda count=count: len(pushes()) == count)
+    for thread in threads.values():
         thread.join()
-    assert order == ["long", "new", "ahead"]
+    del agenda.begin
+    assert begun == ["long", "new", "ahead"]
+
+
+def wait_until(met) -> None:
+    end = time.monotonic() + 60
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 def test_a_long_decode_takes_its_turns_as_they_come(tiny_pool):  # noqa: F811

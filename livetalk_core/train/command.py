@@ -26,12 +26,13 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", help="sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano; or nano: the whole small model from nothing")
+    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd,finish}_nano; or nano: the whole small model from nothing")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
     sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
     sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE that the data was encoded with")
+    sub.add_argument("--errors", type=Path, metavar="DIR", help="finish_nano: what a DiT gets wrong of the films, as train nano writes it")
     sub.add_argument("--device", default="auto", help="cpu, cuda (default: cuda where there is one); torchrun starts one process a GPU")
     sub.add_argument(
         "--set",
@@ -61,6 +62,7 @@ def run_train(options: argparse.Namespace) -> int:
         dit=tuple(options.dit),
         teacher=tuple(options.teacher),
         vae=options.vae,
+        errors=options.errors,
         device=options.device,
     )
     return tell(train(job), options.out)

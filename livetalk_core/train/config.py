@@ -149,9 +149,13 @@ class Tokenizer:
     edge_weight: float = 0.2
     """Of the loss between how sharp the pictures are around each pixel."""
     mouth_weight: float = 2.0
+    errors: float = 0.0
+    """Share of cuts from latents that a DiT has made, whole chunks: its errors then take the noise's place."""
 
     def __post_init__(self) -> None:
         check_multiple("size", self.size, 8)
+        if not 0 <= self.errors <= 1:
+            raise ValueError(f"errors={self.errors} must be 0 to 1: a share of the cuts")
         check_frame_count("frames", self.frames)
 
 

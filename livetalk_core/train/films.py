@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from livetalk_core.models.patch_vae import FRAMES, PATCH
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.sample import Clip
 
@@ -23,6 +24,8 @@ class PixelClip:
 
     frames_CTHW: Tensor
     mouth_HW: Tensor
+    error_CTHW: Tensor | None = None
+    """What a DiT's latents of these frames are off by, float32; None where their own are meant."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Film:
     """One clip on disk; parts of it are read when asked for."""
 
     path: Path
+    errors: Path | None = None
+    """A file of errors.py for this clip."""
 
     def to(self, device: torch.device) -> Film:
         return self
@@ -51,9 +56,21 @@ class Film:
                 )
             first = draws.choice("frame", count - frames + 1)
             frames_THWC = whole[first : first + frames]
-        top, left = place_square(draws, mouth_HW, size)
-        rows, columns = slice(top, top + size), slice(left, left + size)
+        rows, columns = (slice(at, at + size) for at in place_square(draws, mouth_HW, size))
         return PixelClip(frames_CTHW=frames_THWC[:, rows, columns].permute(3, 0, 1, 2), mouth_HW=mouth_HW[rows, columns])
+
+    def cut_error(self, draws: Draws, size: int) -> PixelClip:
+        """A square of the chunk that a DiT has made, with its error: whole latents, every other time those of the mouth."""
+        with safe_open(self.errors, framework="pt") as file:
+            first, error_CTHW = int(file.get_tensor("first_frame")), file.get_tensor("error").float()
+        with safe_open(self.path, framework="pt") as file:
+            frames_THWC = file.get_slice("frames")[first : first + FRAMES * (error_CTHW.shape[1] - 1) + 1]
+        mouth_HW = self.read("mouth").bool()
+        top, left = (at // PATCH for at in place_square(draws, mouth_HW, size))
+        error_CTHW = error_CTHW[:, :, top : top + size // PATCH, left : left + size // PATCH]
+        rows, columns = (slice(PATCH * at, PATCH * at + size) for at in (top, left))
+        pixels_CTHW = frames_THWC[:, rows, columns].permute(3, 0, 1, 2)
+        return PixelClip(frames_CTHW=pixels_CTHW, mouth_HW=mouth_HW[rows, columns], error_CTHW=error_CTHW)
 
 
 def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
@@ -69,18 +86,23 @@ def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
 
 
 class FilmSet:
-    """The films of a folder, by number."""
+    """The films of a folder, by number; `errors`: the folder of what a DiT gets wrong of each."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, errors: Path | None = None):
         self.paths = sorted(folder.glob("*.safetensors"))
         if not self.paths:
             raise FileNotFoundError(f"{folder} holds no films (*.safetensors); draw some with: livetalk train nano")
+        self.errors = errors
+        missing = [path.name for path in self.paths if errors and not (errors / path.name).exists()]
+        if missing:
+            raise FileNotFoundError(f"{errors} has no errors of {len(missing)} films, such as {missing[0]}; livetalk train nano makes them")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Film:
-        return Film(self.paths[index])
+        path = self.paths[index]
+        return Film(path, self.errors and self.errors / path.name)
 
     @property
     def buckets(self) -> list[str]:

@@ -1,6 +1,7 @@
 """The small model from nothing: people drawn, the VAE's decoder trained, the DiT taught to hear, to draw and to be quick.
 
-Every part goes on where it was stopped, so the command that was stopped is the command that goes on.
+At the end the decoder goes to school again, with what that DiT makes. Every part goes on where it was stopped, so the command that was
+stopped is the command that goes on.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
+from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
-from livetalk_core.train.net import fresh_state
+from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
+from livetalk_core.train.presets import dmd_nano, finish_nano, sft_nano, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders
+from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 
 FILMS = ((1100, 3), (100, 5))
@@ -49,18 +52,33 @@ def train_nano(out: Path, device: str = "auto") -> Path | None:
             lambda: train(Job(recipe=sft_nano(), out=out / "sft", data=data, dit=(ears,), vae=out / "vae" / VAE_FILE, device=device)),
         ),
         ("stage 2", lambda: train(distilling(out, device))),
+        ("errors", lambda: collect_errors(out / "dmd" / DIT_FILE, data, out / "errors")),
+        ("finish", lambda: train(finishing(out, device))),
     ]
     for name, run in stages:
         tell(f"train nano: {name}")
         if run() is None:
             return None
-    return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
+    return put_together(out / "finish" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
 
 
 def distilling(out: Path, device: str) -> Job:
     return Job(
         recipe=dmd_nano(), out=out / "dmd", data=out / "data", dit=(out / "sft" / DIT_FILE,), vae=out / "vae" / VAE_FILE, device=device
     )  # fmt: skip
+
+
+def finishing(out: Path, device: str) -> Job:
+    return Job(
+        recipe=finish_nano(), out=out / "finish", data=out / "films", vae=out / "vae" / VAE_FILE, errors=out / "errors", device=device
+    )  # fmt: skip
+
+
+def collect_errors(dit: Path, data: Path, folder: Path) -> int:
+    """What the trained DiT gets wrong of every sample, as it is served."""
+    preset, net = nano(), VelocityNet(nano().dit)
+    net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
+    return write_errors(net, open_shards(data, preset.plan), folder, preset.steps, preset.shift)
 
 
 def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:

@@ -50,6 +50,18 @@ def vae_nano() -> Recipe:
     )
 
 
+def finish_nano() -> Recipe:
+    """The small model's VAE again, at the end: the decoder learns to undo what the DiT gets wrong."""
+    return Recipe(
+        name="finish_nano",
+        model=nano(),
+        run=Run(steps=2000, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=50, save_every=100, validate_every=1000, log_every=20),
+        stage=Tokenizer(
+            optim=Optim(lr=3e-4, betas=(0.9, 0.99), warmup=30, fall=(1200, 2000)), frames=33, edge_weight=0.3, errors=0.65
+        ),
+    )  # fmt: skip
+
+
 def sft_nano() -> Recipe:
     """The small model's Stage 1, from a DiT that can hear."""
     return Recipe(
@@ -83,4 +95,4 @@ def dmd_nano() -> Recipe:
     )
 
 
-RECIPES = {"sft_14b": sft_14b, "dmd_14b": dmd_14b, "vae_nano": vae_nano, "sft_nano": sft_nano, "dmd_nano": dmd_nano}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano, finish_nano)}

@@ -43,6 +43,8 @@ class Job:
     dit: tuple[Path, ...] = ()
     teacher: tuple[Path, ...] = ()
     vae: Path | None = None
+    errors: Path | None = None
+    """A VAE's only: what a DiT gets wrong of its films."""
     device: str = "auto"
 
 
@@ -80,7 +82,9 @@ def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[
     recipe, vae = job.recipe, job.recipe.model.vae
     if job.data is None:
         raise ValueError(f"{recipe.name} needs films; draw some with livetalk train nano and name their folder with --data")
-    data = FilmSet(job.data)
+    if recipe.stage.errors and job.errors is None:
+        raise ValueError(f"{recipe.name} learns from a DiT's errors; name their folder with --errors (livetalk train nano makes them)")
+    data = FilmSet(job.data, job.errors)
     state = weights.read_tensors([job.vae]) if job.vae else fresh_vae(recipe, data)
     net = shard(lambda: Autoencoder(vae), rank_0s(autoencoder_state(state)), no_units, device, compute=dtype_of(recipe))
     learner = Learner(net, recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)

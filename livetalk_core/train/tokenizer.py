@@ -35,7 +35,7 @@ class Autoencoder(nn.Module):
             fixed.requires_grad_(False)
 
     def forward(self, video_BCTHW: Tensor, noise: Tensor | float) -> Tensor:
-        """Frames [B, 3, T, H, W] in [-1, 1] -> the same again, float32, through latents with `noise` on them."""
+        """Frames [B, 3, T, H, W] in [-1, 1] -> the same again, float32, through latents with `noise`, or a DiT's errors, on them."""
         vae = self.vae
         dtype = vae.decoder.embed.weight.dtype
         z_BCTHW = vae.encoder(video_BCTHW.to(dtype), None) + noise
@@ -57,14 +57,28 @@ class TokenizerStage:
 
     def loss(self, batch: Sequence[tuple[Film, Draws]]) -> Tensor:
         config = self.config
-        clips = [film.cut(draws, config.frames, config.size) for film, draws in batch]
+        clips = [self.cut(film, draws) for film, draws in batch]
         video_BCTHW = signed(clips).to(next(self.learner.net.parameters()).device)
         steps = (config.frames - 1) // FRAMES + 1
         like = video_BCTHW.new_empty(self.learner.net.vae.config.z_dim, steps, config.size // PATCH, config.size // PATCH)
-        noise_BCTHW = config.noise * torch.stack([draws.noise("latents", like) for _, draws in batch])
+        noises = [
+            config.noise * draws.noise("latents", like) if clip.error_CTHW is None else clip.error_CTHW.to(like)
+            for clip, (_, draws) in zip(clips, batch, strict=True)
+        ]
+        noise_BCTHW = torch.stack(noises)
         again_BCTHW = self.learner.net(video_BCTHW, noise_BCTHW)
         weight_BHW = 1 + config.mouth_weight * torch.stack([clip.mouth_HW for clip in clips]).float().to(video_BCTHW.device)
         return rebuild_loss(again_BCTHW, video_BCTHW, weight_BHW[:, None, None], config.edge_weight)
+
+    def cut(self, film: Film, draws: Draws) -> PixelClip:
+        """A square of the film, or of what a DiT made of it. ValueError if the one has more frames than the other."""
+        config = self.config
+        if draws.number("error") >= config.errors:
+            return film.cut(draws, config.frames, config.size)
+        clip = film.cut_error(draws, config.size)
+        if (made := clip.frames_CTHW.shape[1]) != config.frames:
+            raise ValueError(f"frames={config.frames} must be {made}, since the DiT's errors are of chunks of {made} frames")
+        return clip
 
 
 def signed(clips: Iterable[PixelClip]) -> Tensor:

@@ -55,7 +55,12 @@ class ModelFiles:
 
     def require(self) -> ModelFiles:
         """Itself when complete; FileNotFoundError saying which parts are missing and where they are published."""
-        if missing := self.missing():
+        missing = self.missing()
+        if missing and self.preset:
+            raise FileNotFoundError(
+                f"the {self.preset} model is not complete, missing {', '.join(missing)}; copy its whole folder, or leave --model out"
+            )
+        if missing:
             parts = "; ".join(f"{name}: download {DOWNLOADS[name]}" for name in missing)
             raise FileNotFoundError(f"the model is not complete, missing {parts}, or name the files with --dit, --vae, ...")
         return self

@@ -95,7 +95,7 @@ class Engine:
         width = self.preset.dit.image_dim
         if image_LD.ndim != 2 or image_LD.shape[1] != width:
             raise ValueError(
-                f"CLIP features of shape {tuple(image_LD.shape)} must be [257, {width}] for {self.preset.name}; leave them out"
+                f"CLIP features of shape {tuple(image_LD.shape)} must be rows of {width} for {self.preset.name}; leave them out"
             )
         return image_LD.to(self.device, self.dtype)
 

@@ -240,7 +240,7 @@ def test_a_small_models_folder_needs_no_encoder_files_and_talks(small):
     assert isinstance(engine.models.vae, PatchVAE) and engine.models.vae.config == engine.preset.vae
     assert talk(engine).shape == (25, 32, 48, 3)
     (small / "vae.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="missing vae: download"):
+    with pytest.raises(FileNotFoundError, match="the nano model is not complete, missing vae; copy its whole folder, or leave --model out"):
         load_engine(small, device="cpu")
 
 

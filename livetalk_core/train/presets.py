@@ -57,7 +57,7 @@ def finish_nano() -> Recipe:
         model=nano(),
         run=Run(steps=2000, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=50, save_every=100, validate_every=1000, log_every=20),
         stage=Tokenizer(
-            optim=Optim(lr=3e-4, betas=(0.9, 0.99), warmup=30, fall=(1200, 2000)), frames=33, edge_weight=0.3, errors=0.65
+            optim=Optim(lr=3e-4, betas=(0.9, 0.99), warmup=30, fall=(1200, 2000)), frames=33, errors=0.65
         ),
     )  # fmt: skip
 

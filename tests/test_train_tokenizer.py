@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from livetalk_core.train.learner import Learner
 from livetalk_core.train.run import Job, no_units, train
 from livetalk_core.train.tokenizer import (
     EMPHASIS,
+    LAPLACIAN,
+    SMOOTHED,
     Autoencoder,
     TokenizerStage,
     autoencoder_state,
@@ -68,37 +71,44 @@ def test_the_loss_is_the_weighted_difference_of_pictures_and_of_their_sharpness(
     again, video, weight = torch.rand(1, 3, 2, 6, 7), torch.rand(1, 3, 2, 6, 7), 1 + torch.rand(1, 1, 1, 6, 7)
     places = [(c, t, y, x) for c in range(3) for t in range(2) for y in range(6) for x in range(7)]
     picture = sum(weight[0, 0, 0, y, x] * (again - video)[0, c, t, y, x].abs() for c, t, y, x in places) / len(places)
-    sharp = [sharpness_of(clip)[0] for clip in (again, video)]
-    for mine, clip in zip(sharp, (again, video), strict=True):
-        for c, t, y, x in ((0, 0, 0, 0), (1, 1, 3, 2), (2, 0, 5, 6), (0, 1, 1, 6)):
-            assert float(mine[c, t, y, x]) == pytest.approx(slow_sharpness(clip[0, c, t], y, x), rel=1e-4)
-    detail = sum(weight[0, 0, 0, y, x] * (sharp[0] - sharp[1])[c, t, y, x].abs() for c, t, y, x in places) / len(places)
+    detail = 0.0
+    for kernel, slow in ((LAPLACIAN, laplacian), (SMOOTHED, smoothed)):
+        sharp = [sharpness_of(clip, kernel)[0] for clip in (again, video)]
+        for mine, clip in zip(sharp, (again, video), strict=True):
+            for c, t, y, x in ((0, 0, 0, 0), (1, 1, 3, 2), (2, 0, 5, 6), (0, 1, 1, 6)):
+                assert float(mine[c, t, y, x]) == pytest.approx(slow_sharpness(clip[0, c, t], y, x, slow), rel=1e-4)
+        detail += sum(weight[0, 0, 0, y, x] * (sharp[0] - sharp[1])[c, t, y, x].abs() for c, t, y, x in places) / len(places)
     assert float(rebuild_loss(again, video, weight, 0.7)) == pytest.approx(float(picture + 0.7 * detail), rel=1e-4)
     assert rebuild_loss(video, video, weight, 0.7) == 0
 
 
-def test_a_checkerboard_is_no_detail_and_an_edge_is():
+def test_the_smoothed_scale_sees_edges_and_no_checkerboard():
     y, x = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
     board, edge, flat = (picture.float().expand(1, 3, 1, 12, 12) for picture in ((y + x) % 2, x > 5, 0 * x))
     inside = (..., slice(4, -4), slice(4, -4))
-    assert torch.allclose(sharpness_of(board)[inside], sharpness_of(flat)[inside])
-    assert sharpness_of(edge)[inside].mean() > 20 * sharpness_of(flat)[inside].mean()
+    plain, smooth = ([sharpness_of(video, kernel)[inside] for video in (board, edge, flat)] for kernel in (LAPLACIAN, SMOOTHED))
+    assert torch.allclose(smooth[0], smooth[2], atol=1e-6) and plain[0].mean() > 100 * plain[2].mean()
+    assert 0.8 < smooth[1].mean() / plain[1].mean() < 1.25, "edges count alike at both"
 
 
-def slow_sharpness(picture_HW: Tensor, y: int, x: int) -> float:
+def slow_sharpness(picture_HW: Tensor, y: int, x: int, filtered: Callable[[Callable[[int, int], float], int, int], float]) -> float:
     height, width = picture_HW.shape
 
     def at(y: int, x: int) -> float:
         return float(picture_HW[min(max(y, 0), height - 1), min(max(x, 0), width - 1)])
 
-    def smooth(y: int, x: int) -> float:
-        return sum((2 - abs(i)) * (2 - abs(j)) / 16 * at(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1))
-
-    def laplacian(y: int, x: int) -> float:
-        return 4 * smooth(y, x) - smooth(y - 1, x) - smooth(y + 1, x) - smooth(y, x - 1) - smooth(y, x + 1)
-
     around = [(i, j) for i in range(y - 2, y + 3) for j in range(x - 2, x + 3) if 0 <= i < height and 0 <= j < width]
-    return (sum(laplacian(i, j) ** 2 for i, j in around) / len(around) + 2e-5) ** 0.5
+    return (sum(filtered(at, i, j) ** 2 for i, j in around) / len(around) + 1e-4) ** 0.5
+
+
+def laplacian(at: Callable[[int, int], float], y: int, x: int) -> float:
+    return 4 * at(y, x) - at(y - 1, x) - at(y + 1, x) - at(y, x - 1) - at(y, x + 1)
+
+
+def smoothed(at: Callable[[int, int], float], y: int, x: int) -> float:
+    """16/6 of the Laplacian after smoothing: as strong on an edge as the plain one."""
+    smooth = lambda y, x: sum((2 - abs(i)) * (2 - abs(j)) / 6 * at(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1))  # noqa: E731
+    return laplacian(smooth, y, x)
 
 
 def test_what_the_components_span_comes_back_exactly():

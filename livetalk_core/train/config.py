@@ -146,7 +146,7 @@ class Tokenizer:
     """Of the squares that are cut from the films, pixels."""
     noise: float = 0.03
     """Deviation of what is added to the normalized latents, so that the decoder bears a DiT's small errors."""
-    edge_weight: float = 0.5
+    edge_weight: float = 0.2
     """Of the loss between how sharp the pictures are around each pixel."""
     mouth_weight: float = 2.0
     errors: float = 0.0

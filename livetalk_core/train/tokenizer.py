@@ -25,8 +25,9 @@ LEAST = 1e-3
 """Deviation that a component has at least: half of what the rounding to bytes makes."""
 
 
-DETAIL = torch.tensor([[0, -1, -2, -1, 0], [-1, 0, 2, 0, -1], [-2, 2, 8, 2, -2], [-1, 0, 2, 0, -1], [0, -1, -2, -1, 0]]) / 16
-"""The Laplacian of 4 neighbors after smoothing by (1 2 1) / 4 both ways."""
+LAPLACIAN = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]])
+SMOOTHED = torch.tensor([[0, -1, -2, -1, 0], [-1, 0, 2, 0, -1], [-2, 2, 8, 2, -2], [-1, 0, 2, 0, -1], [0, -1, -2, -1, 0]]) / 6
+"""The same after smoothing by (1 2 1) both ways, as strong on edges: it does not see a checkerboard, the cheapest detail to make."""
 
 
 class Autoencoder(nn.Module):
@@ -91,20 +92,19 @@ def signed(clips: Iterable[PixelClip]) -> Tensor:
 
 
 def rebuild_loss(again_BCTHW: Tensor, video_BCTHW: Tensor, weight: Tensor, edge_weight: float) -> Tensor:
-    """Weighted mean |difference| of the pictures, and `edge_weight` times that of how sharp they are around each pixel."""
-    picture = (weight * (again_BCTHW - video_BCTHW).abs()).mean()
-    sharpness = (weight * (sharpness_of(again_BCTHW) - sharpness_of(video_BCTHW)).abs()).mean()
-    return picture + edge_weight * sharpness
+    """Weighted mean |difference| of the pictures, and `edge_weight` times that of how sharp they are around each pixel, at two scales."""
+    loss = (weight * (again_BCTHW - video_BCTHW).abs()).mean()
+    for kernel in (LAPLACIAN, SMOOTHED):
+        loss = loss + edge_weight * (weight * (sharpness_of(again_BCTHW, kernel) - sharpness_of(video_BCTHW, kernel)).abs()).mean()
+    return loss
 
 
-def sharpness_of(video_BCTHW: Tensor) -> Tensor:
-    """Root mean square in each 5 x 5 pixels [B, 3, T, H, W] of the smoothed picture's Laplacian: how much detail there is, not where.
-
-    Smoothed by (1 2 1) both ways, it does not see a checkerboard, which would be the cheapest detail to make.
-    """
+def sharpness_of(video_BCTHW: Tensor, kernel_HW: Tensor) -> Tensor:
+    """Root mean square of a kernel's answer in each 5 x 5 pixels [B, 3, T, H, W]: how much detail there is, not where."""
     frames = video_BCTHW.transpose(1, 2).flatten(0, 2)[:, None]
-    power = F.conv2d(F.pad(frames, (2, 2, 2, 2), mode="replicate"), DETAIL.to(frames)[None, None]).square()
-    local = (F.avg_pool2d(power, 5, stride=1, padding=2, count_include_pad=False) + 2e-5).sqrt()
+    reach = len(kernel_HW) // 2
+    power = F.conv2d(F.pad(frames, (reach, reach, reach, reach), mode="replicate"), kernel_HW.to(frames)[None, None]).square()
+    local = (F.avg_pool2d(power, 5, stride=1, padding=2, count_include_pad=False) + 1e-4).sqrt()
     return local.unflatten(0, (video_BCTHW.shape[0], -1, video_BCTHW.shape[1]))[:, :, :, 0].transpose(1, 2)
 
 

@@ -74,7 +74,8 @@ class Book:
     background_HW: Tensor
     shown: Sequence[int]
     frames: int = 0
-    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    columns: dict[str, list] = field(default_factory=dict)
+    """Plain numbers: small tensors that stay would lie between large ones that go, so that the heap grows."""
     pictures: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, frames_THWC: Tensor) -> None:
@@ -89,7 +90,7 @@ class Book:
             "background_error": apart_TNC.square().mean((1, 2)),
         }
         for name, column in columns.items():
-            self.columns.setdefault(name, []).append(column)
+            self.columns.setdefault(name, []).extend(column.tolist())
         for k in self.shown:
             if self.frames <= k < self.frames + len(frames_THWC):
                 self.pictures[k] = frames_THWC[k - self.frames].clone()
@@ -97,7 +98,7 @@ class Book:
 
     def column(self, name: str) -> Tensor:
         """[T, ...] of all frames so far."""
-        return torch.cat(self.columns[name])
+        return torch.tensor(self.columns[name])
 
 
 def measure_long(

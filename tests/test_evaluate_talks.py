@@ -212,7 +212,8 @@ def test_a_long_stream_keeps_a_few_numbers_a_frame_and_the_frames_asked_for(read
     for piece in talk.frames_THWC.split(28):
         book.add(piece)
     assert book.frames == 45
-    assert sum(part.numel() for parts in book.columns.values() for part in parts) == 45 * 9
+    assert sum(torch.tensor(column).numel() for column in book.columns.values()) == 45 * 9
+    assert {type(entry) for column in book.columns.values() for entry in column} == {float, list}, "no tensors, which would split the heap"
     assert {k: torch.equal(picture, talk.frames_THWC[k]) for k, picture in book.pictures.items()} == {3: True, 30: True}
     assert torch.equal(book.column("read").T, reader.read(talk.frames_THWC))
     assert memory_mb() > 50

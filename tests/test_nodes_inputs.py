@@ -79,7 +79,7 @@ def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
         ({"first_mask": torch.ones(1, 64, 64)}, r"one speaker mask is given"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black"),
-        ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be \[257, 50\] for nano"),
+        ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be rows of 50 for nano"),
     ],
 )
 def test_a_reference_that_cannot_be_made_is_refused(nodes, change, message):

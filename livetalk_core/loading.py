@@ -16,13 +16,13 @@ from livetalk_core.engine import Engine, Models
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
-from livetalk_core.models.convolution import lay_channels_last
+from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
-from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
+from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.group import SequenceGroup, init_group
@@ -192,10 +192,10 @@ def gather_models(preset: Preset, *, dit, vae, audio, text, image) -> Models:
 
 
 def settle_vae(vae: CausalVAE | PatchVAE) -> None:
-    """Weights that are where they stay, made ready: on CUDA in cuDNN's layout (a CPU gains nothing by it), doubling kernels folded."""
+    """Weights that are where they stay, made ready: on CUDA in cuDNN's layout (a CPU gains nothing by it), kernels folded."""
     if next(vae.parameters()).is_cuda:
         lay_channels_last(vae)
-    fold_upsampling(vae)
+    fold_kernels(vae)
 
 
 def load_files(

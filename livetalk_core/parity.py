@@ -20,10 +20,11 @@ from livetalk_core.denoiser import DiTDenoiser
 from livetalk_core.engine import encode_condition
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
+from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.text import TextEncoder, map_text_keys, text_config_from
-from livetalk_core.models.vae import CausalVAE, fold_upsampling
+from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.color import lab_stats, match_color
 from livetalk_core.stream.flow import flow_times
@@ -81,9 +82,9 @@ class Golden:
 
     @cached_property
     def served_vae(self) -> CausalVAE:
-        """As an engine has it: the doubling folded into four small kernels."""
+        """As an engine has it: with its kernels folded."""
         vae = weights.load_vae(weights_in(self.read("vae")[1]), dtype=torch.float32)
-        fold_upsampling(vae)
+        fold_kernels(vae)
         return vae
 
     @cached_property

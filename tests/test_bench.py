@@ -20,7 +20,8 @@ from livetalk_core.bench.report import component_cells, page_of
 from livetalk_core.bench.shares import part_rows, stage_rows
 from livetalk_core.cli import main, parser
 from livetalk_core.denoiser import PLAIN, Cuts
-from livetalk_core.models.vae import CausalVAE, fold_upsampling
+from livetalk_core.models.convolution import fold_kernels
+from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import nano, tiny
 
 
@@ -114,7 +115,7 @@ def test_the_plain_vae_gives_the_same_pictures_for_more_work():
     plain, cut = (CausalVAE(tiny().vae).eval().requires_grad_(False) for _ in range(2))
     cut.load_state_dict(plain.state_dict())
     make_plain(plain)
-    fold_upsampling(cut)
+    fold_kernels(cut)
     latents, video = torch.randn(16, 3, 2, 3), torch.rand(3, 5, 16, 24) * 2 - 1
     for a, b in ((next(plain.decode(latents)), next(cut.decode(latents))), (plain.encode(video), cut.encode(video))):
         assert (a - b).abs().max() <= 1e-5

@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
-from livetalk_core.models.convolution import CausalConv3d, lay_channels_last
+from livetalk_core.models.convolution import CausalConv3d, fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
 from livetalk_core.models.layers import KeyValue, heads
 from livetalk_core.models.rope import Grid
-from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
+from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import tiny
 from livetalk_core.types import AudioWindow, Reference
@@ -172,11 +172,11 @@ def small_vae(folded: bool) -> CausalVAE:
     torch.manual_seed(0)
     vae = CausalVAE(tiny().vae).eval().requires_grad_(False)
     if folded:
-        fold_upsampling(vae)
+        fold_kernels(vae)
     return vae
 
 
-def test_doubling_with_four_small_kernels_gives_the_same_pixels():
+def test_doubling_on_the_small_picture_gives_the_same_pixels():
     latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     plain, folded = (torch.cat(list(small_vae(fold).decode(latents, (1, 2))), dim=1) for fold in (False, True))
     assert (folded - plain).abs().max() <= 1e-5
@@ -186,9 +186,9 @@ def test_another_layout_of_the_weights_gives_the_same_pixels_and_the_folded_kern
     latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     plain, laid = small_vae(True), small_vae(False)
     lay_channels_last(laid)
-    fold_upsampling(laid)
+    fold_kernels(laid)
     last = laid.decoder.upsamples[3].resample["1"]
-    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in (last.weight, *last.quarters))
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in (last.weight, last.quarters.weight))
     assert laid.decoder.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert not laid.decoder.conv1.weight.is_contiguous(), "control: it is another layout"
     assert laid.state_dict().keys() == plain.state_dict().keys()
@@ -198,10 +198,14 @@ def test_another_layout_of_the_weights_gives_the_same_pixels_and_the_folded_kern
     assert (plain.encode(video) - laid.encode(video)).abs().max() <= 1e-5
 
 
+def swap_corners(weight: torch.Tensor) -> torch.Tensor:
+    return weight.unflatten(0, (-1, 4)).flip(1).flatten(0, 1)
+
+
 def test_even_and_odd_kernels_are_not_interchangeable():
     layer = small_vae(True).decoder.upsamples[3].resample["1"]
     x = torch.randn(1, layer.in_channels, 5, 6)
-    folded, layer.quarters = layer(x), layer.quarters[::-1]
+    folded, layer.quarters = layer(x), layer.quarters._replace(weight=swap_corners(layer.quarters.weight))
     wrong, layer.quarters = layer(x), None
     assert (folded - layer(x)).abs().max() <= 1e-5 and (wrong - layer(x)).abs().max() > 0.01
 
@@ -216,11 +220,33 @@ def test_frames_before_the_first_take_no_work_and_change_nothing():
         assert torch.allclose(layer(x, None), padded, atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 6])
+def test_kernels_cut_once_for_the_clips_beginning_are_those_cut_every_time(frames):
+    torch.manual_seed(0)
+    layer, x = CausalConv3d(3, 4, 3), torch.randn(1, 3, frames, 5, 6)
+    plain = layer(x, None)
+    fold_kernels(layer)
+    assert [tuple(kernel.shape[2:]) for kernel in layer.early] == [(1, 3, 3), (2, 3, 3)]
+    assert torch.equal(layer(x, None), plain)
+    layer.early[0] = layer.early[0].flip(3)
+    assert not torch.equal(layer(x, None)[:, :, 0], plain[:, :, 0]), "control: the first frame is theirs"
+
+
+@pytest.mark.parametrize("frames, held", [(3, 3), (6, 6), (7, 2), (12, 2)])
+def test_what_is_kept_of_a_group_holds_little_more_than_is_needed(frames, held):
+    torch.manual_seed(0)
+    layer, past = CausalConv3d(3, 4, 3), {}
+    x = torch.randn(1, 3, frames, 5, 6)
+    layer(x, past)
+    assert torch.equal(past[layer], x[:, :, -2:])
+    assert past[layer].untyped_storage().nbytes() == 4 * 3 * held * 5 * 6
+
+
 def vae_tflop(groups, frames=None) -> list[float]:
     """TFLOP of each decoded piece at 720 x 416, or of encoding `frames`."""
     with torch.device("meta"):
         vae = CausalVAE(VAEConfig()).requires_grad_(False)
-    fold_upsampling(vae)
+    fold_kernels(vae)
     if frames:
         with FlopCounterMode(display=False) as counter:
             vae.encode(torch.empty(3, frames, 416, 720, device="meta"))

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from livetalk_core.denoiser import DiTDenoiser
 from livetalk_core.engine import BandSession
 from livetalk_core.models import weights
-from livetalk_core.models.vae import CausalVAE, VAEConfig, fold_upsampling
+from livetalk_core.models.convolution import fold_kernels
+from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.parallel.bands import cut_bands
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.exchange import gather_parts
@@ -108,7 +109,7 @@ def run_work(group: SequenceGroup) -> dict[str, float]:
     if group.rank:
         return {}
     alone = small_vae()
-    fold_upsampling(alone)
+    fold_kernels(alone)
     encode, decode = (total / both_works(alone, latents, video)).tolist()
     return {f"{group.size} encode work": encode, f"{group.size} decode work": decode}
 
@@ -150,7 +151,7 @@ def golden_models():
 def run_streams(group: SequenceGroup, dtype: torch.dtype) -> dict[str, float]:
     """The recorded three chunks: in this process alone, as an engine serves, by a session of whole frames, and by one of bands."""
     dit, vae = golden_models()
-    fold_upsampling(vae.to(dtype))
+    fold_kernels(vae.to(dtype))
     alone = run_stream(Session, dit, vae, vae)
     parallelize_dit(dit, group)
     parallel = parallelize_vae(vae, group)

@@ -15,8 +15,9 @@ from livetalk_core.bench.counted import BLOCK_OPS, DECODE_OPS, LARGE, STEP_BYTES
 from livetalk_core.bench.fused import Fused, fuse, fuse_pieces
 from livetalk_core.bench.networks import META, default_dtype, random_engine
 from livetalk_core.denoiser import Cuts
+from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.vae import CausalVAE, fit_groups, fold_upsampling
+from livetalk_core.models.vae import DECODER_FORM, CausalVAE, fit_groups
 from livetalk_core.presets import Preset, livetalk_14b
 from livetalk_core.stream.session import DECODE_GROUPS
 
@@ -46,11 +47,11 @@ def fuse_block(preset: Preset, size: tuple[int, int], dtype: torch.dtype = torch
 
 @torch.no_grad()
 def fuse_decode(preset: Preset, size: tuple[int, int], dtype: torch.dtype = torch.bfloat16) -> list[Fused]:
-    """The VAE's decoder, piece by piece as it is served."""
+    """The VAE's decoder, piece by piece as it is served, laid in memory as on a GPU, where pictures follow the weights."""
     with weightless_inputs(preset, size, dtype) as inputs:
-        latents_BCTHW = inputs.latents(inputs.plan.latent_frames)[None]
+        latents_BCTHW = inputs.latents(inputs.plan.latent_frames)[None].contiguous(memory_format=torch.channels_last_3d)
         pieces = latents_BCTHW.split(fit_groups(DECODE_GROUPS, inputs.plan.latent_frames), dim=2)
-        return fuse_pieces(inputs.engine.models.vae.decoder, list(pieces))
+        return fuse_pieces(inputs.engine.models.vae.decoder, list(pieces), DECODER_FORM)
 
 
 @contextmanager
@@ -61,6 +62,7 @@ def weightless_inputs(preset: Preset, size: tuple[int, int], dtype: torch.dtype)
     inputs = Inputs(engine, engine.plan(*size), Cuts(), preset.steps)
     with FakeTensorMode(), default_dtype(dtype):
         dit, vae = (network.requires_grad_(False) for network in (AudioDiT(preset.dit), CausalVAE(preset.vae)))
-        fold_upsampling(vae)
+        lay_channels_last(vae)
+        fold_kernels(vae)
         engine.device, engine.models = torch.device("cpu"), replace(engine.models, dit=dit, vae=vae)
         yield inputs

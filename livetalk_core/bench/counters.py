@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from livetalk_core.models.convolution import DoublingConv
+from livetalk_core.models.convolution import folded_kernels
 
 aten = torch.ops.aten
 NO_KERNEL = {
@@ -124,9 +124,8 @@ class FusedAttention(TorchFunctionMode):
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """Parameters, buffers, and the kernels that a doubling convolution has made of its own."""
-    folded = [kernel for layer in module.modules() if isinstance(layer, DoublingConv) and layer.quarters for kernel in layer.quarters]
-    return [*module.parameters(), *module.buffers(), *folded]
+    """Parameters, buffers, and the kernels that convolutions have made of their own."""
+    return [*module.parameters(), *module.buffers(), *folded_kernels(module)]
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -39,8 +39,8 @@ class Fused:
         return self.loops + self.calls
 
 
-def fuse(call: Callable[[], object]) -> Fused:
-    """The fused form of a call, which is one whole graph; best under a FakeTensorMode, whose tensors have sizes and no memory."""
+def fuse(call: Callable[[], object], form: dict[str, bool] | None = None) -> Fused:
+    """The fused form of a call, which is one whole graph, with these options of the compiler; best under a FakeTensorMode, whose tensors have sizes and no memory."""
     found: list[Fused] = []
 
     def look(nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
@@ -48,7 +48,7 @@ def fuse(call: Callable[[], object]) -> Fused:
         raise Stop
 
     with stopping_at(look), torch.no_grad(), suppress(Stop):
-        torch.compile(lambda: call(), dynamic=False, fullgraph=True)()
+        torch.compile(lambda: call(), dynamic=False, fullgraph=True, options=form)()
     (work,) = found
     return work
 
@@ -76,11 +76,11 @@ def fused_work(nodes: list[BaseSchedulerNode]) -> Fused:
     return Fused(loops=loops, calls=calls, loop_bytes=loop_bytes)
 
 
-def fuse_pieces(run: Callable[[Tensor, dict], Tensor], pieces: list[Tensor]) -> list[Fused]:
+def fuse_pieces(run: Callable[[Tensor, dict], Tensor], pieces: list[Tensor], form: dict[str, bool] | None = None) -> list[Fused]:
     """Of a function that takes a clip piece by piece and keeps what it needs of those before."""
     found, past = [], {}
     for piece in pieces:
         kept = dict(past)
-        found.append(fuse(lambda piece=piece, kept=kept: run(piece, kept)))
+        found.append(fuse(lambda piece=piece, kept=kept: run(piece, kept), form))
         run(piece, past)
     return found

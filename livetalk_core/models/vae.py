@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.convolution import CausalConv3d, DoublingConv, HalvingConv, Past, TimeConv, convolve_causal, quarter_kernels
+from livetalk_core.models.convolution import CausalConv3d, DoublingConv, HalvingConv, Past, TimeConv, convolve_causal
 
 # Wan 2.1 latents: per-channel statistics (published constants).
 WAN_MEAN = (
@@ -26,6 +26,11 @@ WAN_STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
 )
+
+
+DECODER_FORM = {"force_pointwise_cat": True, "reorder_for_locality": False}
+"""Of the compiler: the frames kept and the new ones are joined by what makes the new ones, not by a copy of each; and a convolution on all
+of a group, which settles how the group lies in memory, stays before those on its first frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,13 +266,6 @@ def fold_time(x_BCTHW: Tensor) -> Tensor:
 
 def unfold_time(x: Tensor, batch: int) -> Tensor:
     return x.unflatten(0, (batch, -1)).transpose(1, 2)
-
-
-def fold_upsampling(vae: nn.Module) -> None:
-    """From now on every doubling layer works with four small kernels. For fixed weights: the kernels are made here, once."""
-    for layer in vae.modules():
-        if isinstance(layer, DoublingConv):
-            layer.quarters = quarter_kernels(layer.weight)
 
 
 def fit_groups(groups: tuple[int, ...], total: int) -> list[int]:

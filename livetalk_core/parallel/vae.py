@@ -21,9 +21,10 @@ from livetalk_core.models.convolution import (
     Past,
     convolve_causal,
     convolve_quarters,
+    fold_kernels,
 )
 from livetalk_core.models.patch_vae import PatchVAE
-from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups, fold_upsampling
+from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups
 from livetalk_core.parallel.bands import Bands, cut_bands
 from livetalk_core.parallel.exchange import collect_parts, gather_parts, widen
 from livetalk_core.parallel.group import SequenceGroup
@@ -34,7 +35,7 @@ PlainVAE = CausalVAE | PatchVAE
 def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
     """The VAE over the group. The state dict is unchanged; from now on use what is returned, on every process alike."""
     layers = BandLayers(group)
-    fold_upsampling(vae)
+    fold_kernels(vae)
     for layer in vae.modules():
         if isinstance(layer, CausalConv3d) and layer.kernel_size[-1] > 1:
             layer.forward = partial(layers.convolve_video, layer)
@@ -164,7 +165,7 @@ class BandLayers:
         """On the small picture, whose border row is all it takes of the neighbors."""
         rows, columns = self.padding
         padded = F.pad(self.widen(x, 1, 1), (columns, columns, rows, rows))
-        return convolve_quarters(padded, layer.quarters, layer.bias)
+        return convolve_quarters(padded, layer.quarters)
 
     def convolve_halving(self, layer: HalvingConv, x: Tensor) -> Tensor:
         """Stride 2, one pixel of padding at the right and the bottom only: bands begin at even rows, so one row below is all it takes."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.denoiser import Cuts, DiTDenoiser, absorbed_bytes
+from livetalk_core.deviation import Deviations, FirstChunk
 from livetalk_core.models.audio import AudioEncoder, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
@@ -52,6 +53,7 @@ class Engine:
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn = threading.Lock()
         self.prompts: dict[str, Tensor] = {}
+        self.deviations = Deviations(models.dit, device, preset.steps)
         normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter, which takes half a second of the first chunk
 
     def plan(self, width: int, height: int) -> StreamPlan:
@@ -136,7 +138,13 @@ class Engine:
         session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
-        return Stream(session, windows, self.turn)
+
+        def measure(window: AudioWindow) -> None:
+            given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
+            self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
+            denoiser.cuts = self.cuts(plan)  # weights in 8 bits have left room
+
+        return Stream(session, windows, self.turn, measure)
 
     def cuts(self, plan: StreamPlan) -> Cuts:
         """All savings; audio attention absorbed only where its keys leave half of the GPU's free memory."""
@@ -166,8 +174,15 @@ class BandSession(Session):
 class Stream:
     """One talking picture in this process."""
 
-    def __init__(self, session: Session, windows: LiveWindows | WholeWindows, turn: threading.Lock):
-        self.session, self.windows, self.turn = session, windows, turn
+    def __init__(
+        self,
+        session: Session,
+        windows: LiveWindows | WholeWindows,
+        turn: threading.Lock,
+        on_first: Callable[[AudioWindow], None] = lambda window: None,
+    ):
+        """`on_first` is called with the first window, before its chunk is made."""
+        self.session, self.windows, self.turn, self.on_first = session, windows, turn, on_first
         self.calls: deque[Iterator[AudioWindow]] = deque()
         """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
         self.pieces: Iterator[Chunk] = iter(())
@@ -199,6 +214,8 @@ class Stream:
         if window is None:
             return None
         seconds = {"audio": time.perf_counter() - start}
+        if window.index == 0:
+            self.on_first(window)
         self.pieces = self.session.step(window)
         piece = next(self.pieces)
         return replace(piece, seconds=seconds | piece.seconds)

@@ -18,7 +18,7 @@ from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.fp8 import use_fp8
+from livetalk_core.models.fp8 import require_fp8
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
@@ -90,11 +90,14 @@ def load_member(
 
 
 def quicken(engine: Engine, compile: bool, fast: str) -> Engine:
-    """The engine, made faster as asked for. Comes after everything else that is put on its models."""
+    """The engine, made faster as asked for. Comes after everything else that is put on its models. Products are in 8 bits from the first
+    chunk on, on which that is measured."""
     if fast == "fp8":
-        use_fp8(engine.models.dit, engine.device)
+        require_fp8(engine.models.dit, engine.device)
+        engine.deviations.fp8 = True
     if compile:
         compile_models(engine.models.dit, engine.models.vae, engine.device)
+        engine.deviations.compiled = True
     return engine
 
 

@@ -28,7 +28,12 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
         "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
     )
     sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
-    sub.add_argument("--steps", type=int, default=4, help="denoising steps a chunk; 3 or 2 are faster and change the result (default: 4)")
+    sub.add_argument(
+        "--steps",
+        type=int,
+        default=4,
+        help="denoising steps a chunk; 3 or 2 are faster, and measured (default: 4)",
+    )
     sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
     sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
     sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
@@ -58,10 +63,15 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         "--attention",
         default="auto",
         help="attention kernel: auto, the fastest on this GPU; sdpa, cudnn, flash, efficient (torch's own), flash2, flash3; or sage, "
-        "8-bit, which changes the result (default: auto)",
+        "8-bit, which changes the result and is measured (default: auto)",
     )
     sub.add_argument("--compile", action="store_true", help="compile with torch.compile: faster chunks after a slow first one")
-    sub.add_argument("--fast", default="none", help="savings that change the result: none, or fp8, products in 8 bits (default: none)")
+    sub.add_argument(
+        "--fast",
+        default="none",
+        help="savings that change the result: none, or fp8, products in 8 bits (default: none). Each option that changes the result is "
+        "measured against the exact way on the first chunk, which takes longer by one more chunk, and one for each",
+    )
     sub.set_defaults(warm=False)
 
 

@@ -18,6 +18,7 @@ from livetalk_core.cli import parser
 from livetalk_core.compiled import compile_models
 from livetalk_core.loading import build_random, load_engine, load_member
 from livetalk_core.models import dit as dit_module
+from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.opening import open_pool
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.pool import pool as pool_module
@@ -87,6 +88,23 @@ def test_after_warming_up_nothing_is_compiled(traced):
     made = traced()
     talk(engine, chunks=3)
     assert traced() == made > 0
+
+
+def test_what_is_only_measured_is_not_compiled(traced):
+    made = []
+    for measured in (True, False):
+        torch._dynamo.reset()
+        counters.clear()
+        engine = small_engine()
+        if measured:
+            engine.deviations.fp8 = engine.deviations.compiled = True
+        else:
+            use_fp8(engine.models.dit)
+        compile_models(engine.models.dit, None, CPU)
+        talk(engine)
+        made.append(traced())
+        assert len(engine.deviations.found) == measured
+    assert made[0] == made[1] > 0
 
 
 def test_the_published_vaes_decoder_is_a_whole_graph_for_each_kind_of_piece(traced):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.fp8 import LARGEST, Fp8Linear, probe, scale_rows, use_fp8
+from livetalk_core.models.fp8 import LARGEST, Fp8Linear, require_fp8, scale_rows, use_fp8
 from livetalk_core.presets import tiny
 
 CPU = torch.device("cpu")
@@ -38,18 +38,9 @@ def test_every_row_has_its_own_scale_and_an_outlier_spoils_only_its_own():
     assert scale_rows(torch.zeros(1, 16))[0].float().eq(0).all(), "a row of zeros stays one"
 
 
-def test_switched_on_it_says_how_far_it_is_from_exact(caplog):
-    dit = make_dit()
-    exact = probe(dit, CPU)
-    error = use_fp8(dit, CPU)
-    found = ((probe(dit, CPU) - exact).norm() / exact.norm()).item()
-    assert error == pytest.approx(found) and 0.001 < error < 0.1
-    assert f"off by {100 * error:.2f}%" in caplog.text
-
-
 def test_what_works_in_every_step_is_in_8_bits_and_the_rest_is_not():
     dit = make_dit()
-    use_fp8(dit, CPU)
+    use_fp8(dit)
     formats = {name: value.dtype for name, value in dit.blocks[0].state_dict().items() if name.endswith("weight") and value.ndim == 2}
     small = {name.removesuffix(".weight") for name, dtype in formats.items() if dtype == torch.float8_e4m3fn}
     assert small == {*(f"self_attn.{n}" for n in "qkvo"), "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2"}
@@ -58,8 +49,8 @@ def test_what_works_in_every_step_is_in_8_bits_and_the_rest_is_not():
 
 def test_a_width_that_the_product_does_not_take_and_weights_elsewhere_are_refused():
     with pytest.raises(ValueError, match=r"multiples of 16, and a weight is \(100, 64\)"):
-        use_fp8(make_dit(ffn_dim=100), CPU)
+        require_fp8(make_dit(ffn_dim=100), CPU)
     with torch.device("meta"):
         away = AudioDiT(tiny().dit)
     with pytest.raises(ValueError, match="block 0 waits on the host"):
-        use_fp8(away, CPU)
+        require_fp8(away, CPU)

@@ -280,3 +280,8 @@ def test_two_pools_at_once_do_not_disturb_each_other(light):
     finally:
         other.close()
     assert len(talk(light)) == 3
+
+
+def test_what_rank_0_warns_of_reaches_the_pools_user(tiny_pool, caplog):
+    talk(tiny_pool, reference=tiny_pool.reference(pixels(64, 32)))
+    assert [message.partition(":")[0] for message in caplog.messages] == ["--steps 2"], "one line, not one of every worker"

@@ -23,6 +23,7 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     add_pool(sub)
     sub.add_argument("--size", default="auto", metavar="WxH", help="picture size (default: the model's own)")
     sub.add_argument("--chunks", type=int, default=5, metavar="N", help="chunks to time after the warm-up (default: 5)")
+    sub.add_argument("--steps", type=int, metavar="N", help="denoising steps a chunk (default: the model's own)")
     sub.add_argument("--counters", action="store_true", help="only count the 14B model's work: no weights, no times, the same everywhere")
     sub.add_argument("--random-weights", action="store_true", help="random weights for a preset, such as livetalk_14b without its files")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -71,7 +72,7 @@ def make_report(options: argparse.Namespace) -> dict:
     if options.chunks < 1:
         raise ValueError(f"chunks={options.chunks} must be 1 or more")
     with closing(open_engine(options)) as engine:
-        measured = measure(engine, options.size, options.chunks)
+        measured = measure(engine, options.size, options.chunks, options.steps)
         measured["random_weights"] = options.random_weights or not engine.preset.trained
         measured |= {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
     return start | measured | {"counted": counted_report()}
@@ -106,7 +107,7 @@ def counted_report(compiled: bool = False) -> dict:
     return {"model": "livetalk_14b", "size": "{}x{}".format(*LARGE), "dtype": "bfloat16", "components": rows, "limits": limits}
 
 
-def measure(engine, size: str, chunks: int) -> dict:
+def measure(engine, size: str, chunks: int, steps: int | None = None) -> dict:
     """A stream's times and, in one process, every part's, against what the machine can do and what was counted."""
     from livetalk_core.bench.ceilings import measure_ceilings
     from livetalk_core.bench.counted import count_components, count_weights
@@ -119,7 +120,7 @@ def measure(engine, size: str, chunks: int) -> dict:
     plan, in_pool = bench_plan(engine, size), isinstance(engine, Pool)
     cuts = Cuts() if in_pool else engine.cuts(plan)
     ceilings = measure_ceilings(engine.device, engine.dtype)
-    report = run_bench(engine, size, chunks)
+    report = run_bench(engine, size, chunks, steps)
     rows = count_components(engine.preset, (plan.width, plan.height), engine.dtype, cuts)
     pool, devices, seconds = {}, 1, {}
     if in_pool:
@@ -127,6 +128,7 @@ def measure(engine, size: str, chunks: int) -> dict:
         devices = engine.placement.num_workers if engine.device.type == "cuda" else 1
     else:
         seconds = time_components(engine, plan, cuts)
+        report["deviations"] = {option: error for (option, *_), error in engine.deviations.found.items()}
     counted = {
         "dit_parameters": count_weights(engine.preset),
         "cuts": vars(cuts),

@@ -25,26 +25,27 @@ COMPONENT_S = 1.0
 """Spent on each part, three calls at least."""
 
 
-def run_bench(engine: Engine, size: str = "auto", chunks: int = 5) -> dict:
+def run_bench(engine: Engine, size: str = "auto", chunks: int = 5, steps: int | None = None) -> dict:
     """Times `chunks` chunks of a stream. A stream before it warms up, and gives the cold time to first frame; this one's first chunk
-    gives the warm one, of a picture that is prepared."""
+    gives the warm one, of a picture that is prepared. `steps`: the model's own unless given."""
     if chunks < 1:
         raise ValueError(f"chunks={chunks} must be 1 or more")
     plan = bench_plan(engine, size)
+    settings = StreamSettings(steps=engine.preset.steps if steps is None else steps)
     pixels_CHW = torch.rand(3, plan.height, plan.width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     start = time.perf_counter()
     reference = engine.reference(pixels_CHW)
     prepared = time.perf_counter()
-    (cold,) = time_chunks(engine, reference, plan, 1)
+    (cold,) = time_chunks(engine, reference, settings, plan, 1)
     reset_peak(engine.device)
-    first, *timed = time_chunks(engine, reference, plan, chunks + 1)
+    first, *timed = time_chunks(engine, reference, settings, plan, chunks + 1)
     latencies = [seconds["chunk"] for seconds in timed]
     latency_s = statistics.median(latencies)
     return machine(engine.device) | {
         "dtype": str(engine.dtype).removeprefix("torch."),
         "model": engine.preset.name,
         "size": f"{plan.width}x{plan.height}",
-        "steps": engine.preset.steps,
+        "steps": settings.steps,
         "chunks": chunks,
         "reference_s": prepared - start,
         "first_frame_s": cold["first"],
@@ -62,10 +63,10 @@ def bench_plan(engine: Engine, size: str) -> StreamPlan:
     return engine.plan(*(BUCKETS[engine.preset.bucket][0] if size == "auto" else parse_size(size)))
 
 
-def time_chunks(engine: Engine, reference, plan: StreamPlan, chunks: int) -> list[dict[str, float]]:
+def time_chunks(engine: Engine, reference, settings: StreamSettings, plan: StreamPlan, chunks: int) -> list[dict[str, float]]:
     """Seconds of a new stream's chunks."""
     generator = torch.Generator().manual_seed(0)
-    stream = engine.open(reference, StreamSettings(steps=engine.preset.steps))
+    stream = engine.open(reference, settings)
     sound = torch.rand(chunks, plan.new_samples, generator=generator) * 0.2 - 0.1
     timed = [timed_chunk(stream, samples_N) for samples_N in sound]
     stream.close()

@@ -135,6 +135,9 @@ def heading_cells(report: dict) -> Cells:
         ["matrix products", f"{ceilings['matmul_tflops']:.4g} TFLOP/s ({ceilings['matmul_size']} square, {ceilings['dtype']})"],
         ["copies", f"{ceilings['copy_gb_s']:.4g} GB/s read and written ({ceilings['copy_mb']:.0f} MB)"],
     ]
+    if report.get("deviations"):
+        errors = ", ".join(f"{name} {100 * error:.2f} % of their size" for name, error in report["deviations"].items())
+        rows.append(["off the exact latents by", errors])
     return [["machine", ""], *rows]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from livetalk_core.models.kernels import Case, fastest, relative_error, time_kernels
+from livetalk_core.models.kernels import Case, fastest, time_kernels
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ MEASURED = {"cuda": ("flash3", "cudnn", "flash2", "flash", "efficient")}
 WIDEST = 256
 """Head width up to which the packages' kernels go."""
 KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES)
+INEXACT = ("sage",)
+"""Kernels that change the result by more than rounding."""
 
 _wanted = "auto"
 _chosen: dict[tuple[str, bool, Case], str] = {}
@@ -48,6 +51,22 @@ def select_kernel(name: str) -> None:
     if name in MODULES and not installed(name):
         raise ValueError(f"attention kernel {name!r} needs the package {MODULES[name]!r}, which is not installed; use 'auto'")
     _wanted = name
+
+
+def wanted_kernel() -> str:
+    """What `select_kernel` was last given."""
+    return _wanted
+
+
+@contextmanager
+def kernel_as(name: str) -> Iterator[None]:
+    """Prefer another kernel for a while."""
+    before = _wanted
+    select_kernel(name)
+    try:
+        yield
+    finally:
+        select_kernel(before)
 
 
 def kernel_for(wanted: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...], num_keys: int, learns: bool) -> str:
@@ -76,9 +95,6 @@ def choose(candidates: list[str], case: Case) -> str:
     name = fastest(seconds) if seconds else "sdpa"
     why = ", ".join(f"{name} {1000 * taken:.3g} ms" for name, taken in seconds.items()) or "no other is there"
     log.info("attention kernel of %s: %s (%s)", case, name, why)
-    if name == "sage":
-        error = relative_error(attention_sage, attention_sdpa, case)
-        log.warning("8-bit attention is off by %.2f%% of the exact result's size: %s", 100 * error, case)
     return name
 
 

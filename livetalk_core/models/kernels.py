@@ -72,11 +72,3 @@ def shortest(kernel: Kernel, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
             torch.cuda.synchronize(inputs[0].device)
         times.append(time.perf_counter() - start)
     return min(times[1:])
-
-
-@torch.no_grad()
-def relative_error(kernel: Kernel, exact: Kernel, case: Case) -> float:
-    """Root mean square of the difference over that of the exact result, on random numbers."""
-    inputs = case.random()
-    found, right = kernel(*inputs).float(), exact(*inputs).float()
-    return ((found - right).square().mean() / right.square().mean()).sqrt().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import signal
@@ -20,6 +21,8 @@ from livetalk_core.pool import wire
 from livetalk_core.pool.jobs import Agenda, Job, OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.launch import Member, start_worker
 from livetalk_core.pool.memory import WORD_BYTES, Segment, StopWord
+
+log = logging.getLogger(__name__)
 
 NUM_SLOTS = 4
 """Two for work in progress while the last chunk is copied out, and two that readers may keep for a while."""
@@ -180,6 +183,8 @@ class Crew:
         match message:
             case wire.Note(text=text) if text:
                 self.state = State(kind="starting", text=text)
+            case wire.Note(warning=line) if line:
+                log.warning("%s", line)
             case wire.Note(step=step, steps=steps) if job is not None:
                 job.step = (step, steps)
             case wire.Broken():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import resource
 import socket
@@ -23,6 +24,17 @@ from livetalk_core.pool import wire
 from livetalk_core.pool.memory import PAGE_BYTES, WORD_BYTES, Segment, StopWord
 from livetalk_core.pool.wire import messages, pack
 from livetalk_core.types import AvatarEngine, Chunk, Reference
+
+
+class Warnings(logging.Handler):
+    """Rank 0's warnings, on their way to the pool's user."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(logging.WARNING)
+        self.desk = desk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.desk.send(wire.Note(warning=record.getMessage()))
 
 
 class Cancelled(Exception):
@@ -97,6 +109,8 @@ class Desk:
     def load(self, command: wire.Load) -> wire.Facts:
         self.rank = command.rank
         torch.set_num_threads(command.num_threads)
+        if self.rank == 0:
+            logging.getLogger("livetalk_core").addHandler(Warnings(self))
         self.note("joining the other workers")
         group = join(command) if command.recipe.grouped and command.placement.num_workers > 1 else None
         self.note("loading the model")

@@ -217,9 +217,10 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What rank 0 is doing: loading, or denoising step `step` of `steps`."""
+    """What rank 0 is doing: loading, or denoising step `step` of `steps`; or a line for the user."""
 
     text: str = ""
+    warning: str = ""
     step: int = 0
     steps: int = 0
 

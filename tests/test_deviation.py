@@ -1,0 +1,102 @@
+"""Options that change the result say by how much, on the first chunk and not again."""
+
+import pytest
+import torch
+
+from livetalk_core import deviation
+from livetalk_core.loading import load_engine
+from livetalk_core.models import attention
+from livetalk_core.models.fp8 import Fp8Linear
+from livetalk_core.types import StreamSettings
+
+
+def first_latents(engine, settings, chunks=1, size=(48, 32)):
+    """[16, t, h, w] of a stream's first chunk, after the motion latent."""
+    pixels_CHW = torch.linspace(-1, 1, 3 * size[0] * size[1]).view(3, size[1], size[0])
+    latents = []
+    stream = engine.open(engine.reference(pixels_CHW), settings, on_latents=latents.append)
+    sound = torch.sin(torch.arange(chunks * engine.plan(*size).new_samples) / 9) * 0.2
+    assert len(list(stream.push(sound))) >= chunks
+    return latents[0][:, 1:]
+
+
+def load(**options):
+    return load_engine("tiny", device="cpu", **options)
+
+
+def rms(x):
+    return x.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("option, fast, steps", [("--steps 3", "none", 3), ("--steps 2", "none", 2), ("--fast fp8", "fp8", 4)])
+def test_what_is_said_is_the_first_chunks_own_difference(caplog, option, fast, steps):
+    exact = first_latents(load(), StreamSettings(seed=1))
+    assert caplog.messages == [], "control: the exact way has nothing to say"
+    found = first_latents(load(fast=fast), StreamSettings(seed=1, steps=steps), chunks=2)
+    error = rms(found - exact) / rms(exact)
+    assert error > 1e-3
+    assert caplog.messages == [
+        f"{option}: the first chunk's latents are off by {100 * error:.2f}% of their size at 48x32; leave it out for the exact ones"
+    ]
+
+
+def test_two_options_are_measured_each_alone(caplog):
+    exact = first_latents(load(), StreamSettings(seed=1))
+    engine = load(fast="fp8")
+    first_latents(engine, StreamSettings(seed=1, steps=3))
+    alone = [first_latents(load(**{"fast": fast}), StreamSettings(seed=1, steps=steps)) for fast, steps in (("none", 3), ("fp8", 4))]
+    wanted = [rms(found - exact) / rms(exact) for found in alone]
+    assert list(engine.deviations.found.values()) == pytest.approx(wanted, rel=1e-4)
+    assert [option for option, *_ in engine.deviations.found] == ["--steps 3", "--fast fp8"]
+
+
+def test_each_is_measured_once_a_size_and_costs_nothing_after_that(caplog, monkeypatch):
+    engine, made = load(), []
+    make = deviation.Deviations.make
+    monkeypatch.setattr(deviation.Deviations, "make", lambda self, way, first: made.append(way.steps) or make(self, way, first))
+    first_latents(engine, StreamSettings(seed=1))
+    assert made == [], "control: the usual start is not made longer"
+    for seed in (1, 2):
+        first_latents(engine, StreamSettings(seed=seed, steps=2))
+    assert made == [4, 2] and len(caplog.messages) == 1
+    first_latents(engine, StreamSettings(steps=2), size=(32, 48))
+    assert made == [4, 2, 4, 2] and "32x48" in caplog.messages[1]
+
+
+def test_products_are_in_8_bits_from_the_first_chunk_on():
+    engine = load(fast="fp8")
+    layer = engine.models.dit.blocks[0].self_attn
+    assert isinstance(layer.q, torch.nn.Linear)
+    first_latents(engine, StreamSettings())
+    assert isinstance(layer.q, Fp8Linear)
+
+
+def test_8_bit_attention_is_compared_with_the_exact_kernels(caplog, monkeypatch):
+    def rough(q, k, v):
+        return attention.attention_sdpa(q.to(torch.float8_e4m3fn).to(q.dtype), k, v)
+
+    exact = first_latents(load(), StreamSettings(seed=1))
+    monkeypatch.setattr(attention, "_wanted", "sage")
+    monkeypatch.setattr(attention, "_chosen", {})
+    monkeypatch.setattr(attention, "installed", lambda name: name == "sage")
+    monkeypatch.setattr(attention, "suits", lambda name, case: name in ("sage", "sdpa"))
+    monkeypatch.setitem(attention.MEASURED, "cpu", ("sdpa",))
+    monkeypatch.setitem(attention.RUN, "sage", rough)
+    found = first_latents(load(), StreamSettings(seed=1))
+    (message,) = caplog.messages
+    assert f"--attention sage: the first chunk's latents are off by {100 * rms(found - exact) / rms(exact):.2f}%" in message
+    assert rms(found - exact) > 0 and attention.wanted_kernel() == "sage"
+
+
+def test_a_caller_that_stops_is_heard_while_it_is_measured():
+    engine = load(fast="fp8")
+
+    def stop(step, steps):
+        raise KeyboardInterrupt
+
+    stream = engine.open(engine.reference(torch.zeros(3, 32, 48)), StreamSettings(), on_step=stop)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream.push(torch.zeros(17920)))
+    assert engine.deviations.found == {}
+    first_latents(engine, StreamSettings())
+    assert len(engine.deviations.found) == 1, "the next stream measures"

@@ -40,7 +40,8 @@ class Fused:
 
 
 def fuse(call: Callable[[], object], form: dict[str, bool] | None = None) -> Fused:
-    """The fused form of a call, which is one whole graph, with these options of the compiler; best under a FakeTensorMode, whose tensors have sizes and no memory."""
+    """The fused form of a call, which is one whole graph, with these options of the compiler; best under a FakeTensorMode, whose tensors
+    have sizes and no memory."""
     found: list[Fused] = []
 
     def look(nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:

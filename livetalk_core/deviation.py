@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.denoiser import Cuts, DiTDenoiser
+from livetalk_core.graphs import Graphed, without_graphs
 from livetalk_core.models.attention import INEXACT, kernel_as, wanted_kernel
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import use_fp8
@@ -58,6 +59,7 @@ class Deviations:
     def __init__(self, dit: AudioDiT, device: torch.device, steps: int):
         self.dit, self.device, self.steps = dit, device, steps
         self.fp8 = self.compiled = False
+        self.graphed: list[Graphed] = []
         self.found: dict[tuple[str, int, int], float] = {}
         """Root mean square of the latents' difference over the exact ones', by option, width and height."""
 
@@ -68,7 +70,7 @@ class Deviations:
         due = [way for way in self.ways(first.settings) if (way.option, *size) not in self.found]
         if not due:
             return
-        with self.eager():
+        with self.eager(), without_graphs(self.graphed):
             exact = self.make(Way(option="", steps=self.steps, kernel=self.exact_kernel()), first)
             for way in due:
                 error = relative_rms(self.make(way, first), exact)

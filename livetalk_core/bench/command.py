@@ -168,7 +168,7 @@ def open_engine(options: argparse.Namespace):
     select_kernel(options.attention)
     check_fast(options.fast)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return quicken(random_engine(preset, device, dtype), options.compile, options.fast)
+    return quicken(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs)
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -97,6 +97,46 @@ def test_the_answer_for_the_motion_latents_does_not_count():
     assert (answer.grad[0, :, :2] == 0).all() and (answer.grad[0, :, 2:] != 0).all()
 
 
+def heard_or_not(heard, unheard):
+    """A network that answers one thing to sound, another to silence."""
+    return lambda x, t, condition, text, image, features: torch.stack([heard if clip.any() else unheard for clip in features])
+
+
+def test_where_guided_training_rests_the_answer_is_what_guidance_makes_of_the_data():
+    sample, draws, config = toy_sample(), Draws.of("g"), toy_sft(audio_guidance=1.5, **KEEP_ALL | {"drop_audio": 1e-9})
+    wanted = noise_sample(sample, draws, config, NULL).target_CTHW
+    unheard = torch.randn_like(wanted)
+    guided = unheard + 1.5 * (wanted - unheard)
+    losses = [float(sft_loss(heard_or_not(v, unheard), [(sample, draws)], config, NULL)) for v in (guided, wanted)]
+    assert losses[0] < 1e-10 and losses[1] > 0.1
+
+
+def test_guided_training_leaves_samples_without_sound_as_they_were():
+    config = toy_sft(audio_guidance=3.0, **KEEP_ALL | {"drop_audio": 1.0})
+    batch = pairs([toy_sample(0), toy_sample(1)])
+    with torch.no_grad():
+        guided, plain = (sft_loss(toy_net(), batch, c, NULL) for c in (config, replace(config, audio_guidance=1.0)))
+    assert torch.equal(guided, plain)
+
+
+def test_no_gradient_goes_through_what_guides():
+    sample, draws, config = toy_sample(), Draws.of("g"), toy_sft(audio_guidance=2.0, **KEEP_ALL | {"drop_audio": 1e-9})
+    row = noise_sample(sample, draws, config, NULL)
+    heard, unheard = (torch.randn_like(row.x_CTHW).requires_grad_() for _ in range(2))
+    sft_loss(heard_or_not(heard, unheard), [(sample, draws)], config, NULL).backward()
+    error = (heard - row.target_CTHW - 0.5 * (heard - unheard)).detach()
+    count = row.x_CTHW.shape[0] * row.weight_THW.sum()
+    assert unheard.grad is None and torch.allclose(heard.grad, 2 * error * row.weight_THW / count, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes, message", [({"audio_guidance": 0.5}, "must be 1"), ({"audio_guidance": 1.5, **KEEP_ALL}, "drop_audio=0.1")]
+)
+def test_guidance_that_cannot_be_learned_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        toy_sft(**changes)
+
+
 def test_both_numbers_of_motion_latents_and_all_windows_are_drawn():
     sample, config = toy_sample(chunks=3), toy_sft()
     counts, windows = set(), set()

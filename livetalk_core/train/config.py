@@ -88,6 +88,8 @@ class SFT:
     drop_text_and_audio: float = 0.05
     drop_text: float = 0.05
     drop_audio: float = 0.0
+    audio_guidance: float = 1.0
+    """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
     mouth_weight: float = 0.0
     """Added to the loss weight of 1 where the mouth is."""
     full_weight_from: float = 0.0
@@ -97,6 +99,10 @@ class SFT:
         total = self.drop_text_and_audio + self.drop_text + self.drop_audio
         if not 0 <= total <= 1:
             raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
+        if self.audio_guidance < 1:
+            raise ValueError(f"audio_guidance={self.audio_guidance} must be 1 (none) or more; 1.5 is usual for a small model")
+        if self.audio_guidance > 1 and not self.drop_audio + self.drop_text_and_audio:
+            raise ValueError(f"audio_guidance={self.audio_guidance} needs samples without sound to compare with; set drop_audio=0.1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,16 +53,37 @@ class AdaptStage:
 def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT, null_text_LD: Tensor) -> Tensor:
     """Weighted mean of (v - (noise - x0))^2 over each sample's new latents, then over samples."""
     rows = [noise_sample(sample, draws, config, null_text_LD) for sample, draws in batch]
-    v_BCTHW = net(
+    v_BCTHW = answer(net, rows, [row.window for row in rows])
+    target_BCTHW = torch.stack([row.target_CTHW for row in rows])
+    if config.audio_guidance != 1:
+        target_BCTHW = target_BCTHW + guiding(net, rows, v_BCTHW, config.audio_guidance)
+    errors = [
+        row.importance * weighted_error(v, target, row.weight_THW) for v, target, row in zip(v_BCTHW, target_BCTHW, rows, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+def answer(net: nn.Module, rows: Sequence[Noised], windows: Sequence[AudioWindow]) -> Tensor:
+    """v [B, C, T, H, W] of all rows at once, to the sound of these windows."""
+    return net(
         torch.stack([row.x_CTHW for row in rows]),
         torch.tensor([row.t for row in rows], device=rows[0].x_CTHW.device),
         torch.stack([row.reference.cond_CTHW for row in rows]),
         stack_rows([row.reference.text_LD for row in rows]),
         torch.stack([row.reference.image_LD for row in rows]),
-        torch.stack([row.window.features_PTWSD.flatten(-2) for row in rows]),
+        torch.stack([window.features_PTWSD.flatten(-2) for window in windows]),
     )
-    errors = [row.importance * weighted_error(v, row.target_CTHW, row.weight_THW) for v, row in zip(v_BCTHW, rows, strict=True)]
-    return torch.stack(errors).mean()
+
+
+@torch.no_grad()
+def guiding(net: nn.Module, rows: Sequence[Noised], v_BCTHW: Tensor, guidance: float) -> Tensor:
+    """What the target moves by, so that the network comes to answer as guidance would make it, in one pass (Tang et al. 2025).
+
+    (1 - 1 / g) (v - v without sound): where the network rests, v - v without sound is g times what the data has. Nothing for a sample
+    whose sound was dropped.
+    """
+    unheard_BCTHW = answer(net, rows, [silent(row.window) for row in rows])
+    return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
 
 
 def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor) -> Noised:

@@ -50,3 +50,10 @@ def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path):
     short.setattr(nano, "train", lambda job: seen.append(job.recipe.name))
     assert nano.train_nano(tmp_path, "cpu") is None
     assert seen == ["vae_nano"], "what comes after waits for the next run"
+
+
+def test_a_model_folders_files_have_their_usual_names_whatever_they_were_called(tmp_path):
+    for name in ("best.safetensors", "later.safetensors", "config.json"):
+        (tmp_path / name).write_text(name)
+    folder = nano.put_together(tmp_path / "best.safetensors", tmp_path / "later.safetensors", tmp_path / "made")
+    assert (folder / nano.VAE_FILE).read_text() == "best.safetensors" and (folder / nano.DIT_FILE).read_text() == "later.safetensors"

@@ -139,8 +139,8 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
 
 
 def put_together(vae: Path, dit: Path, folder: Path) -> Path:
-    """A model folder that generate, serve and the node pack take."""
+    """A model folder that generate, serve and the node pack take, of a VAE's file and of a DiT's with its config.json beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source in (vae, dit, dit.with_name("config.json")):
-        shutil.copyfile(source, folder / source.name)
+    for source, name in ((vae, VAE_FILE), (dit, DIT_FILE), (dit.with_name("config.json"), "config.json")):
+        shutil.copyfile(source, folder / name)
     return folder

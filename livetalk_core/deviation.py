@@ -83,7 +83,7 @@ class Deviations:
     def ways(self, settings: StreamSettings) -> list[Way]:
         """Those of the options, each alone; last the one that stays."""
         found, kernel = [], self.exact_kernel()
-        if settings.steps != self.steps:
+        if settings.steps < self.steps:
             found.append(Way(option=f"--steps {settings.steps}", steps=settings.steps, kernel=kernel))
         if wanted_kernel() in INEXACT:
             found.append(Way(option=f"--attention {wanted_kernel()}", steps=self.steps, kernel=wanted_kernel()))

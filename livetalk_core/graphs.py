@@ -35,14 +35,17 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records what a call launches. All graphs of a recorder use the same memory for what lies between, since they take turns."""
+    """Records what a call launches. All graphs of a recorder use the same memory for what lies between, since they take turns.
+
+    Only this thread's calls are held to what can be recorded: others copy frames to the host meanwhile.
+    """
 
     def __init__(self, device: torch.device):
         self.device, self.memory = device, torch.cuda.graph_pool_handle()
 
     def record(self, call: Callable[[], object]) -> tuple[Callable[[], None], object]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.memory):
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
             result = call()
         return graph.replay, result
 

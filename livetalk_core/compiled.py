@@ -14,6 +14,7 @@ from livetalk_core.models.attention import attention
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.speakers import speaker_positions
+from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import DECODER_FORM, CausalVAE
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
     for block in dit.blocks:
         whole = keep_exchanges(block.self_attn)
         block.compile(dynamic=False, fullgraph=whole)
-    if isinstance(vae, CausalVAE | PatchVAE):
+    if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
         vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
     log.info("compiled forms on %s, kept in %s", device, os.environ["TORCHINDUCTOR_CACHE_DIR"])
 

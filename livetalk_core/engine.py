@@ -18,6 +18,7 @@ from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.text import TextEncoder, Tokenizer
+from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
 from livetalk_core.parallel.memory import free_bytes
@@ -39,7 +40,7 @@ class Models:
     """Every network of one engine. Text and picture encoders are made when asked for, since a stream needs them once."""
 
     dit: AudioDiT
-    vae: CausalVAE | PatchVAE
+    vae: CausalVAE | PatchVAE | DraftVAE
     audio: AudioEncoder | MelEncoder
     text: Callable[[], TextEncoder | NoText]
     image: Callable[[], ImageEncoder | ThumbnailEncoder]

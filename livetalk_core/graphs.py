@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import CausalVAE
 
 log = logging.getLogger(__name__)
@@ -149,9 +150,9 @@ class GraphedDecoder:
 
 
 def graph_models(dit: AudioDiT, vae: object, recorder: Recorder) -> list[Graphed]:
-    """From now on the DiT's blocks of a step, and a group of latent frames through the causal VAE's decoder, are replayed."""
+    """From now on the DiT's blocks of a step, and a group of latent frames through the causal VAE's decoder or a tiny one, are replayed."""
     steps = dit.run_blocks = Graphed(dit.run_blocks, recorder)
-    if not isinstance(vae, CausalVAE):
+    if not isinstance(vae, CausalVAE | DraftVAE):
         return [steps]
     decoder = vae.decode_group = GraphedDecoder(vae.decode_group, recorder)
     return [steps, decoder.graphed]

@@ -23,6 +23,7 @@ from livetalk_core.models.fp8 import require_fp8
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
+from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DraftVAE, TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.context import parallelize_dit
@@ -53,16 +54,18 @@ def load_engine(
     compile: bool = False,
     fast: str = "none",
     graphs: bool = False,
+    decoder: str | Path | None = None,
 ) -> Engine:
     """An engine of a preset's name, of a published model folder, or of named files.
 
     `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given. `memory`: the DiT's weights
     are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit. `compile`: DiT and VAE
     compiled with torch.compile, for resident weights. `fast`: one of FAST. `graphs`: steps and decodes as
-    CUDA graphs, for resident weights.
+    CUDA graphs, for resident weights. `decoder`: file of a tiny decoder (taew2_1), which makes the frames of drafts.
     """
     check_fast(fast)
-    return quicken(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, graphs)
+    tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
+    return quicken(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, graphs, tiny)
 
 
 def load_member(
@@ -75,6 +78,7 @@ def load_member(
     compile: bool = False,
     fast: str = "none",
     graphs: bool = False,
+    decoder: str | Path | None = None,
 ) -> Engine:
     """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group.
 
@@ -86,18 +90,23 @@ def load_member(
         raise ValueError("memory='sharded' works without compile, fast and graphs only; leave them out, or choose another --memory")
     if group is not None and graphs:
         raise ValueError("graphs=True works in one process only: exchanges between processes cannot be recorded; leave --graphs out")
+    if group is not None and decoder is not None:
+        raise ValueError(f"--decoder {decoder} works in one process only; leave it out, or leave out --gpus and --workers")
     check_memory(memory, 1 if group is None else group.size)
+    tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
     engine = load_part(group, model, device, dtype, memory)
     if group is None:
-        return quicken(engine, compile, fast, graphs)
+        return quicken(engine, compile, fast, graphs, tiny)
     parallelize_dit(engine.models.dit, group)
     models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
     return quicken(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
 
 
-def quicken(engine: Engine, compile: bool, fast: str, graphs: bool = False) -> Engine:
+def quicken(engine: Engine, compile: bool, fast: str, graphs: bool = False, tiny: TinyDecoder | None = None) -> Engine:
     """The engine, made faster as asked for. Comes after everything else that is put on its models. Products are in 8 bits from the first
     chunk on, on which that is measured."""
+    if tiny is not None:
+        draft_with(engine, tiny)
     if fast == "fp8":
         require_fp8(engine.models.dit, engine.device)
         engine.deviations.fp8 = True
@@ -108,6 +117,22 @@ def quicken(engine: Engine, compile: bool, fast: str, graphs: bool = False) -> E
         require_graphs(engine.models.dit, engine.device)
         engine.deviations.graphed = graph_models(engine.models.dit, engine.models.vae, CudaRecorder(engine.device))
     return engine
+
+
+def draft_with(engine: Engine, tiny: TinyDecoder) -> None:
+    """The engine's frames are made by the tiny decoder from now on. ValueError where latents are not Wan 2.1's."""
+    vae = engine.models.vae
+    fits = isinstance(vae, CausalVAE) and (vae.temporal_stride, vae.spatial_stride) == (TEMPORAL_STRIDE, SPATIAL_STRIDE)
+    if not fits or vae.config.z_dim != CHANNELS:
+        raise ValueError(
+            f"--decoder takes latents of the Wan 2.1 VAE, {CHANNELS} channels, and {engine.preset.name} has another VAE, "
+            f"{vae.config.z_dim} channels; leave it out, or choose a model with that VAE"
+        )
+    tiny.to(engine.device, engine.dtype)
+    if engine.device.type == "cuda":
+        lay_channels_last(tiny)
+    draft = DraftVAE(vae, tiny)
+    engine.models, engine.deviations.draft = replace(engine.models, vae=draft), draft
 
 
 def check_fast(name: str) -> None:

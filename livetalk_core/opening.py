@@ -22,9 +22,8 @@ def open_here(options: argparse.Namespace):
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(options.attention)
-    return load_engine(
-        named_model(options), options.device, named_dtype(options), options.memory, options.compile, options.fast, options.graphs
-    )
+    how = {name: vars(options)[name] for name in ("device", "memory", "compile", "fast", "graphs", "decoder")}
+    return load_engine(named_model(options), dtype=named_dtype(options), **how)
 
 
 def open_pool(options: argparse.Namespace):
@@ -39,7 +38,8 @@ def open_pool(options: argparse.Namespace):
     else:
         place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
     print(f"workers: {place.reason}", file=sys.stderr)
-    how = {name: vars(options)[name] for name in ("attention", "memory", "compile", "fast", "graphs")} | {"dtype": named_dtype(options)}
+    names = ("attention", "memory", "compile", "fast", "graphs", "decoder")
+    how = {name: vars(options)[name] for name in names} | {"dtype": named_dtype(options)}
     pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()
     if options.warm and options.compile:

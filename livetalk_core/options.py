@@ -73,6 +73,13 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         help="savings that change the result: none, or fp8, products in 8 bits (default: none). Each option that changes the result is "
         "measured against the exact way on the first chunk, which takes longer by one more chunk, and one for each",
     )
+    sub.add_argument(
+        "--decoder",
+        type=Path,
+        metavar="FILE",
+        help="for drafts: a tiny decoder (taew2_1, .pth or .safetensors) in place of the Wan 2.1 VAE's, which changes the result and is "
+        "measured as for --fast; motion frames are its own too, encoded as ever (one process)",
+    )
     sub.set_defaults(warm=False)
 
 

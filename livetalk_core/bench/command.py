@@ -72,7 +72,7 @@ def make_report(options: argparse.Namespace) -> dict:
     if options.chunks < 1:
         raise ValueError(f"chunks={options.chunks} must be 1 or more")
     with closing(open_engine(options)) as engine:
-        measured = measure(engine, options.size, options.chunks, options.steps)
+        measured = measure(engine, options.size, options.chunks, options.steps, options.decoder is not None)
         measured["random_weights"] = options.random_weights or not engine.preset.trained
         measured |= {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
     return start | measured | {"counted": counted_report()}
@@ -107,7 +107,7 @@ def counted_report(compiled: bool = False) -> dict:
     return {"model": "livetalk_14b", "size": "{}x{}".format(*LARGE), "dtype": "bfloat16", "components": rows, "limits": limits}
 
 
-def measure(engine, size: str, chunks: int, steps: int | None = None) -> dict:
+def measure(engine, size: str, chunks: int, steps: int | None = None, tiny_decoder: bool = False) -> dict:
     """A stream's times and, in one process, every part's, against what the machine can do and what was counted."""
     from livetalk_core.bench.ceilings import measure_ceilings
     from livetalk_core.bench.counted import count_components, count_weights
@@ -121,7 +121,7 @@ def measure(engine, size: str, chunks: int, steps: int | None = None) -> dict:
     cuts = Cuts() if in_pool else engine.cuts(plan)
     ceilings = measure_ceilings(engine.device, engine.dtype)
     report = run_bench(engine, size, chunks, steps)
-    rows = count_components(engine.preset, (plan.width, plan.height), engine.dtype, cuts)
+    rows = count_components(engine.preset, (plan.width, plan.height), engine.dtype, cuts, tiny_decoder)
     pool, devices, seconds = {}, 1, {}
     if in_pool:
         pool = {"peak_memory_mb": engine.stats()["peak_mb"], "pool": measure_pool(engine)}
@@ -129,6 +129,7 @@ def measure(engine, size: str, chunks: int, steps: int | None = None) -> dict:
     else:
         seconds = time_components(engine, plan, cuts)
         report["deviations"] = {option: error for (option, *_), error in engine.deviations.found.items()}
+        report["decoder_psnr_db"] = next(iter(engine.deviations.psnr_db.values()), None)
     counted = {
         "dit_parameters": count_weights(engine.preset),
         "cuts": vars(cuts),
@@ -148,6 +149,7 @@ def open_engine(options: argparse.Namespace):
     from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
     from livetalk_core.loading import check_fast, choose_device, quicken
     from livetalk_core.models.attention import select_kernel
+    from livetalk_core.models.weights import read_tiny_decoder
     from livetalk_core.opening import named_dtype
     from livetalk_core.presets import BY_NAME
 
@@ -167,8 +169,9 @@ def open_engine(options: argparse.Namespace):
         )
     select_kernel(options.attention)
     check_fast(options.fast)
+    tiny = None if options.decoder is None else read_tiny_decoder(options.decoder)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return quicken(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs)
+    return quicken(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs, tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -16,8 +16,10 @@ from livetalk_core.bench.networks import META, random_engine
 from livetalk_core.bench.plain import make_plain
 from livetalk_core.denoiser import PLAIN, Cuts
 from livetalk_core.engine import Engine
+from livetalk_core.loading import draft_with
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.rope import Grid
+from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import Preset, livetalk_14b
@@ -56,11 +58,15 @@ class Limit:
 
 
 @functools.cache
-def count_components(preset: Preset, size: tuple[int, int], dtype: torch.dtype, cuts: Cuts) -> list[dict]:
+def count_components(preset: Preset, size: tuple[int, int], dtype: torch.dtype, cuts: Cuts, tiny_decoder: bool = False) -> list[dict]:
     """A row a part: its work with these savings, and its plain form's where there is one. Nothing is computed, and no weights are made."""
     engine = random_engine(preset, META, dtype)
     plan = engine.plan(*size)
     plain = plain_calls(random_engine(preset, META, dtype), plan)
+    if tiny_decoder:
+        with META:
+            draft_with(engine, TinyDecoder())
+        del plain["VAE decode"]
     rows = []
     for component in components(engine, plan, cuts):
         row = {"name": component.name, "per": component.per, "stage": component.stage, **vars(work_of(engine, component.prepare))}

@@ -138,6 +138,8 @@ def heading_cells(report: dict) -> Cells:
     if report.get("deviations"):
         errors = ", ".join(f"{name} {100 * error:.2f} % of their size" for name, error in report["deviations"].items())
         rows.append(["off the exact latents by", errors])
+    if report.get("decoder_psnr_db") is not None:
+        rows.append(["tiny decoder", f"{report['decoder_psnr_db']:.2f} dB PSNR against the exact one's frames"])
     return [["machine", ""], *rows]
 
 

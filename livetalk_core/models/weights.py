@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT, DiTConfig
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 HEAD_DIM = 128
 """Of every Wan 2.1 model; heads are not in the tensors' shapes."""
+TINY_DOWNLOAD = "taew2_1.pth of github.com/madebyollin/taehv"
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -122,6 +124,26 @@ def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str |
         return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device)
     config = vae_config_from(shapes)
     return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
+
+
+def read_tiny_decoder(path: Path) -> TinyDecoder:
+    """The tiny decoder of this file, float32 on the CPU. FileNotFoundError or ValueError, naming it, when it is missing or another."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--decoder {path} is missing; name a file of {TINY_DOWNLOAD}, or leave it out")
+    try:
+        return load_tiny_decoder(read_tensors([path]), dtype=torch.float32)
+    except ValueError as error:
+        raise ValueError(f"--decoder {path}: {error} (published as {TINY_DOWNLOAD})") from None
+
+
+def load_tiny_decoder(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> TinyDecoder:
+    """The tiny decoder of these tensors; the file's encoder is left out. ValueError when its decoder has other layers."""
+    what = "the tiny decoder of Wan 2.1 (taew2_1)"
+    decoder = build(TinyDecoder, tensors, what=what, dtype=dtype, device=device)
+    known = decoder.state_dict().keys()
+    if strange := [name for name in tensors if name.startswith("decoder.") and name not in known]:
+        raise ValueError(f"not the weights of {what}: it has no {first_three(strange)}; choose another file")
+    return decoder
 
 
 def refuse_scaled(tensors: Mapping[str, Tensor], what: str) -> None:

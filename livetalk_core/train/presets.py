@@ -68,12 +68,12 @@ def sft_nano() -> Recipe:
         name="sft_nano",
         model=nano(),
         run=Run(
-            steps=4000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
+            steps=12000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
             save_every=100, validate_every=1000, validate_chunks=3, log_every=10,
         ),
         stage=SFT(
-            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(2200, 4000), muon=1.0, frozen=EARS),
-            shift=3.0, full_weight_from=0.4, noise_motion=0.1,
+            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(8000, 12000), muon=1.0, frozen=EARS),
+            audio_guidance=1.5, shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),
     )  # fmt: skip

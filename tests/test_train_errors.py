@@ -59,16 +59,18 @@ def test_an_error_is_what_the_samplers_last_steps_make_less_the_truth():
 
 def test_errors_are_written_once_for_each_sample(data, tmp_path):
     folder = tmp_path / "errors"
-    assert write_errors(toy_net(), data, folder, 2, 3.0) == 3
+    assert write_errors(toy_net(), data, folder, 2, 3.0, 3) == 3
     written = {path.name: (path.stat().st_mtime_ns, load_file(path)) for path in sorted(folder.iterdir())}
     assert list(written) == ["toy-0.safetensors", "toy-1.safetensors", "toy-2.safetensors"]
     for _, tensors in written.values():
         assert tensors["error"].shape == toy_plan().latent_shape and int(tensors["first_frame"]) in (0, 28)
     (folder / "toy-1.safetensors").unlink()
-    assert write_errors(toy_net(), data, folder, 2, 3.0) == 3
+    assert write_errors(toy_net(), data, folder, 2, 3.0, 3) == 3
     for name, (made_at, tensors) in written.items():
         assert ((folder / name).stat().st_mtime_ns == made_at) == (name != "toy-1.safetensors")
         assert torch.equal(load_file(folder / name)["error"], tensors["error"]), "the same again"
+    assert write_errors(toy_net(), data, tmp_path / "few", 2, 3.0, 1) == 1
+    assert [path.name for path in (tmp_path / "few").iterdir()] == ["toy-0.safetensors"]
 
 
 def test_a_cut_of_an_error_lies_where_its_pixels_lie(tmp_path):
@@ -105,8 +107,9 @@ def test_errors_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="errors=1.5 must be 0 to 1"):
         Tokenizer(optim=Optim(lr=1e-3), errors=1.5)
     films = write_toy_films(tmp_path / "more", 2)
-    with pytest.raises(FileNotFoundError, match="has no errors of 1 films, such as toy-1.safetensors; livetalk train nano makes them"):
-        FilmSet(films, tmp_path / "errors")
+    assert [path.name for path in FilmSet(films, tmp_path / "errors").paths] == ["toy-0.safetensors"], "the other has no errors"
+    with pytest.raises(FileNotFoundError, match="has no errors of any film in .*, such as toy-0.safetensors; livetalk train nano makes"):
+        FilmSet(films, tmp_path / "none")
     recipe = replace(toy_run(replace(stage.config, frames=9), 1), model=replace(toy_preset(), vae=SMALL_VAE))
     with pytest.raises(ValueError, match="toy learns from a DiT's errors; name their folder with --errors"):
         train(Job(recipe=recipe, out=tmp_path / "run", data=films, device="cpu"))

@@ -129,6 +129,18 @@ def test_no_gradient_goes_through_what_guides():
     assert unheard.grad is None and torch.allclose(heard.grad, 2 * error * row.weight_THW / count, atol=1e-7)
 
 
+def test_guidance_is_learned_from_the_step_asked_for(world):
+    """A second pass, without sound, from step 1 on."""
+    config = toy_sft(audio_guidance=2.0, guided_from=1, **KEEP_ALL | {"drop_audio": 1e-9})
+    stage = AdaptStage(config, Learner(sharded_net(), Optim(lr=1e-9)), NULL)
+    heard = []
+    stage.learner.net.register_forward_pre_hook(lambda net, inputs: heard.append(bool(inputs[5].any())))
+    stage.step([pairs([toy_sample()])], Draws.of("all"), 0)
+    assert heard == [True]
+    stage.step([pairs([toy_sample()])], Draws.of("all"), 1)
+    assert heard == [True, True, False]
+
+
 @pytest.mark.parametrize(
     "changes, message", [({"audio_guidance": 0.5}, "must be 1"), ({"audio_guidance": 1.5, **KEEP_ALL}, "drop_audio=0.1")]
 )

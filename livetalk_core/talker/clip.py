@@ -14,7 +14,7 @@ from livetalk_core.talker.sentences import HELD_OUT_VOICES, SENTENCES, TRAIN_VOI
 from livetalk_core.talker.viseme import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, MouthTrack, to_16k, track_mouth
 
 SPLITS = ("train", "heldout")
-TRAIN_IDENTITIES = range(0, 4096)
+TRAIN_IDENTITIES = range(0, 1_000_000)
 HELD_OUT_IDENTITIES = range(1_000_000, 1_000_256)
 LEVEL = 0.09
 """Root mean square of a clip's speech where it is loudest."""

@@ -90,6 +90,8 @@ class SFT:
     drop_audio: float = 0.0
     audio_guidance: float = 1.0
     """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
+    guided_from: int = 0
+    """The step from which it learns that, a second forward pass each: late is cheaper."""
     mouth_weight: float = 0.0
     """Added to the loss weight of 1 where the mouth is."""
     full_weight_from: float = 0.0

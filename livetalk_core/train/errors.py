@@ -20,17 +20,21 @@ from livetalk_core.train.sample import Sample
 from livetalk_core.train.shards import ShardSet
 
 
-def write_errors(net: nn.Module, data: ShardSet, folder: Path, steps: int, shift: float, seed: int = 0) -> int:
-    """For each sample that has none yet, a file `key`: the DiT's latents of one chunk, less the true ones. Returns how many there are."""
+def write_errors(net: nn.Module, data: ShardSet, folder: Path, steps: int, shift: float, most: int, seed: int = 0) -> int:
+    """For samples at even distances, `most` or less than twice as many, those files `key` that there are not yet. Returns how many there are.
+
+    Each is the DiT's latents of one chunk, less the true ones.
+    """
     times = flow_times(steps, shift)
-    for number in range(len(data)):
+    numbers = range(0, len(data), max(1, len(data) // most))
+    for number in numbers:
         sample = data[number]
         path = folder / f"{sample.key}.safetensors"
         if not path.exists():
             chunk, error_CTHW = find_error(net, sample, times, Draws.of(seed, "errors", number))
             first_frame = torch.tensor(chunk * sample.plan.new_frames)
             write_tensors({"first_frame": first_frame, "error": error_CTHW.bfloat16()}, path)
-    return len(data)
+    return len(numbers)
 
 
 @torch.no_grad()

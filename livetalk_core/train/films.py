@@ -86,16 +86,17 @@ def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
 
 
 class FilmSet:
-    """The films of a folder, by number; `errors`: the folder of what a DiT gets wrong of each."""
+    """The films of a folder, by number; with `errors`, the folder of what a DiT gets wrong of some, only those."""
 
     def __init__(self, folder: Path, errors: Path | None = None):
         self.paths = sorted(folder.glob("*.safetensors"))
         if not self.paths:
             raise FileNotFoundError(f"{folder} holds no films (*.safetensors); draw some with: livetalk train nano")
         self.errors = errors
-        missing = [path.name for path in self.paths if errors and not (errors / path.name).exists()]
-        if missing:
-            raise FileNotFoundError(f"{errors} has no errors of {len(missing)} films, such as {missing[0]}; livetalk train nano makes them")
+        if errors:
+            first, self.paths = self.paths[0].name, [path for path in self.paths if (errors / path.name).exists()]
+            if not self.paths:
+                raise FileNotFoundError(f"{errors} has no errors of any film in {folder}, such as {first}; livetalk train nano makes them")
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -45,7 +45,8 @@ class AdaptStage:
 
     def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
         """One update from `passes` of samples, each with its own chance."""
-        losses = [lambda batch=batch: sft_loss(self.learner.net, batch, self.config, self.null_text_LD) for batch in passes]
+        config = self.config if number >= self.config.guided_from else replace(self.config, audio_guidance=1.0)
+        losses = [lambda batch=batch: sft_loss(self.learner.net, batch, config, self.null_text_LD) for batch in passes]
         loss, norm = self.learner.update(losses)
         return {"loss": loss, "grad_norm": norm}
 

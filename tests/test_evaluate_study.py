@@ -10,6 +10,7 @@ from toys import toy_job, toy_run, toy_sft
 
 from livetalk_core import cli
 from livetalk_core.evaluate import curves, report, study
+from livetalk_core.train.checkpoint import PREFIX
 from livetalk_core.train.presets import dmd_nano
 from livetalk_core.train.run import DIT_FILE, train
 
@@ -64,6 +65,16 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, runs, monkeypatch):
     assert len(runs) == 2 * COUNT
     study.run_study(toy_study(tmp_path, seeds=3), None, tell=len)
     assert len(runs) == 3 * COUNT
+
+
+def test_minutes_are_told_only_of_what_was_trained_in_one_go(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(study, "train", lambda job: job.out / DIT_FILE)
+    monkeypatch.setattr(study, "put_together", lambda vae, dit, folder: folder)
+    stopped = tmp_path / "row-1" / "checkpoints" / f"{PREFIX}1"
+    stopped.mkdir(parents=True)
+    (stopped / ".metadata").touch()
+    whole, resumed = (study.distil(toy_study(tmp_path), None, tmp_path / f"row-{seed}", {}, seed) for seed in (0, 1))
+    assert "minutes" in whole and "minutes" not in resumed
 
 
 def test_the_tables_show_mean_and_deviation_over_the_seeds(tmp_path, runs):

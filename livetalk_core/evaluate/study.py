@@ -17,6 +17,7 @@ from livetalk_core.engine import Engine
 from livetalk_core.evaluate.long import LONG_FILM_S, LONG_SEED, measure_long
 from livetalk_core.evaluate.reader import Reader
 from livetalk_core.evaluate.talks import summarize, take_talks, true_talks
+from livetalk_core.train.checkpoint import find_checkpoints
 from livetalk_core.train.config import Recipe
 from livetalk_core.train.nano import put_together
 from livetalk_core.train.run import DIT_FILE, Job, train
@@ -97,14 +98,14 @@ def variants() -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def distil(study: Study, how: Measuring, folder: Path, changes: Mapping[str, object], seed: int) -> dict[str, float] | None:
-    """Train one variant and measure it."""
-    began = time.perf_counter()
+    """Train one variant and measure it; its minutes are told only where it was trained in one go."""
+    began, fresh = time.perf_counter(), not find_checkpoints(folder / "checkpoints")
     recipe = study.recipe
     recipe = replace(recipe, run=replace(recipe.run, seed=seed), stage=replace(recipe.stage, **changes))
     if train(Job(recipe=recipe, out=folder, data=study.data, dit=(study.dit,), vae=study.vae, device=study.device)) is None:
         return None
-    minutes = (time.perf_counter() - began) / 60
-    return measure_model(put_together(study.vae, folder / DIT_FILE, folder / "model"), how) | {"minutes": minutes}
+    spent = {"minutes": (time.perf_counter() - began) / 60} if fresh else {}
+    return measure_model(put_together(study.vae, folder / DIT_FILE, folder / "model"), how) | spent
 
 
 def measure_model(folder: Path, how: Measuring) -> dict[str, float]:
@@ -159,4 +160,4 @@ def cell(rows: list[dict[str, float]], column: str) -> str:
     if not values:
         return ""
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+    return f"{statistics.mean(values):z.3f}{spread}"

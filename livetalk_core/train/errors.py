@@ -21,7 +21,7 @@ from livetalk_core.train.shards import ShardSet
 
 
 def write_errors(net: nn.Module, data: ShardSet, folder: Path, steps: int, shift: float, most: int, seed: int = 0) -> int:
-    """For samples at even distances, `most` or less than twice as many, those files `key` that there are not yet. Returns how many there are.
+    """For samples at even distances, `most` to twice as many, those files `key` that there are not yet. Returns how many there are.
 
     Each is the DiT's latents of one chunk, less the true ones.
     """

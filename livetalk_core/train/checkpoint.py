@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,7 +26,8 @@ PREFIX = "step-"
 def save_checkpoint(folder: Path, step: int, learners: Mapping[str, Learner], keep: int) -> Path:
     """Write `folder/step-N`; every process calls it. It takes its name when it is whole, then older ones but `keep` go."""
     final, part = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.part"
-    dcp.save(gather_state(learners, step), checkpoint_id=str(part))
+    with quiet_alone() as alone:
+        dcp.save(gather_state(learners, step), checkpoint_id=str(part), no_dist=alone)
     dist.barrier()
     if is_first():
         shutil.rmtree(final, ignore_errors=True)
@@ -38,7 +41,8 @@ def save_checkpoint(folder: Path, step: int, learners: Mapping[str, Learner], ke
 def load_checkpoint(path: Path, learners: Mapping[str, Learner]) -> int:
     """Put a checkpoint into the learners, on any number of processes; returns its step."""
     state = gather_state(learners, 0)
-    dcp.load(state, checkpoint_id=str(path))
+    with quiet_alone() as alone:
+        dcp.load(state, checkpoint_id=str(path), no_dist=alone)
     for name, learner in learners.items():
         part = state[name]
         set_state_dict(learner.net, learner.optimizers, model_state_dict=part["net"], optim_state_dict=part["optimizer"])
@@ -58,6 +62,18 @@ def gather_state(learners: Mapping[str, Learner], step: int) -> dict:
         if learner.ema is not None:
             state[name]["ema"] = learner.ema.shadow
     return state
+
+
+@contextmanager
+def quiet_alone() -> Iterator[bool]:
+    """Whether there is one process, which then asks nobody, and is not warned of that.
+
+    To ask itself would start computing threads of gloo's, and OpenMP lets all threads sleep between two pieces of work once there are more
+    of them than cores: on two cores a third of the speed.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield dist.get_world_size() == 1
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from livetalk_core.train.config import SFT, Optim
 from livetalk_core.train.draws import Draws, shifted
 from livetalk_core.train.learner import Learner, make_optimizers
 from livetalk_core.train.net import NetDenoiser, VelocityNet, net_state, velocity
-from livetalk_core.train.sft import AdaptStage, drop_conditions, noise_sample, sft_loss
+from livetalk_core.train.sft import AdaptStage, cut_squares, drop_conditions, noise_sample, sft_loss
 
 NULL = torch.zeros(2, SMALL_DIT.text_dim)
 KEEP_ALL = {"drop_text_and_audio": 0.0, "drop_text": 0.0, "drop_audio": 0.0}
@@ -147,6 +147,52 @@ def test_guidance_is_learned_from_the_step_asked_for(world):
 def test_guidance_that_cannot_be_learned_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         toy_sft(**changes)
+
+
+def test_squares_are_whole_tokens_of_everything_that_has_a_place():
+    sample = toy_sample()
+    height, width = sample.latents_KCTHW.shape[-2:]
+    numbers = torch.arange(height * width, dtype=torch.float32).view(height, width)
+    sample = replace(
+        sample,
+        latents_KCTHW=numbers.expand(sample.latents_KCTHW.shape),
+        reference=replace(sample.reference, cond_CTHW=numbers.expand(sample.reference.cond_CTHW.shape)),
+    )
+    places = set()
+    for i in range(20):
+        pieces = cut_squares(sample, Draws.of("square", i), toy_sft(square=1, squares=2))
+        assert len({draws.where for _, draws in pieces}) == 2, "each has its own chance"
+        for piece, _ in pieces:
+            square = piece.latents_KCTHW[0, 0, 0]
+            assert square.shape == piece.mouth_HW.shape == (2, 2) and torch.equal(square, piece.reference.cond_CTHW[0, 0])
+            top, left = divmod(int(square[0, 0]), width)
+            assert top % 2 == left % 2 == 0 and torch.equal(square, numbers[top : top + 2, left : left + 2])
+            places.add((top, left))
+    assert len(places) == height * width // 4, "all places are drawn"
+
+
+def test_every_other_square_is_at_the_mouth():
+    sample = toy_sample()
+    mouth_HW = torch.zeros_like(sample.mouth_HW)
+    mouth_HW[-1, -1] = 1
+    found = [
+        bool(piece.mouth_HW.any())
+        for i in range(200)
+        for piece, _ in cut_squares(replace(sample, mouth_HW=mouth_HW), Draws.of("at the mouth", i), toy_sft(square=1))
+    ]
+    tokens = mouth_HW.numel() // 4
+    assert abs(sum(found) / 200 - (0.5 + 0.5 / tokens)) < 0.1
+
+
+def test_whole_pictures_come_after_the_squares_and_too_large_squares_are_refused(world):
+    assert toy_sft(square=1, whole_from=3).at(2).square == 1 and toy_sft(square=1, whole_from=3).at(3).square == 0
+    sample, draws = toy_sample(), Draws.of("whole")
+    assert cut_squares(sample, draws, toy_sft()) == [(sample, draws)]
+    with pytest.raises(ValueError, match=r"square=99 must be at most \d+: \S+ has \d+x\d+ tokens"):
+        cut_squares(sample, draws, toy_sft(square=99))
+    stage = AdaptStage(toy_sft(square=1, squares=3, whole_from=1), Learner(sharded_net(), Optim(lr=1e-3)), NULL)
+    results = [stage.step([pairs([toy_sample(0), toy_sample(1)])], draws, number)["loss"] for number in range(2)]
+    assert all(loss.isfinite() for loss in results)
 
 
 def test_both_numbers_of_motion_latents_and_all_windows_are_drawn():

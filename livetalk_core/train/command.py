@@ -32,7 +32,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
     sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
     sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE that the data was encoded with")
-    sub.add_argument("--errors", type=Path, metavar="DIR", help="finish_nano: what a DiT gets wrong of the films, as train nano writes it")
+    sub.add_argument("--errors", type=Path, metavar="DIR", help="vae_nano: what a DiT gets wrong of the films, as train nano writes it")
     sub.add_argument("--device", default="auto", help="cpu, cuda (default: cuda where there is one); torchrun starts one process a GPU")
     sub.add_argument(
         "--set",

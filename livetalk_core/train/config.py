@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from livetalk_core.plan import check_frame_count, check_multiple
 from livetalk_core.presets import Preset
@@ -50,7 +50,7 @@ class Run:
     """What the networks compute in; weights and gradient sums are float32."""
     checkpoint_activations: bool = False
     compile: bool = False
-    """Compile the networks that learn; needs a C++ compiler on a CPU."""
+    """Compile the networks that learn, each shape of batch on its own; needs a C++ compiler on a CPU."""
     ema_decay: float = 0.0
     """0 keeps no average."""
     ema_start: int = 0
@@ -92,6 +92,11 @@ class SFT:
     """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
     guided_from: int = 0
     """The step from which it learns that, a second forward pass each: late is cheaper."""
+    square: int = 0
+    """Side, in tokens, of the squares that clips are cut to until step `whole_from`, every other one at the mouth; 0: never cut."""
+    squares: int = 1
+    """Of each clip, each at its own time with its own noise."""
+    whole_from: int = 0
     mouth_weight: float = 0.0
     """Added to the loss weight of 1 where the mouth is."""
     full_weight_from: float = 0.0
@@ -103,8 +108,15 @@ class SFT:
             raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
         if self.audio_guidance < 1:
             raise ValueError(f"audio_guidance={self.audio_guidance} must be 1 (none) or more; 1.5 is usual for a small model")
+        if self.squares < 1:
+            raise ValueError(f"squares={self.squares} must be 1 or more")
         if self.audio_guidance > 1 and not self.drop_audio + self.drop_text_and_audio:
             raise ValueError(f"audio_guidance={self.audio_guidance} needs samples without sound to compare with; set drop_audio=0.1")
+
+    def at(self, step: int) -> SFT:
+        """What holds at this step, without what begins later or is over."""
+        guidance = self.audio_guidance if step >= self.guided_from else 1.0
+        return replace(self, audio_guidance=guidance, square=0 if step >= self.whole_from else self.square)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ class Film:
 def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
     """Top and left of a square: anywhere, or so that it holds the middle of the mouth."""
     top, left = (draws.choice(side, length - size + 1) for side, length in zip(("top", "left"), mouth_HW.shape, strict=True))
-    if draws.choice("mouth", 2):
+    if draws.choice("mouth", 2) and mouth_HW.any():
         middle = mouth_HW.nonzero().float().mean(0).round().int().tolist()
         top, left = (
             min(max(0, at - draws.choice(side, size)), length - size)

@@ -41,25 +41,13 @@ def dmd_14b() -> Recipe:
 
 
 def vae_nano() -> Recipe:
-    """The small model's VAE: the decoder, on the synthetic talker."""
+    """The small model's VAE, at the end: the decoder learns to draw, and to undo what the DiT gets wrong."""
     return Recipe(
         name="vae_nano",
         model=nano(),
-        run=Run(steps=4200, batch=8, dtype="bfloat16", ema_decay=0.998, ema_start=500, save_every=250, validate_every=1000, log_every=20),
-        stage=Tokenizer(optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=200, fall=(2700, 4200))),
+        run=Run(steps=1300, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=1300, log_every=20),
+        stage=Tokenizer(optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=100, fall=(700, 1300)), frames=33, errors=0.65),
     )
-
-
-def finish_nano() -> Recipe:
-    """The small model's VAE again, at the end: the decoder learns to undo what the DiT gets wrong."""
-    return Recipe(
-        name="finish_nano",
-        model=nano(),
-        run=Run(steps=2000, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=50, save_every=100, validate_every=1000, log_every=20),
-        stage=Tokenizer(
-            optim=Optim(lr=3e-4, betas=(0.9, 0.99), warmup=30, fall=(1200, 2000)), frames=33, errors=0.65
-        ),
-    )  # fmt: skip
 
 
 def sft_nano() -> Recipe:
@@ -68,12 +56,13 @@ def sft_nano() -> Recipe:
         name="sft_nano",
         model=nano(),
         run=Run(
-            steps=10000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.998, ema_start=300,
-            save_every=100, validate_every=1000, validate_chunks=3, log_every=10,
+            steps=3000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.995, ema_start=300,
+            save_every=100, validate_every=3000, validate_chunks=3, log_every=10,
         ),
         stage=SFT(
-            optim=Optim(lr=6e-4, betas=(0.9, 0.99), warmup=100, fall=(7000, 10000), muon=1.0, frozen=EARS),
-            audio_guidance=1.5, guided_from=7500, shift=3.0, full_weight_from=0.4, noise_motion=0.1,
+            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2000, 3000), muon=1.0, frozen=EARS),
+            square=4, squares=2, whole_from=2600, audio_guidance=1.5, guided_from=2300,
+            shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),
     )  # fmt: skip
@@ -87,7 +76,7 @@ def dmd_nano() -> Recipe:
     return Recipe(
         name="dmd_nano",
         model=nano(),
-        run=Run(steps=100, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=10, save_every=20, validate_every=100, log_every=5),
+        run=Run(steps=30, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=4, save_every=10, validate_every=30, log_every=5),
         stage=DMD(
             generator=Optim(lr=1e-5, betas=(0.9, 0.99), clip=10.0, frozen=EARS),
             critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=EARS),
@@ -98,4 +87,4 @@ def dmd_nano() -> Recipe:
     )
 
 
-RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano, finish_nano)}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano)}

@@ -30,7 +30,9 @@ DIT_FILE, VAE_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors"
 TEACHER_STEPS = 20
 """Denoising steps of a validation video before distillation."""
 FIRST_FILMS = 200
-"""Films that the VAE's encoder is worked out from."""
+"""Films that the VAE's encoder is worked out from, at most twice as many."""
+FIRST_FRAMES = 13
+"""Of each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
     """The first weights of a small model's VAE: those of its encoder stay."""
     size = films[0].read("mouth").shape[0]
     chosen = range(0, len(films), max(1, len(films) // FIRST_FILMS))
-    clips = [films[i].cut(Draws.of(recipe.run.seed, "first", i), recipe.stage.frames, size) for i in chosen]
+    clips = [films[i].cut(Draws.of(recipe.run.seed, "first", i), min(FIRST_FRAMES, recipe.stage.frames), size) for i in chosen]
     return first_vae_state(recipe.model.vae, clips, recipe.run.seed)
 
 
@@ -124,7 +126,7 @@ def make_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, f
         master=dtype_of(recipe) if frozen else torch.float32, checkpoint_activations=recipe.run.checkpoint_activations and not frozen,
     )  # fmt: skip
     if recipe.run.compile:
-        net.compile()
+        net.compile(dynamic=False)
     return net.requires_grad_(False) if frozen else net
 
 

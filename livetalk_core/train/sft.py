@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from livetalk_core.stream.flow import pin_motion
 from livetalk_core.train.config import SFT
 from livetalk_core.train.draws import Draws, shifted
+from livetalk_core.train.films import place_square
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.sample import Sample
 from livetalk_core.types import AudioWindow, Reference
@@ -45,7 +46,7 @@ class AdaptStage:
 
     def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
         """One update from `passes` of samples, each with its own chance."""
-        config = self.config if number >= self.config.guided_from else replace(self.config, audio_guidance=1.0)
+        config = self.config.at(number)
         losses = [lambda batch=batch: sft_loss(self.learner.net, batch, config, self.null_text_LD) for batch in passes]
         loss, norm = self.learner.update(losses)
         return {"loss": loss, "grad_norm": norm}
@@ -53,7 +54,7 @@ class AdaptStage:
 
 def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT, null_text_LD: Tensor) -> Tensor:
     """Weighted mean of (v - (noise - x0))^2 over each sample's new latents, then over samples."""
-    rows = [noise_sample(sample, draws, config, null_text_LD) for sample, draws in batch]
+    rows = [noise_sample(*piece, config, null_text_LD) for sample, draws in batch for piece in cut_squares(sample, draws, config)]
     v_BCTHW = answer(net, rows, [row.window for row in rows])
     target_BCTHW = torch.stack([row.target_CTHW for row in rows])
     if config.audio_guidance != 1:
@@ -85,6 +86,29 @@ def guiding(net: nn.Module, rows: Sequence[Noised], v_BCTHW: Tensor, guidance: f
     """
     unheard_BCTHW = answer(net, rows, [silent(row.window) for row in rows])
     return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
+
+
+def cut_squares(sample: Sample, draws: Draws, config: SFT) -> list[tuple[Sample, Draws]]:
+    """The sample, or squares of it, each with its own chance. ValueError for squares larger than the picture."""
+    if not config.square:
+        return [(sample, draws)]
+    patch = sample.plan.patch_size
+    mouth_HW = F.max_pool2d(sample.mouth_HW[None], patch)[0].bool()
+    height, width = mouth_HW.shape
+    if config.square > min(height, width):
+        raise ValueError(f"square={config.square} must be at most {min(height, width)}: {sample.key} has {width}x{height} tokens")
+    chances = [draws.at("square", i) for i in range(config.squares)]
+    places = [place_square(chance, mouth_HW, config.square) for chance in chances]
+    return [(cut_sample(sample, patch, place, config.square), chance) for place, chance in zip(places, chances, strict=True)]
+
+
+def cut_sample(sample: Sample, patch: int, place: Sequence[int], side: int) -> Sample:
+    """A square of `side` tokens, from the token at `place` on."""
+    rows, columns = (slice(patch * first, patch * (first + side)) for first in place)
+    reference = replace(sample.reference, cond_CTHW=sample.reference.cond_CTHW[..., rows, columns])
+    return replace(
+        sample, reference=reference, latents_KCTHW=sample.latents_KCTHW[..., rows, columns], mouth_HW=sample.mouth_HW[rows, columns]
+    )
 
 
 def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor) -> Noised:

@@ -29,7 +29,7 @@ def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, sett
     """A stream of a sample's sound and reference, with the averaged weights where there are any. Every process calls it, one writes."""
     noise = seeded_noise(sample.plan.latent_shape, settings.seed, sample.latents_KCTHW.device)
     frames, sound = [], []
-    with averaged(learner):
+    with averaged(learner), torch.compiler.set_stance("force_eager"):
         session = Session(sample.plan, NetDenoiser(learner.net), vae, sample.reference, settings, noise)
         for index in range(min(chunks, sample.chunks)):
             for chunk in session.step(sample.window(index)):

@@ -118,7 +118,7 @@ def test_the_plain_vae_gives_the_same_pictures_for_more_work():
     fold_kernels(cut)
     latents, video = torch.randn(16, 3, 2, 3), torch.rand(3, 5, 16, 24) * 2 - 1
     for a, b in ((next(plain.decode(latents)), next(cut.decode(latents))), (plain.encode(video), cut.encode(video))):
-        assert (a - b).abs().max() <= 1e-5
+        assert (a - b).abs().max() <= 1e-4, "sums in another order"
     with pytest.raises(AssertionError, match="one group"):
         list(plain.decode(latents, (1, 2)))
 

@@ -1,5 +1,6 @@
 """The small model from nothing, every stage in turn, a few steps each."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,41 +13,69 @@ from livetalk_core.train.hearing import Lesson
 from livetalk_core.types import StreamSettings
 
 
-@pytest.fixture
-def short(monkeypatch):
+@pytest.fixture(scope="module")
+def short():
     """Two films, and a step of each stage."""
-    monkeypatch.setattr(nano, "FILMS", ((2, 3),))
-    monkeypatch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
-    monkeypatch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
-    for name in ("vae_nano", "sft_nano", "dmd_nano"):
-        recipe = getattr(nano, name)()
-        run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
-        made = replace(recipe, run=run)
-        monkeypatch.setattr(nano, name, lambda made=made: made)
-    return monkeypatch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nano, "FILMS", ((2, 3),))
+        patch.setattr(nano, "MORE_FILMS", (1, 1))
+        patch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
+        patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
+        for name in ("vae_nano", "sft_nano", "dmd_nano"):
+            recipe = getattr(nano, name)()
+            run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
+            made = replace(recipe, run=run)
+            patch.setattr(nano, name, lambda made=made: made)
+        yield
 
 
-def test_every_stage_runs_and_the_folder_it_ends_in_talks(short, tmp_path):
-    folder = nano.train_nano(tmp_path, "cpu")
-    assert folder == tmp_path / "nano" and {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, "config.json"}
+@pytest.fixture(scope="module")
+def made(short, tmp_path_factory):
+    """What one round leaves."""
+    out = tmp_path_factory.mktemp("made")
+    assert nano.train_nano(out, "cpu", rounds=1) == out / "nano"
+    return out
+
+
+def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
+    folder = made / "nano"
+    assert {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, "config.json"}
     assert sum(path.stat().st_size for path in folder.iterdir()) < 32e6
     engine = load_engine(folder, "cpu")
     stream = engine.open(engine.reference(torch.zeros(3, 128, 128)), StreamSettings(steps=1))
     assert torch.cat([chunk.frames_THWC for chunk in stream.push(torch.zeros(17920))]).shape == (28, 128, 128, 3)
-    ears, trained = (weights.read_tensors([path]) for path in (tmp_path / "first" / nano.DIT_FILE, folder / nano.DIT_FILE))
+    ears, trained = (weights.read_tensors([path]) for path in (made / "first" / nano.DIT_FILE, folder / nano.DIT_FILE))
     for name in ears:
         assert torch.equal(ears[name].bfloat16(), trained[name]) or not name.startswith("audio_proj"), "what hears stays as it is"
-    finished, started = (weights.read_tensors([path]) for path in (folder / nano.VAE_FILE, tmp_path / "first" / nano.VAE_FILE))
+    finished, started = (weights.read_tensors([path]) for path in (folder / nano.VAE_FILE, made / "first" / nano.VAE_FILE))
     assert all(torch.equal(finished[name], started[name].bfloat16()) for name in started if name.startswith("encoder")), "the latents stay"
     assert not torch.equal(finished["decoder.head.weight"], started["decoder.head.weight"])
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}
-    assert nano.train_nano(tmp_path, "cpu") == folder
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "films").iterdir()}, "films are drawn once"
 
 
-def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path):
+def test_a_round_goes_on_from_the_networks_of_the_one_before_with_more_people(made, tmp_path, monkeypatch):
+    out = shutil.copytree(made, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (out / "films").iterdir()}
+    jobs, train = [], nano.train
+    monkeypatch.setattr(nano, "train", lambda job: jobs.append(job) or train(job))
+    folder = nano.train_nano(out, "cpu", rounds=2)
+    first, second = (nano.networks_in(out / f"round-{number}") for number in (1, 2))
+    assert [job.recipe.name for job in jobs] == ["sft_nano", "dmd_nano", "vae_nano"], "the first round is not done again"
+    assert [job.recipe.run.seed for job in jobs] == [1, 1, 1], "other draws than the first round's"
+    assert jobs[0].dit == (first.dit,) and jobs[2].vae == first.vae
+    after = {path: path.stat().st_mtime_ns for path in (out / "films").iterdir()}
+    assert before.items() < after.items() and len(after) == 3, "films are drawn once"
+    assert (folder / nano.VAE_FILE).read_bytes() == second.vae.read_bytes() != first.vae.read_bytes()
+    assert (folder / nano.DIT_FILE).read_bytes() == second.dit.read_bytes() != first.dit.read_bytes()
+
+
+def test_no_rounds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="^rounds=0 must be 1 or more$"):
+        nano.train_nano(tmp_path, rounds=0)
+
+
+def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path, monkeypatch):
     seen = []
-    short.setattr(nano, "train", lambda job: seen.append(job.recipe.name))
+    monkeypatch.setattr(nano, "train", lambda job: seen.append(job.recipe.name))
     assert nano.train_nano(tmp_path, "cpu") is None
     assert seen == ["sft_nano"], "what comes after waits for the next run"
 

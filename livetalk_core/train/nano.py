@@ -1,7 +1,8 @@
 """The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
 
-Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. Every part goes on
-where it was stopped, so the command that was stopped is the command that goes on.
+Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. That is a round, and
+it ends with a model. The next one begins with the networks of the one before, more people and full rates, as SGDR does (Loshchilov &
+Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -32,38 +36,62 @@ from livetalk_core.train.sample import Encoders
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 
-FILMS = ((300, 3), (2400, 1))
-"""How many films of how many chunks each: many people, since what a small model learns from a few does not hold for others."""
+ROUNDS = 2
+FILMS, MORE_FILMS = ((300, 3), (2400, 1)), (1500, 1)
+"""How many films of how many chunks each; every round after the first adds some. Many people, since what a small model learns from a few
+does not hold for others."""
 SIZE = 128
 LESSON, HELD_OUT_SCRIPTS = Lesson(), 12
 MISTAKEN = 800
 """Films, at least, whose chunks the decoder learns to bring back."""
 
 
-def train_nano(out: Path, device: str = "auto") -> Path | None:
-    """All stages in turn; returns the folder of the model, or None if a signal stopped one, all saved."""
+def train_nano(out: Path, device: str = "auto", rounds: int = ROUNDS) -> Path | None:
+    """All rounds in turn; returns the folder of the model, or None if a signal stopped one, all saved. ValueError for no rounds."""
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be 1 or more")
+    before = Networks(vae=out / "first" / VAE_FILE, dit=out / "first" / DIT_FILE)
+    for number in range(rounds):
+        made = networks_in(out / f"round-{number + 1}")
+        if not made.vae.exists():
+            for name, run in parts_of(out, number, before, made, device):
+                tell(f"train nano: round {number + 1} of {rounds}: {name}")
+                if run() is None:
+                    return None
+        put_together(*made, out / "nano")
+        before = made
+    return out / "nano"
+
+
+class Networks(NamedTuple):
+    """The files of a model."""
+
+    vae: Path
+    dit: Path
+
+
+def networks_in(folder: Path) -> Networks:
+    """What a round leaves in its folder; the VAE comes last."""
+    return Networks(vae=folder / "vae" / VAE_FILE, dit=folder / "dmd" / DIT_FILE)
+
+
+def parts_of(out: Path, number: int, before: Networks, made: Networks, device: str) -> list[tuple[str, Callable[[], object]]]:
+    """The parts of a round, counted from 0, by name. First VAE and hearing are of the first alone, and so are the latents' scales."""
     films, data, first, ears = out / "films", out / "data", out / "first" / VAE_FILE, out / "first" / DIT_FILE
-    stages: list[tuple[str, Callable[[], object]]] = [
-        ("films", lambda: draw_films(films, FILMS)),
+    folder = made.vae.parent.parent
+    errors, sft = folder / "errors", folder / "sft"
+    recipes = [replace(make(), run=replace(make().run, seed=number)) for make in (sft_nano, dmd_nano, vae_nano)]
+    stage_1, stage_2, decoding = (partial(Job, recipe=recipe, device=device) for recipe in recipes)
+    return [
+        ("films", lambda: draw_films(films, (*FILMS, *[MORE_FILMS] * number))),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
         ("data", lambda: encode_films(FilmSet(films), first, data)),
         ("hearing", lambda: make_first_dit(ears)),
-        ("stage 1", lambda: train(Job(recipe=sft_nano(), out=out / "sft", data=data, dit=(ears,), vae=first, device=device))),
-        ("stage 2", lambda: train(distilling(out, device))),
-        ("errors", lambda: collect_errors(out / "dmd" / DIT_FILE, data, out / "errors")),
-        ("VAE", lambda: train(Job(recipe=vae_nano(), out=out / "vae", data=films, vae=first, errors=out / "errors", device=device))),
+        ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(before.dit,), vae=first))),
+        ("stage 2", lambda: train(stage_2(out=made.dit.parent, data=data, dit=(sft / DIT_FILE,), vae=first))),
+        ("errors", lambda: collect_errors(made.dit, data, errors)),
+        ("VAE", lambda: train(decoding(out=made.vae.parent, data=films, vae=before.vae, errors=errors))),
     ]
-    for name, run in stages:
-        tell(f"train nano: {name}")
-        if run() is None:
-            return None
-    return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
-
-
-def distilling(out: Path, device: str) -> Job:
-    return Job(
-        recipe=dmd_nano(), out=out / "dmd", data=out / "data", dit=(out / "sft" / DIT_FILE,), vae=out / "first" / VAE_FILE, device=device
-    )  # fmt: skip
 
 
 def collect_errors(dit: Path, data: Path, folder: Path) -> int:

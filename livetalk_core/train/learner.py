@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from livetalk_core.parallel.train import mean_over_ranks
 from livetalk_core.train.config import Optim
+from livetalk_core.train.muon import Muon
 
 
 class Learner:
@@ -52,7 +53,7 @@ def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
     rest = [p for name, p in learning.items() if name not in hidden]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if hidden:
-        optimizers.append(torch.optim.Muon(hidden.values(), weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(hidden.values(), weight_decay=config.weight_decay))
     return optimizers
 
 

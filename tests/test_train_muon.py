@@ -36,6 +36,16 @@ def test_it_walks_as_torchs_own():
         assert (c - b).norm() > 0.05 * (b - start).norm()
 
 
+def test_a_kernel_is_walked_as_the_matrix_of_its_rows():
+    flat, kernel = (torch.nn.Parameter(torch.ones(shape)) for shape in ((6, 36), (6, 4, 1, 3, 3)))
+    optimizer = Muon([flat, kernel], lr=1e-2)
+    for step in range(3):
+        flat.grad = torch.randn(6, 36, generator=torch.Generator().manual_seed(step))
+        kernel.grad = flat.grad.view(kernel.shape)
+        optimizer.step()
+    assert torch.allclose(kernel.flatten(1), flat) and (flat - 1).abs().min() > 0
+
+
 def test_singular_values_come_near_one_and_zero_stays_zero():
     x_NRC = torch.randn(3, 20, 40, generator=torch.Generator().manual_seed(1))
     values = torch.linalg.svdvals(orthogonalize(x_NRC).float())

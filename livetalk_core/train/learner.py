@@ -12,6 +12,9 @@ from livetalk_core.parallel.train import mean_over_ranks
 from livetalk_core.train.config import Optim
 from livetalk_core.train.muon import Muon
 
+BLOCKS = (".blocks.", ".fine.")
+"""In the names of what has residual blocks, the DiT and the small VAE's decoder."""
+
 
 class Learner:
     """A sharded network and its optimizers."""
@@ -47,9 +50,10 @@ class Learner:
 
 
 def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
-    """AdamW, and second, where it is wanted, Muon for the matrices inside the blocks."""
+    """AdamW, and second, where it is wanted, Muon for the matrices and kernels inside the blocks."""
     learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    hidden = {name: p for name, p in learning.items() if config.muon and ".blocks." in name and p.ndim == 2}
+    turned = {module.weight for module in net.modules() if config.muon and isinstance(module, nn.Linear | nn.Conv3d)}
+    hidden = {name: p for name, p in learning.items() if p in turned and any(block in name for block in BLOCKS)}
     rest = [p for name, p in learning.items() if name not in hidden]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if hidden:

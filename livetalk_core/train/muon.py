@@ -1,5 +1,7 @@
 """Muon (Jordan et al. 2024) for sharded weights: matrices of one shape are turned together, on plain tensors.
 
+A convolution's kernel is a matrix too: a row for every channel it makes.
+
 torch.optim.Muon says the same of plain matrices, one by one. Of sharded ones each of its many small products goes through DTensor's
 dispatch, which costs a small model on a CPU more than the products.
 
@@ -23,13 +25,13 @@ RMS = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov's momentum made orthogonal, for matrices only; weight decay as in AdamW. ValueError for a tensor of other than two axes."""
+    """Nesterov's momentum made orthogonal, for matrices and kernels; weight decay as in AdamW. ValueError for a tensor of one axis."""
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, weight_decay: float = 0.1):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         for group in self.param_groups:
             for p in group["params"]:
-                if p.ndim != 2:
+                if p.ndim < 2:
                     raise ValueError(f"Muon turns matrices, and a tensor of shape {tuple(p.shape)} is none; leave it to AdamW")
 
     @torch.no_grad()
@@ -39,11 +41,12 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     same[p.shape].append(p)
-            for (rows, columns), matrices in same.items():
+            for shape, matrices in same.items():
                 turned_NRC = orthogonalize(torch.stack([self.direction(p) for p in matrices]))
+                size = group["lr"] * RMS * max(turned_NRC.shape[1:]) ** 0.5
                 for p, turned_RC in zip(matrices, turned_NRC, strict=True):
                     own(p).mul_(1 - group["lr"] * group["weight_decay"])
-                    own(p).sub_(own_part(turned_RC, p), alpha=group["lr"] * RMS * max(rows, columns) ** 0.5)
+                    own(p).sub_(own_part(turned_RC.view(shape), p), alpha=size)
 
     def direction(self, p: Tensor) -> Tensor:
         """Of the whole matrix [R, C], on every process."""
@@ -53,8 +56,8 @@ class Muon(torch.optim.Optimizer):
         mean.lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(mean, MOMENTUM)
         if not isinstance(p, DTensor) or p.device_mesh.size() == 1:
-            return ahead
-        return DTensor.from_local(ahead, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()).full_tensor()
+            return ahead.flatten(1)
+        return DTensor.from_local(ahead, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()).full_tensor().flatten(1)
 
 
 def orthogonalize(x_NRC: Tensor) -> Tensor:
@@ -76,8 +79,8 @@ def own(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def own_part(whole_RC: Tensor, p: Tensor) -> Tensor:
-    """This process's part of a matrix that every process has, cut as `p` is."""
+def own_part(whole: Tensor, p: Tensor) -> Tensor:
+    """This process's part of a tensor that every process has, cut as `p` is."""
     if not isinstance(p, DTensor) or p.device_mesh.size() == 1:
-        return whole_RC
-    return distribute_tensor(whole_RC, p.device_mesh, p.placements, src_data_rank=None).to_local()
+        return whole
+    return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None).to_local()

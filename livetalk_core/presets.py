@@ -66,7 +66,7 @@ def nano() -> Preset:
         dit=DiTConfig(
             dim=256, ffn_dim=1024, num_heads=4, num_layers=6, in_dim=2 * vae.z_dim + 4, out_dim=vae.z_dim, freq_dim=128,
             text_dim=text.width, text_len=1, image_dim=image.width,
-            audio_dim=audio.layers * audio.width, audio_hidden=256, audio_width=64, audio_tokens=8, predicts="change", picture_in="every",
+            audio_dim=audio.layers * audio.width, audio_hidden=768, audio_width=64, audio_tokens=8, predicts="change", picture_in="every",
         ),
         vae=vae,
         audio=audio,

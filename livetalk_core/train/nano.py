@@ -1,7 +1,7 @@
 """The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
 
 Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. That is a round, and
-it ends with a model. The next one begins with the networks of the one before, more people and full rates, as SGDR does (Loshchilov &
+it ends with a model. Another one, where it is asked for, begins with the networks of the one before, more people and full rates, as SGDR does (Loshchilov &
 Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
 """
 
@@ -36,8 +36,8 @@ from livetalk_core.train.sample import Encoders
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 
-ROUNDS = 2
-FILMS, MORE_FILMS = ((300, 3), (2400, 1)), (1500, 1)
+ROUNDS = 1
+FILMS, MORE_FILMS = ((300, 3), (2700, 1)), (1500, 1)
 """How many films of how many chunks each; every round after the first adds some. Many people, since what a small model learns from a few
 does not hold for others."""
 SIZE = 128

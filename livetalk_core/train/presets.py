@@ -45,8 +45,8 @@ def vae_nano() -> Recipe:
     return Recipe(
         name="vae_nano",
         model=nano(),
-        run=Run(steps=1300, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=1300, log_every=20),
-        stage=Tokenizer(optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=100, fall=(700, 1300)), frames=33, errors=0.65),
+        run=Run(steps=1200, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=1200, log_every=20),
+        stage=Tokenizer(optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(600, 1200), muon=2.0), frames=33, errors=0.65),
     )
 
 
@@ -56,12 +56,12 @@ def sft_nano() -> Recipe:
         name="sft_nano",
         model=nano(),
         run=Run(
-            steps=3000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.995, ema_start=300,
-            save_every=100, validate_every=3000, validate_chunks=3, log_every=10,
+            steps=4000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.995, ema_start=300,
+            save_every=100, validate_every=4000, validate_chunks=3, log_every=10,
         ),
         stage=SFT(
-            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2000, 3000), muon=1.0, frozen=EARS),
-            square=4, squares=2, whole_from=2600, audio_guidance=1.5, guided_from=2300,
+            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=EARS),
+            square=4, squares=2, whole_from=3550, audio_guidance=1.5, guided_from=3200,
             shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),

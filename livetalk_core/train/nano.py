@@ -1,8 +1,8 @@
 """The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
 
 Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. That is a round, and
-it ends with a model. Another one, where it is asked for, begins with the networks of the one before, more people and full rates, as SGDR does (Loshchilov &
-Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
+it ends with a model. Another one, where it is asked for, begins with the networks of the one before, more people and full rates, as SGDR
+does (Loshchilov & Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
 """
 
 from __future__ import annotations

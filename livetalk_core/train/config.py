@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 class Optim:
     """AdamW behind a clipped gradient: a linear warm-up of `warmup` updates, a constant rate, and if wanted a fall to 0.
 
-    With `muon` the matrices of the blocks are left to Muon (Jordan et al. 2024), at `muon` times the rate.
+    With `muon` the blocks' matrices and kernels are left to Muon (Jordan et al. 2024), at `muon` times the rate.
     """
 
     lr: float
@@ -25,7 +25,7 @@ class Optim:
     fall: tuple[int, int] = (0, 0)
     """The updates from and to which the rate falls, in a straight line; (0, 0): it does not."""
     muon: float = 0.0
-    """Rate of the blocks' matrices over `lr`, an update as large as AdamW's; 0 leaves them to AdamW."""
+    """Rate of the blocks' matrices and kernels over `lr`, an update as large as AdamW's; 0 leaves them to AdamW."""
     frozen: tuple[str, ...] = ()
     """Parts of the network that stay as they are, by their names."""
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, write_toy_shards
 from two_processes import main as run_both
-from two_processes import turn
+from two_processes import turn, vae_state
 
 from livetalk_core.cli import main
 from livetalk_core.loading import load_engine
@@ -30,6 +30,7 @@ from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import VelocityNet, blocks_of, net_state
 from livetalk_core.train.run import train
 from livetalk_core.train.shards import open_shards
+from livetalk_core.train.tokenizer import autoencoder_state
 
 STAGES = {
     "sft": toy_sft(noise_motion=0.5, mouth_weight=1.0),
@@ -93,8 +94,9 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert furthest(*ends) < 0.01, "one goes on from two"
     with training_world(CPU):
         turn(str(tmp_path), 1)
-    two, one = (load_file(tmp_path / f"muon-{count}.safetensors") for count in (2, 1))
-    assert furthest(two, one) < 0.05, "Muon turns whole matrices, in bfloat16"
+    for name, before in (("matrices", toy_state()), ("kernels", autoencoder_state(vae_state()))):
+        two, one = (load_file(tmp_path / f"{name}-{count}.safetensors") for count in (2, 1))
+        assert furthest(two, one, before) < 0.05, "Muon turns whole matrices, in bfloat16"
 
 
 def test_two_processes_and_their_loaders_save_and_stop_at_a_signal(tmp_path):
@@ -124,12 +126,12 @@ def start_two(folder: Path, *how: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor], before: dict[str, Tensor] | None = None) -> float:
     """The largest difference of any weight as a share of how far its tensor moved in training.
 
     Biases of keys are left out: a softmax does not see them, and Adam makes steps of the noise in their gradient.
     """
-    start, unseen = toy_state(), ("k.bias", "k_img.bias", "kv_linear.bias")
+    start, unseen = before or toy_state(), ("k.bias", "k_img.bias", "kv_linear.bias")
     seen = [name for name in theirs if not name.endswith(unseen)]
     moved = {name: float((theirs[name] - start[name]).abs().max()) for name in seen}
     return max(float((ours[name] - theirs[name]).abs().max()) / moved[name] for name in seen)

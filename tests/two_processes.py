@@ -7,13 +7,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from toys import sharded_net, toy_dmd, toy_job, toy_run, toy_sft
+from torch import Tensor, nn
+from toys import CPU, sharded_net, toy_dmd, toy_job, toy_run, toy_sft
 
-from livetalk_core.parallel.train import is_first, training_world
+from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.parallel.train import is_first, shard, training_world
 from livetalk_core.train.config import Optim
 from livetalk_core.train.learner import Learner
-from livetalk_core.train.run import train
+from livetalk_core.train.run import no_units, train
+from livetalk_core.train.tokenizer import Autoencoder, autoencoder_state
 
+SMALL_VAE = PatchVAEConfig(z_dim=6, width=12, blocks=1, fine_width=8, fine_blocks=1)
 STAGES = {"sft": toy_sft(), "dmd": toy_dmd(chunks=2, text_guidance=3.0, audio_guidance=2.0)}
 
 
@@ -23,15 +27,29 @@ def main(stage: str, folder: str, batch: int) -> None:
 
 
 def turn(folder: str, count: int) -> None:
-    """One update by Muon with gradients that are known and have no weak direction; writes the weights."""
-    learner = Learner(sharded_net(), Optim(lr=1e-3, muon=1.0, clip=1e9))
-    slopes = {
-        name: torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) for i, (name, p) in enumerate(learner.net.named_parameters())
-    }
-    learner.update([lambda: sum((p.full_tensor() * slopes[name]).sum() for name, p in learner.net.named_parameters())])
-    weights = {name.removeprefix("dit."): p.full_tensor().detach().clone() for name, p in learner.net.named_parameters()}
-    if is_first():
-        save_file(weights, Path(folder) / f"muon-{count}.safetensors")
+    """One update of the DiT's matrices and of the VAE's kernels by Muon; writes the weights."""
+    for name, net in (("matrices", sharded_net()), ("kernels", sharded_vae())):
+        moved = turned(Learner(net, Optim(lr=1e-3, muon=1.0, clip=1e9)))
+        if is_first():
+            save_file(moved, Path(folder) / f"{name}-{count}.safetensors")
+
+
+def turned(learner: Learner) -> dict[str, Tensor]:
+    """The weights after one update with gradients that are known and have no weak direction."""
+    learning = [(name, p) for name, p in learner.net.named_parameters() if p.requires_grad]
+    slopes = {name: torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) for i, (name, p) in enumerate(learning)}
+    learner.update([lambda: sum((p.full_tensor() * slopes[name]).sum() for name, p in learning)])
+    return {name.removeprefix("dit."): p.full_tensor().detach().clone() for name, p in learning}
+
+
+def sharded_vae() -> nn.Module:
+    return shard(lambda: Autoencoder(SMALL_VAE), autoencoder_state(vae_state()), no_units, CPU)
+
+
+def vae_state() -> dict[str, Tensor]:
+    """A VAE's weights, always the same."""
+    torch.manual_seed(0)
+    return PatchVAE(SMALL_VAE).state_dict()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
 
 Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. That is a round, and
-it ends with a model. Another one, where it is asked for, begins with the networks of the one before, more people and full rates, as SGDR
-does (Loshchilov & Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
+it ends with a model. Another one, where it is asked for, begins with the networks of the one before and high rates, as SGDR does
+(Loshchilov & Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
 from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
+from livetalk_core.train.presets import dmd_nano, sft_nano, sft_nano_again, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 
 ROUNDS = 1
-FILMS, MORE_FILMS = ((300, 3), (2700, 1)), (1500, 1)
-"""How many films of how many chunks each; every round after the first adds some. Many people, since what a small model learns from a few
-does not hold for others."""
+FILMS = ((300, 3), (2700, 1))
+"""How many films of how many chunks each. Many people, since what a small model learns from a few does not hold for others."""
 SIZE = 128
 LESSON, HELD_OUT_SCRIPTS = Lesson(), 12
 MISTAKEN = 800
@@ -76,14 +75,15 @@ def networks_in(folder: Path) -> Networks:
 
 
 def parts_of(out: Path, number: int, before: Networks, made: Networks, device: str) -> list[tuple[str, Callable[[], object]]]:
-    """The parts of a round, counted from 0, by name. First VAE and hearing are of the first alone, and so are the latents' scales."""
+    """The parts of a round, counted from 0, by name. First VAE and hearing are of the first alone, and so are the latents."""
     films, data, first, ears = out / "films", out / "data", out / "first" / VAE_FILE, out / "first" / DIT_FILE
     folder = made.vae.parent.parent
     errors, sft = folder / "errors", folder / "sft"
-    recipes = [replace(make(), run=replace(make().run, seed=number)) for make in (sft_nano, dmd_nano, vae_nano)]
+    makers = (sft_nano_again if number else sft_nano, dmd_nano, vae_nano)
+    recipes = [replace(make(), run=replace(make().run, seed=number)) for make in makers]
     stage_1, stage_2, decoding = (partial(Job, recipe=recipe, device=device) for recipe in recipes)
     return [
-        ("films", lambda: draw_films(films, (*FILMS, *[MORE_FILMS] * number))),
+        ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
         ("data", lambda: encode_films(FilmSet(films), first, data)),
         ("hearing", lambda: make_first_dit(ears)),

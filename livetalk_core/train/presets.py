@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from livetalk_core.presets import livetalk_14b, nano
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
 
@@ -68,6 +70,17 @@ def sft_nano() -> Recipe:
     )  # fmt: skip
 
 
+def sft_nano_again() -> Recipe:
+    """The small model's Stage 1 in every round after the first: whole pictures, so that all of a head moves as one."""
+    first = sft_nano()
+    return replace(
+        first,
+        name="sft_nano_again",
+        run=replace(first.run, steps=3000, ema_start=100, validate_every=3000),
+        stage=replace(first.stage, optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1200, 3000)), whole_from=0, guided_from=2000),
+    )
+
+
 def dmd_nano() -> Recipe:
     """The small model's Stage 2: clean motion latents, no guidance beyond what Stage 1 has learned.
 
@@ -87,4 +100,4 @@ def dmd_nano() -> Recipe:
     )
 
 
-RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano)}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, sft_nano_again, dmd_nano)}

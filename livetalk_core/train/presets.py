@@ -76,8 +76,8 @@ def sft_nano_again() -> Recipe:
     return replace(
         first,
         name="sft_nano_again",
-        run=replace(first.run, steps=3000, ema_start=100, validate_every=3000),
-        stage=replace(first.stage, optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1200, 3000)), whole_from=0, guided_from=2000),
+        run=replace(first.run, steps=2400, ema_start=100, validate_every=2400),
+        stage=replace(first.stage, optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1000, 2400)), whole_from=0, guided_from=1700),
     )
 
 

@@ -27,7 +27,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano; or nano: the whole small model from nothing")
-    sub.add_argument("--rounds", type=int, metavar="N", help="nano: a talking model after one, a better one after every more (default: 1)")
+    sub.add_argument("--rounds", type=int, metavar="N", help="nano: a talking model after one; every more trains it further (default: 1)")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")

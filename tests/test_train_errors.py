@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import CPU, toy_film, toy_net, toy_plan, toy_preset, toy_run, toy_sample, write_toy_films, write_toy_shards
+from toys import CPU, SMALL_VAE, toy_film, toy_net, toy_plan, toy_preset, toy_run, toy_sample, write_toy_films, write_toy_shards
 
-from livetalk_core.models.patch_vae import PatchVAEConfig
 from livetalk_core.stream.flow import flow_times, pin_motion
 from livetalk_core.train.config import Optim, Tokenizer
 from livetalk_core.train.draws import Draws
@@ -19,7 +18,7 @@ from livetalk_core.train.run import Job, train
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, rebuild_loss, signed
 
-SMALL_VAE = PatchVAEConfig(z_dim=3, width=12, blocks=1, fine_width=8, fine_blocks=1)
+VAE = replace(SMALL_VAE, z_dim=3)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_the_share_of_errors_is_the_recipes_and_they_take_the_noises_place(tmp_p
     film = write_film_and_error(tmp_path)
     config = Tokenizer(optim=Optim(lr=1e-3), frames=9, size=16, errors=0.7)
     torch.manual_seed(0)
-    net = Autoencoder(SMALL_VAE)
+    net = Autoencoder(VAE)
     stage = TokenizerStage(config, type("L", (), {"net": net})())
     cuts = [stage.cut(film, Draws.of("share", i)) for i in range(200)]
     assert 0.6 < sum(cut.error_CTHW is not None for cut in cuts) / 200 < 0.8
@@ -110,7 +109,7 @@ def test_errors_that_do_not_fit_are_refused(tmp_path):
     assert [path.name for path in FilmSet(films, tmp_path / "errors").paths] == ["toy-0.safetensors"], "the other has no errors"
     with pytest.raises(FileNotFoundError, match="has no errors of any film in .*, such as toy-0.safetensors; livetalk train nano makes"):
         FilmSet(films, tmp_path / "none")
-    recipe = replace(toy_run(replace(stage.config, frames=9), 1), model=replace(toy_preset(), vae=SMALL_VAE))
+    recipe = replace(toy_run(replace(stage.config, frames=9), 1), model=replace(toy_preset(), vae=VAE))
     with pytest.raises(ValueError, match="toy learns from a DiT's errors; name their folder with --errors"):
         train(Job(recipe=recipe, out=tmp_path / "run", data=films, device="cpu"))
 
@@ -124,12 +123,12 @@ def test_a_run_learns_to_undo_an_error_that_is_always_the_same(tmp_path):
     stage = Tokenizer(optim=Optim(lr=1e-2), frames=9, size=32, errors=1.0)
 
     def run(steps: int):
-        recipe = replace(toy_run(stage, steps, batch=2), model=replace(toy_preset(), vae=SMALL_VAE))
+        recipe = replace(toy_run(stage, steps, batch=2), model=replace(toy_preset(), vae=VAE))
         job = Job(recipe=recipe, out=tmp_path / f"run{steps}", data=tmp_path / "films", errors=tmp_path / "errors", device="cpu")
         return loss_of(load_file(train(job)))
 
     def loss_of(state):
-        net = Autoencoder(SMALL_VAE)
+        net = Autoencoder(VAE)
         net.vae.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         films = FilmSet(tmp_path / "films", tmp_path / "errors")
         with torch.no_grad():

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, write_toy_shards
+from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, toy_vae_state, write_toy_shards
 from two_processes import main as run_both
-from two_processes import turn, vae_state
+from two_processes import turn
 
 from livetalk_core.cli import main
 from livetalk_core.loading import load_engine
@@ -30,7 +30,6 @@ from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import VelocityNet, blocks_of, net_state
 from livetalk_core.train.run import train
 from livetalk_core.train.shards import open_shards
-from livetalk_core.train.tokenizer import autoencoder_state
 
 STAGES = {
     "sft": toy_sft(noise_motion=0.5, mouth_weight=1.0),
@@ -94,7 +93,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert furthest(*ends) < 0.01, "one goes on from two"
     with training_world(CPU):
         turn(str(tmp_path), 1)
-    for name, before in (("matrices", toy_state()), ("kernels", autoencoder_state(vae_state()))):
+    for name, before in (("matrices", toy_state()), ("kernels", toy_vae_state())):
         two, one = (load_file(tmp_path / f"{name}-{count}.safetensors") for count in (2, 1))
         assert furthest(two, one, before) < 0.05, "Muon turns whole matrices, in bfloat16"
 

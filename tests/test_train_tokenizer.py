@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toys import CPU, toy_film, toy_preset, toy_run, write_toy_films
+from toys import CPU, SMALL_VAE, toy_film, toy_preset, toy_run, write_toy_films
 
 from livetalk_core.models import weights
-from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.parallel.train import shard, training_world
 from livetalk_core.train.config import Optim, Recipe, Tokenizer
 from livetalk_core.train.draws import Draws
@@ -33,7 +33,6 @@ from livetalk_core.train.tokenizer import (
     signed,
 )
 
-CONFIG = PatchVAEConfig(z_dim=6, width=12, blocks=1, fine_width=8, fine_blocks=1)
 FIXED = ("encoder.", "decoder.picture.")
 """What stays as it was worked out."""
 
@@ -47,7 +46,7 @@ def whole_clip(film: dict[str, Tensor]) -> PixelClip:
 
 
 def first_vae(clips: list[PixelClip], **changes: int) -> PatchVAE:
-    config = replace(CONFIG, **changes)
+    config = replace(SMALL_VAE, **changes)
     vae = PatchVAE(config)
     vae.load_state_dict(first_vae_state(config, clips, 0))
     return vae.requires_grad_(False)
@@ -174,7 +173,7 @@ def test_the_mouths_components_come_before_others_of_the_same_size():
 
 
 def test_the_autoencoder_is_the_serving_vae_there_and_back():
-    net, video = Autoencoder(CONFIG), signed(toy_clips(1))
+    net, video = Autoencoder(SMALL_VAE), signed(toy_clips(1))
     with torch.no_grad():
         again, noisy = net(video, 0.0), net(video, torch.full((1, 6, 3, 4, 4), 0.5))
         z = net.vae.encode(video[0])
@@ -186,9 +185,9 @@ def test_the_autoencoder_is_the_serving_vae_there_and_back():
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_a_few_clips_are_learned_by_heart_and_only_by_the_decoders_network(tmp_path, compute):
     films = FilmSet(write_toy_films(tmp_path, 2, frames=9, size=32))
-    state = first_vae_state(replace(CONFIG, z_dim=3), [whole_clip(toy_film(i, 9, 32)) for i in range(2)], 0)
+    state = first_vae_state(replace(SMALL_VAE, z_dim=3), [whole_clip(toy_film(i, 9, 32)) for i in range(2)], 0)
     with training_world(CPU):
-        net = shard(lambda: Autoencoder(replace(CONFIG, z_dim=3)), autoencoder_state(state), no_units, CPU, compute=compute)
+        net = shard(lambda: Autoencoder(replace(SMALL_VAE, z_dim=3)), autoencoder_state(state), no_units, CPU, compute=compute)
         stage = TokenizerStage(Tokenizer(optim=Optim(lr=1e-2), frames=9, size=32), Learner(net, Optim(lr=1e-2)))
         losses = [float(stage.step([pairs_of(films, n)], Draws.of(n), n)["loss"]) for n in range(30)]
         learned = {name.removeprefix("vae."): p.full_tensor() for name, p in net.named_parameters()}
@@ -203,7 +202,7 @@ def pairs_of(films: FilmSet, step: int) -> list[tuple[Film, Draws]]:
 
 def toy_recipe(steps: int, **changes: object) -> Recipe:
     stage = Tokenizer(optim=Optim(lr=1e-3), frames=5, size=32)
-    return replace(toy_run(stage, steps, batch=2, **changes), model=replace(toy_preset(), vae=CONFIG))
+    return replace(toy_run(stage, steps, batch=2, **changes), model=replace(toy_preset(), vae=SMALL_VAE))
 
 
 def test_a_run_leaves_a_vae_that_serving_loads_whose_linear_part_is_the_first_one(tmp_path):
@@ -211,9 +210,9 @@ def test_a_run_leaves_a_vae_that_serving_loads_whose_linear_part_is_the_first_on
     job = Job(recipe=toy_recipe(2, validate_every=2, ema_decay=0.9), out=tmp_path / "run", data=films, device="cpu")
     path = train(job)
     vae = weights.load_vae(weights.read_tensors([path]), dtype=torch.float32)
-    assert vae.config == CONFIG and (tmp_path / "run/validation/step-00000002.mp4").is_file()
+    assert vae.config == SMALL_VAE and (tmp_path / "run/validation/step-00000002.mp4").is_file()
     clips = [FilmSet(films)[i].cut(Draws.of(0, "first", i), 5, 48) for i in range(4)]
-    first = first_vae_state(CONFIG, clips, 0)
+    first = first_vae_state(SMALL_VAE, clips, 0)
     for name, tensor in load_file(path).items():
         assert torch.equal(tensor, first[name].bfloat16()) or not name.startswith(FIXED), name
     assert not torch.equal(vae.decoder.head.weight, first["decoder.head.weight"])
@@ -231,7 +230,7 @@ def test_a_run_goes_on_bit_by_bit_and_a_vae_that_is_given_is_where_it_starts(tmp
     resumed = run("halves", 4)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     torch.manual_seed(3)
-    save_file(PatchVAE(CONFIG).state_dict(), tmp_path / "other.safetensors")
+    save_file(PatchVAE(SMALL_VAE).state_dict(), tmp_path / "other.safetensors")
     given = run("given", 1, tmp_path / "other.safetensors")
     assert torch.equal(given["encoder.code.rest.weight"], load_file(tmp_path / "other.safetensors")["encoder.code.rest.weight"].bfloat16())
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.train import shard
 from livetalk_core.plan import StreamPlan
@@ -17,12 +18,14 @@ from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
-from livetalk_core.train.run import Job
+from livetalk_core.train.run import Job, no_units
 from livetalk_core.train.sample import Sample, decode_tensors
 from livetalk_core.train.shards import NULL_KEY, ShardWriter
+from livetalk_core.train.tokenizer import Autoencoder, autoencoder_state
 
 CPU = torch.device("cpu")
 SMALL_DIT = replace(tiny().dit, dim=32, ffn_dim=48, num_heads=2, text_len=6)
+SMALL_VAE = PatchVAEConfig(z_dim=6, width=12, blocks=1, fine_width=8, fine_blocks=1)
 
 
 def toy_preset() -> Preset:
@@ -70,6 +73,18 @@ def toy_net(seed: int = 0) -> VelocityNet:
 def sharded_net(seed: int = 0, **how) -> nn.Module:
     """The same, sharded over the world that there is."""
     return shard(lambda: VelocityNet(SMALL_DIT), net_state(toy_state(seed)), blocks_of, CPU, **how)
+
+
+def toy_vae_state() -> dict[str, Tensor]:
+    """A small VAE's weights under Autoencoder's names, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return autoencoder_state(PatchVAE(SMALL_VAE).state_dict())
+
+
+def sharded_vae() -> nn.Module:
+    """The same, sharded over the world that there is."""
+    return shard(lambda: Autoencoder(SMALL_VAE), toy_vae_state(), no_units, CPU)
 
 
 def pairs(samples: list[Sample], *where: object) -> list[tuple[Sample, Draws]]:

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from toys import CPU, sharded_net, toy_dmd, toy_job, toy_run, toy_sft
+from torch import Tensor
+from toys import sharded_net, sharded_vae, toy_dmd, toy_job, toy_run, toy_sft
 
-from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
-from livetalk_core.parallel.train import is_first, shard, training_world
+from livetalk_core.parallel.train import is_first, training_world
 from livetalk_core.train.config import Optim
 from livetalk_core.train.learner import Learner
-from livetalk_core.train.run import no_units, train
-from livetalk_core.train.tokenizer import Autoencoder, autoencoder_state
+from livetalk_core.train.run import train
 
-SMALL_VAE = PatchVAEConfig(z_dim=6, width=12, blocks=1, fine_width=8, fine_blocks=1)
 STAGES = {"sft": toy_sft(), "dmd": toy_dmd(chunks=2, text_guidance=3.0, audio_guidance=2.0)}
 
 
@@ -40,16 +37,6 @@ def turned(learner: Learner) -> dict[str, Tensor]:
     slopes = {name: torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) for i, (name, p) in enumerate(learning)}
     learner.update([lambda: sum((p.full_tensor() * slopes[name]).sum() for name, p in learning)])
     return {name.removeprefix("dit."): p.full_tensor().detach().clone() for name, p in learning}
-
-
-def sharded_vae() -> nn.Module:
-    return shard(lambda: Autoencoder(SMALL_VAE), autoencoder_state(vae_state()), no_units, CPU)
-
-
-def vae_state() -> dict[str, Tensor]:
-    """A VAE's weights, always the same."""
-    torch.manual_seed(0)
-    return PatchVAE(SMALL_VAE).state_dict()
 
 
 if __name__ == "__main__":

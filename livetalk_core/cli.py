@@ -87,6 +87,7 @@ def run_generate(options: argparse.Namespace) -> int:
         seed=options.seed,
         steps=options.steps,
         shift=options.shift,
+        last_noise=options.last_noise,
         color_strength=options.color_strength,
         loudness=not options.no_loudness,
         whole_audio=options.whole_audio,

@@ -133,7 +133,7 @@ class Deviations:
         noise = seeded_noise(first.plan.latent_shape, first.settings.seed, self.device)
         denoiser = DiTDenoiser(self.dit, times[:-1], first.cuts)
         with kernel_as(way.kernel):
-            steps = denoise_steps(denoiser, motion_CTHW, times, noise, first.reference, first.window)
+            steps = denoise_steps(denoiser, motion_CTHW, times, noise, first.reference, first.window, first.settings.last_noise)
             for i in range(way.steps):
                 if first.on_step is not None:
                     first.on_step(i, way.steps)

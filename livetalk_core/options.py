@@ -35,6 +35,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
         help="denoising steps a chunk; 3 or 2 are faster and change the result, which is measured as for --fast (default: 4)",
     )
     sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
+    sub.add_argument("--last-noise", type=float, help="0 to 1: how much noise is added before the last step (default: the model's own)")
     sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
     sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
     sub.add_argument(

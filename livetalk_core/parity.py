@@ -194,7 +194,9 @@ def check_stream(golden: Golden) -> Errors:
         first_CTHW=golden.vae.encode(pixels_CHW[:, None]),
         pixels_CHW=pixels_CHW,
     )
-    settings = StreamSettings(steps=config["steps"], shift=config["shift"], color_strength=config["color_correction_strength"])
+    settings = StreamSettings(
+        steps=config["steps"], shift=config["shift"], last_noise=1.0, color_strength=config["color_correction_strength"]
+    )  # fmt: skip
     recorder = Recorder(
         plan, DiTDenoiser(golden.dit, times[:-1]), golden.served_vae, reference, settings, recorded_noise(tensors, config["steps"])
     )

@@ -30,6 +30,8 @@ class Preset:
     bucket: str
     steps: int = 4
     shift: float = 5.0
+    last_noise: float = 1.0
+    """Of the noise before the last step. A small network lets some of it through, as specks."""
     trained: bool = True
 
     def plan(self, width: int, height: int) -> StreamPlan:
@@ -74,6 +76,7 @@ def nano() -> Preset:
         image=image,
         bucket="128",
         shift=3.0,
+        last_noise=0.0,
     )  # fmt: skip
 
 

@@ -72,6 +72,8 @@ class StreamSettings:
     steps: int = 4
     shift: float | None = None
     """Of the schedule's times; None: the model's own (published: 5)."""
+    last_noise: float | None = None
+    """0 to 1: how much of the noise before the last step is added; None: the model's own (published: 1)."""
     color_strength: float = 1.0
     loudness: bool = True
     """Bring the sound to -23 LUFS before the audio encoder, as in training."""
@@ -85,6 +87,8 @@ class StreamSettings:
             raise ValueError(f"steps={self.steps} must be 1 or more; the model was distilled for 4")
         if self.shift is not None and not self.shift > 0:
             raise ValueError(f"shift={self.shift} must be above 0; leave it out for the model's own")
+        if self.last_noise is not None and not 0 <= self.last_noise <= 1:
+            raise ValueError(f"last_noise={self.last_noise} must be 0 (none) to 1 (as trained); leave it out for the model's own")
         if not 0 <= self.color_strength <= 1:
             raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colours held to the picture)")
 

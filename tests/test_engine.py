@@ -141,6 +141,7 @@ def test_the_prompt_is_encoded_once(engine):
         ({"steps": 0}, "steps=0 must be 1 or more"),
         ({"shift": 0}, "shift=0 must be above 0"),
         ({"shift": float("nan")}, "shift=nan must be above 0"),
+        ({"last_noise": 1.1}, "last_noise=1.1 must be 0 (none) to 1"),
         ({"color_strength": 1.5}, "color_strength=1.5 must be 0"),
     ],
 )
@@ -182,7 +183,12 @@ def test_motion_latents_of_a_chunk_are_the_encoded_end_of_the_one_before(engine)
         first_CTHW=torch.full((16, 1, 2, 3), 0.9), pixels_CHW=pixels(),
     )  # fmt: skip
     session = Session(
-        plan, still, still, reference, StreamSettings(color_strength=0, shift=5.0), seeded_noise((16, 9, 2, 3), 0, torch.device("cpu"))
+        plan,
+        still,
+        still,
+        reference,
+        StreamSettings(color_strength=0, shift=5.0, last_noise=1.0),
+        seeded_noise((16, 9, 2, 3), 0, torch.device("cpu")),
     )
     for index, level in enumerate((0.2, -0.4)):
         window = AudioWindow(index=index, features_PTWSD=torch.full((1, 33, 5, 1, 1), level), samples=torch.zeros(17920), num_valid=28)

@@ -56,6 +56,21 @@ def test_each_step_noises_afresh_to_the_next_time():
         x = (1 - times[i + 1]) * 0.5 * x + times[i + 1] * draw(torch.float32)
 
 
+@pytest.mark.parametrize(("steps", "without"), [(4, [2]), (2, [0]), (1, [])])
+def test_the_noise_before_the_last_step_may_be_left_out(steps, without):
+    """The same draws, one of them not added: what follows the start must not shift."""
+    times, motion, seen = flow_times(steps, 5.0), torch.zeros(2, 1, 3, 3), []
+    noise = seeded_noise((2, 4, 3, 3), 3, CPU)
+    list(denoise_steps(lambda x, t, r, w, m: seen.append(x) or 0.5 * x, motion, times, noise, None, None, last_noise=0.0))
+    draw = seeded_noise((2, 4, 3, 3), 3, CPU)
+    start, *fresh = (draw(torch.float32) for _ in range(steps + 1))
+    x = start
+    for i in range(steps):
+        x[:, :1] = 0
+        assert torch.allclose(seen[i], x)
+        x = (1 - times[i + 1]) * 0.5 * x + (0 if i in without else times[i + 1] * fresh[i])
+
+
 def test_noise_is_the_same_for_the_same_seed_only():
     a, b, c = (seeded_noise((4,), seed, CPU)(torch.float32) for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)

@@ -173,7 +173,9 @@ def run_stream(kind: type[Session], dit, vae, whole_vae) -> dict[str, Tensor]:
     )
     noises = iter([recorded[f"in.noise.{chunk}.{draw}"] for chunk in range(3) for draw in ("init", *range(4))])
     plan = StreamPlan(width=48, height=32)
-    session = kind(plan, DiTDenoiser(dit), vae, reference, StreamSettings(steps=4, shift=5.0), lambda dtype: next(noises).to(dtype))
+    session = kind(
+        plan, DiTDenoiser(dit), vae, reference, StreamSettings(steps=4, shift=5.0, last_noise=1.0), lambda dtype: next(noises).to(dtype)
+    )
     pieces, motion, match = [], [], session.matched
     session.matched = lambda piece_CTHW: pieces.append(match(piece_CTHW)) or pieces[-1]
     for i in range(3):

@@ -54,7 +54,13 @@ def test_the_roll_out_is_what_serving_makes(vae):
     sample, draws, made = toy_sample(chunks=3), Draws.of("serving"), []
     noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), CPU)
     session = Session(
-        sample.plan, DiTDenoiser(dit, cuts=PLAIN), vae, sample.reference, StreamSettings(shift=5.0), noise, on_latents=made.append
+        sample.plan,
+        DiTDenoiser(dit, cuts=PLAIN),
+        vae,
+        sample.reference,
+        StreamSettings(shift=5.0, last_noise=1.0),
+        noise,
+        on_latents=made.append,
     )
     for index in range(3):
         list(session.step(sample.window(index)))

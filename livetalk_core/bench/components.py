@@ -127,7 +127,7 @@ class Inputs:
         return run
 
     def session(self, vae, denoiser=None) -> Session:
-        settings = StreamSettings(steps=len(self.times), shift=self.engine.preset.shift)
+        settings = StreamSettings(steps=len(self.times), shift=self.engine.preset.shift, last_noise=self.engine.preset.last_noise)
         noise = partial(torch.randn, self.plan.latent_shape, device=self.engine.device)
         return Session(self.plan, denoiser, vae, self.reference(), settings, lambda dtype: noise(dtype=dtype))
 

@@ -26,6 +26,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--window", type=float, default=60.0, metavar="S", help="its start and end that are compared (default: 60)")
     sub.add_argument("--steps", type=int, help="denoising steps a chunk (default: the model's own)")
     sub.add_argument("--shift", type=float, help="time shift of the schedule (default: the model's own)")
+    sub.add_argument("--last-noise", type=float, help="0 to 1: how much noise is added before the last step (default: the model's own)")
     sub.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     sub.add_argument("--name", help="what the tables call this run (default: the model's name and steps)")
     sub.add_argument("--against", type=Path, nargs="+", default=[], metavar="JSON", help="results of other runs, to stand beside it")
@@ -95,6 +96,7 @@ def evaluate(options: argparse.Namespace, engine, reader) -> dict:
         seed=options.seed,
         steps=preset.steps if options.steps is None else options.steps,
         shift=preset.shift if options.shift is None else options.shift,
+        last_noise=preset.last_noise if options.last_noise is None else options.last_noise,
     )
     size = choose_size(1, 1, preset.bucket)[0]
     takes = take_talks(engine, reader, true_talks(range(options.clips), options.clip_seconds, size), settings, tell)

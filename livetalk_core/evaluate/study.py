@@ -111,7 +111,7 @@ def distil(study: Study, how: Measuring, folder: Path, changes: Mapping[str, obj
 def measure_model(folder: Path, how: Measuring) -> dict[str, float]:
     """The numbers that the tables show."""
     engine = how.load(folder)
-    settings = StreamSettings(seed=0, steps=engine.preset.steps, shift=engine.preset.shift)
+    settings = StreamSettings(seed=0, steps=engine.preset.steps)
     talks = take_talks(engine, how.reader, true_talks(range(how.clips), how.clip_seconds, how.size), settings)
     (talk,) = true_talks([LONG_SEED], LONG_FILM_S, how.size)
     long, _ = measure_long(engine, how.reader, talk, settings, how.seconds, how.window_s, tell=len)

@@ -1,7 +1,8 @@
 """Few-step flow sampling: one roll-out for serving and for distillation.
 
 x_t = (1 - t) x0 + t noise with flow time t in [0, 1]. Each step predicts x0 and noises it afresh to the next time.
-Motion latents are known: they are put back, clean, before every step and once more at the end.
+Motion latents are known: they are put back, clean, before every step and once more at the end. What is added before the last step may be
+less than that, as in sampling at a lower temperature: what a network lets through of it stays in the picture.
 """
 
 from __future__ import annotations
@@ -29,13 +30,22 @@ def flow_times(steps: int, shift: float) -> list[float]:
 
 
 def denoise_steps(
-    denoiser: Denoiser, motion_CTHW: Tensor, times: list[float], noise: Noise, reference: Reference, window: AudioWindow
+    denoiser: Denoiser,
+    motion_CTHW: Tensor,
+    times: list[float],
+    noise: Noise,
+    reference: Reference,
+    window: AudioWindow,
+    last_noise: float = 1.0,
 ) -> Iterator[Tensor]:
-    """Yields x0 [C, T, H, W] float32 after each step, motion latents in place: serving takes the last, distillation a random one."""
+    """Yields x0 [C, T, H, W] float32 after each step, motion latents in place: serving takes the last, distillation a random one.
+
+    `last_noise` scales the noise that is added before the last step, if that is not the first.
+    """
     x = pin_motion(noise(motion_CTHW.dtype), motion_CTHW)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         x0 = denoiser(x, t, reference, window, motion_CTHW.shape[1])
-        fresh = noise(x0.dtype)
+        fresh = noise(x0.dtype) * (last_noise if t_next == times[-2] else 1.0)
         x = pin_motion((1 - t_next) * x0 + t_next * fresh, motion_CTHW)
         yield pin_motion(x0, motion_CTHW)
 

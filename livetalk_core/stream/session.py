@@ -111,7 +111,7 @@ class Session:
     def denoise(self, window: AudioWindow) -> Tensor:
         """Latents [C, t, h, w] of the chunk, motion latents in place."""
         x0 = None
-        steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window)
+        steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window, self.settings.last_noise)
         for i in range(self.settings.steps):
             self.announce(i)
             x0 = next(steps)

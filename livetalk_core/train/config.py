@@ -133,6 +133,8 @@ class DMD:
     """random: k ~ U(1, K) chunks; fixed: always K."""
     steps: int = 4
     shift: float = 5.0
+    last_noise: float = 1.0
+    """Of the roll-out, as it is served."""
     t_min: float = 0.02
     t_max: float = 0.98
     text_guidance: float = 1.0

@@ -94,13 +94,13 @@ def roll_out(net: nn.Module, vae: VideoVAE, sample: Sample, cut: Cut, config: DM
     """Chunks 1 .. k as a stream makes them, the last one up to the cut's step. Memory does not depend on k."""
     denoiser = NetDenoiser(net)
     noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), sample.latents_KCTHW.device)
-    settings = StreamSettings(steps=config.steps, shift=config.shift)
+    settings = StreamSettings(steps=config.steps, shift=config.shift, last_noise=config.last_noise)
     session = Session(sample.plan, denoiser, vae, sample.reference, settings, noise)
     for index in range(cut.chunks - 1):
         deque(session.step(sample.window(index)), maxlen=0)
     window = sample.window(cut.chunks - 1)
     motion_CTHW = session.motion_CTHW.float()
-    steps = denoise_steps(denoiser, motion_CTHW, session.times, noise, sample.reference, window)
+    steps = denoise_steps(denoiser, motion_CTHW, session.times, noise, sample.reference, window, config.last_noise)
     with torch.no_grad():
         for _ in range(cut.step):
             next(steps)

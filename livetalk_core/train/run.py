@@ -149,7 +149,7 @@ def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, step
     run = job.recipe.run
 
     def show(step: int) -> None:
-        settings = StreamSettings(steps=steps, shift=job.recipe.stage.shift)
+        settings = StreamSettings(steps=steps, shift=job.recipe.stage.shift, last_noise=job.recipe.model.last_noise)
         path = job.out / "validation" / f"step-{step:08d}.mp4"
         show_talk(learner, vae, data[0].to(device), run.validate_chunks, settings, path)
 

@@ -17,8 +17,10 @@ from livetalk_core.train.net import velocity
 from livetalk_core.train.run import Job, train
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, rebuild_loss, signed
+from livetalk_core.types import StreamSettings
 
 VAE = replace(SMALL_VAE, z_dim=3)
+TWO_STEPS = StreamSettings(steps=2, shift=3.0, last_noise=1.0)
 
 
 @pytest.fixture
@@ -36,39 +38,40 @@ def write_film_and_error(folder, frames: int = 37, seed: int = 0):
 
 
 def test_an_error_is_what_the_samplers_last_steps_make_less_the_truth():
-    """Against the sampler written out, for every step that it can be entered at."""
+    """Against the sampler written out, entered at its second step."""
     net, sample, times = toy_net(), toy_sample(chunks=2), flow_times(4, 3.0)
+    schedule = StreamSettings(steps=4, shift=3.0, last_noise=0.5)
     entered = set()
     for i in range(12):
         draws = Draws.of("error", i)
-        chunk, error_CTHW = find_error(net, sample, times, draws)
+        chunk, error_CTHW = find_error(net, sample, schedule, draws)
         true_CTHW = sample.latents_KCTHW[chunk]
-        count, first = 1 + draws.choice("motion", 2), 1 + draws.choice("first", 3)
+        count = 1 + draws.choice("motion", 2)
         x = true_CTHW
         with torch.no_grad():
-            for step in range(first, 4):
-                x = pin_motion((1 - times[step]) * x + times[step] * draws.noise(f"noise {step}", x), true_CTHW[:, :count])
+            for step, amount in ((1, 1.0), (2, 1.0), (3, 0.5)):
+                noise = amount * draws.noise(f"noise {step - 1}", x)
+                x = pin_motion((1 - times[step]) * x + times[step] * noise, true_CTHW[:, :count])
                 x = x - times[step] * velocity(net, x, times[step], sample.reference, sample.window(chunk))
         assert torch.allclose(error_CTHW[:, count:], (x - true_CTHW)[:, count:], atol=1e-5)
         assert torch.equal(error_CTHW[:, :count], torch.zeros_like(error_CTHW[:, :count])), "motion latents are given"
-        entered.add((chunk, count, first))
-    assert {first for _, _, first in entered} == {1, 2, 3} and {count for _, count, _ in entered} == {1, 2}
-    assert {chunk for chunk, _, _ in entered} == {0, 1}
+        entered.add((chunk, count))
+    assert entered == {(chunk, count) for chunk in (0, 1) for count in (1, 2)}
 
 
 def test_errors_are_written_once_for_each_sample(data, tmp_path):
     folder = tmp_path / "errors"
-    assert write_errors(toy_net(), data, folder, 2, 3.0, 3) == 3
+    assert write_errors(toy_net(), data, folder, TWO_STEPS, 3) == 3
     written = {path.name: (path.stat().st_mtime_ns, load_file(path)) for path in sorted(folder.iterdir())}
     assert list(written) == ["toy-0.safetensors", "toy-1.safetensors", "toy-2.safetensors"]
     for _, tensors in written.values():
         assert tensors["error"].shape == toy_plan().latent_shape and int(tensors["first_frame"]) in (0, 28)
     (folder / "toy-1.safetensors").unlink()
-    assert write_errors(toy_net(), data, folder, 2, 3.0, 3) == 3
+    assert write_errors(toy_net(), data, folder, TWO_STEPS, 3) == 3
     for name, (made_at, tensors) in written.items():
         assert ((folder / name).stat().st_mtime_ns == made_at) == (name != "toy-1.safetensors")
         assert torch.equal(load_file(folder / name)["error"], tensors["error"]), "the same again"
-    assert write_errors(toy_net(), data, tmp_path / "few", 2, 3.0, 1) == 1
+    assert write_errors(toy_net(), data, tmp_path / "few", TWO_STEPS, 1) == 1
     assert [path.name for path in (tmp_path / "few").iterdir()] == ["toy-0.safetensors"]
 
 

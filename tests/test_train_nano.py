@@ -20,7 +20,7 @@ def short():
         patch.setattr(nano, "FILMS", ((2, 3),))
         patch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
-        for name in ("vae_nano", "sft_nano", "sft_nano_again", "dmd_nano"):
+        for name in ("vae_nano", "vae_nano_again", "sft_nano", "sft_nano_again", "dmd_nano"):
             recipe = getattr(nano, name)()
             run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
             made = replace(recipe, run=run)
@@ -58,7 +58,7 @@ def test_a_round_goes_on_from_the_networks_of_the_one_before(made, tmp_path, mon
     monkeypatch.setattr(nano, "train", lambda job: jobs.append(job) or train(job))
     folder = nano.train_nano(out, "cpu", rounds=2)
     first, second = (nano.networks_in(out / f"round-{number}") for number in (1, 2))
-    assert [job.recipe.name for job in jobs] == ["sft_nano_again", "dmd_nano", "vae_nano"], "the first round is not done again"
+    assert [job.recipe.name for job in jobs] == ["sft_nano_again", "dmd_nano", "vae_nano_again"], "the first round is not done again"
     assert [job.recipe.run.seed for job in jobs] == [1, 1, 1], "other draws than the first round's"
     assert jobs[0].dit == (first.dit,) and jobs[2].vae == first.vae
     after = {path: path.stat().st_mtime_ns for path in (out / "films").iterdir()}

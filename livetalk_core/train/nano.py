@@ -30,11 +30,12 @@ from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
 from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, sft_nano_again, vae_nano
+from livetalk_core.train.presets import dmd_nano, sft_nano, sft_nano_again, vae_nano, vae_nano_again
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
+from livetalk_core.types import StreamSettings
 
 ROUNDS = 1
 FILMS = ((300, 3), (2700, 1))
@@ -79,7 +80,7 @@ def parts_of(out: Path, number: int, before: Networks, made: Networks, device: s
     films, data, first, ears = out / "films", out / "data", out / "first" / VAE_FILE, out / "first" / DIT_FILE
     folder = made.vae.parent.parent
     errors, sft = folder / "errors", folder / "sft"
-    makers = (sft_nano_again if number else sft_nano, dmd_nano, vae_nano)
+    makers = (sft_nano_again, dmd_nano, vae_nano_again) if number else (sft_nano, dmd_nano, vae_nano)
     recipes = [replace(make(), run=replace(make().run, seed=number)) for make in makers]
     stage_1, stage_2, decoding = (partial(Job, recipe=recipe, device=device) for recipe in recipes)
     return [
@@ -98,7 +99,8 @@ def collect_errors(dit: Path, data: Path, folder: Path) -> int:
     """What the trained DiT gets wrong of samples from the first to the last, as it is served."""
     preset, net = nano(), VelocityNet(nano().dit)
     net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
-    return write_errors(net, open_shards(data, preset.plan), folder, preset.steps, preset.shift, MISTAKEN)
+    schedule = StreamSettings(steps=preset.steps, shift=preset.shift, last_noise=preset.last_noise)
+    return write_errors(net, open_shards(data, preset.plan), folder, schedule, MISTAKEN)
 
 
 def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:

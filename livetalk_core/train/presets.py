@@ -81,6 +81,12 @@ def sft_nano_again() -> Recipe:
     )
 
 
+def vae_nano_again() -> Recipe:
+    """The small model's VAE in every round after the first: a decoder that mends more and more must be held to the pictures' sharpness."""
+    first = vae_nano()
+    return replace(first, name="vae_nano_again", stage=replace(first.stage, errors=0.75, edge_weight=0.4))
+
+
 def dmd_nano() -> Recipe:
     """The small model's Stage 2: clean motion latents, no guidance beyond what Stage 1 has learned.
 
@@ -95,9 +101,10 @@ def dmd_nano() -> Recipe:
             critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=EARS),
             chunks=3,
             shift=3.0,
+            last_noise=0.0,
             noise_motion=False,
         ),
     )
 
 
-RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, sft_nano_again, dmd_nano)}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, vae_nano_again, sft_nano, sft_nano_again, dmd_nano)}

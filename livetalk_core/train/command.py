@@ -26,7 +26,9 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano, {vae,sft}_nano_again; or nano: the whole small model from nothing")
+    sub.add_argument(
+        "recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano, {vae,sft}_nano_again; or nano: the whole small model from nothing"
+    )
     sub.add_argument("--rounds", type=int, metavar="N", help="nano: a talking model after one; every more trains it further (default: 1)")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")

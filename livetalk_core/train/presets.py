@@ -71,14 +71,18 @@ def sft_nano() -> Recipe:
 
 
 def sft_nano_again() -> Recipe:
-    """The small model's Stage 1 in every round after the first: whole pictures, so that all of a head moves as one."""
+    """The small model's Stage 1 in every round after the first: whole pictures, so that all of a head moves as one, guided at the mouth."""
     first = sft_nano()
     return replace(
         first,
         name="sft_nano_again",
-        run=replace(first.run, steps=2400, ema_start=100, validate_every=2400),
-        stage=replace(first.stage, optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1000, 2400)), whole_from=0, guided_from=1700),
-    )
+        run=replace(first.run, steps=2800, ema_start=100, validate_every=2800),
+        stage=replace(
+            first.stage,
+            optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1000, 2800)),
+            whole_from=0, guided_from=1700, guided_mouth=True,
+        ),
+    )  # fmt: skip
 
 
 def vae_nano_again() -> Recipe:

@@ -20,7 +20,7 @@ def short():
         patch.setattr(nano, "FILMS", ((2, 3),))
         patch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
-        for name in ("vae_nano", "vae_nano_again", "sft_nano", "sft_nano_again", "dmd_nano"):
+        for name in ("vae_nano", "sft_nano", "dmd_nano"):
             recipe = getattr(nano, name)()
             run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
             made = replace(recipe, run=run)
@@ -30,9 +30,9 @@ def short():
 
 @pytest.fixture(scope="module")
 def made(short, tmp_path_factory):
-    """What one round leaves."""
+    """What the command leaves."""
     out = tmp_path_factory.mktemp("made")
-    assert nano.train_nano(out, "cpu", rounds=1) == out / "nano"
+    assert nano.train_nano(out, "cpu") == out / "nano"
     return out
 
 
@@ -51,25 +51,20 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
     assert not torch.equal(finished["decoder.head.weight"], started["decoder.head.weight"])
 
 
-def test_a_round_goes_on_from_the_networks_of_the_one_before(made, tmp_path, monkeypatch):
+def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypatch):
     out = shutil.copytree(made, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (out / "films").iterdir()}
+    before = {path: path.stat().st_mtime_ns for name in ("films", "first", "errors") for path in (out / name).iterdir()}
     jobs, train = [], nano.train
     monkeypatch.setattr(nano, "train", lambda job: jobs.append(job) or train(job))
-    folder = nano.train_nano(out, "cpu", rounds=2)
-    first, second = (nano.networks_in(out / f"round-{number}") for number in (1, 2))
-    assert [job.recipe.name for job in jobs] == ["sft_nano_again", "dmd_nano", "vae_nano_again"], "the first round is not done again"
-    assert [job.recipe.run.seed for job in jobs] == [1, 1, 1], "other draws than the first round's"
-    assert jobs[0].dit == (first.dit,) and jobs[2].vae == first.vae
-    after = {path: path.stat().st_mtime_ns for path in (out / "films").iterdir()}
-    assert before == after, "films are drawn once"
-    assert (folder / nano.VAE_FILE).read_bytes() == second.vae.read_bytes() != first.vae.read_bytes()
-    assert (folder / nano.DIT_FILE).read_bytes() == second.dit.read_bytes() != first.dit.read_bytes()
-
-
-def test_no_rounds_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="^rounds=0 must be 1 or more$"):
-        nano.train_nano(tmp_path, rounds=0)
+    folder = nano.train_nano(out, "cpu")
+    assert [(job.recipe.name, job.dit, job.vae) for job in jobs] == [
+        ("sft_nano", (out / "first" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
+        ("dmd_nano", (out / "sft" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
+        ("vae_nano", (), out / "first" / nano.VAE_FILE),
+    ]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    for name in (nano.VAE_FILE, nano.DIT_FILE):
+        assert (folder / name).read_bytes() == (made / "nano" / name).read_bytes()
 
 
 def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path, monkeypatch):

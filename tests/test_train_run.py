@@ -240,11 +240,6 @@ def test_a_recipe_that_does_not_exist_is_refused_with_those_that_do(tmp_path, ca
     assert "recipe 'sft_99b' must be nano, or one of sft_14b, dmd_14b" in capsys.readouterr().err
 
 
-def test_rounds_are_of_the_whole_small_model(tmp_path, capsys):
-    assert main(["train", "sft_nano", str(tmp_path), "--rounds", "3"]) == 2
-    assert "--rounds is of the recipe nano, not of sft_nano; give --set steps=N" in capsys.readouterr().err
-
-
 def test_shards_of_another_model_size_are_planned_by_that_model(tmp_path):
     shards = open_shards(write_toy_shards(tmp_path), lambda width, height: (width, height))
     assert shards.plans == {(32, 32): (32, 32)}

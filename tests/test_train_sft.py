@@ -13,7 +13,7 @@ from livetalk_core.train.config import SFT, Optim
 from livetalk_core.train.draws import Draws, shifted
 from livetalk_core.train.learner import Learner, make_optimizers
 from livetalk_core.train.net import NetDenoiser, VelocityNet, net_state, velocity
-from livetalk_core.train.sft import AdaptStage, cut_squares, drop_conditions, guiding, noise_sample, sft_loss
+from livetalk_core.train.sft import AdaptStage, cut_squares, drop_conditions, noise_sample, sft_loss
 
 NULL = torch.zeros(2, SMALL_DIT.text_dim)
 KEEP_ALL = {"drop_text_and_audio": 0.0, "drop_text": 0.0, "drop_audio": 0.0}
@@ -109,19 +109,6 @@ def test_where_guided_training_rests_the_answer_is_what_guidance_makes_of_the_da
     guided = unheard + 1.5 * (wanted - unheard)
     losses = [float(sft_loss(heard_or_not(v, unheard), [(sample, draws)], config, NULL)) for v in (guided, wanted)]
     assert losses[0] < 1e-10 and losses[1] > 0.1
-
-
-def test_guidance_at_the_mouth_reaches_one_latent_around_it_and_no_further():
-    mouth_HW = torch.zeros(4, 4)
-    mouth_HW[0, 1] = 1
-    sample, draws = replace(toy_sample(), mouth_HW=mouth_HW), Draws.of("g")
-    config = toy_sft(audio_guidance=2.0, guided_mouth=True, **KEEP_ALL | {"drop_audio": 1e-9})
-    row = noise_sample(sample, draws, config, NULL)
-    heard, unheard = torch.randn_like(row.x_CTHW), torch.randn_like(row.x_CTHW)
-    moved_CTHW = guiding(heard_or_not(heard, unheard), [row], heard[None], 2.0)[0]
-    around = torch.zeros(4, 4)
-    around[:2, :3] = 1
-    assert torch.allclose(moved_CTHW, 0.5 * (heard - unheard) * around)
 
 
 def test_guided_training_leaves_samples_without_sound_as_they_were():

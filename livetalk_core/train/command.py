@@ -26,10 +26,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano, {vae,sft}_nano_again; or nano: the whole small model from nothing"
-    )
-    sub.add_argument("--rounds", type=int, metavar="N", help="nano: a talking model after one; every more trains it further (default: 1)")
+    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano; or nano: the whole small model from nothing")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
@@ -52,11 +49,9 @@ def run_train(options: argparse.Namespace) -> int:
     from livetalk_core.train.run import Job, train
 
     if options.recipe == "nano":
-        from livetalk_core.train.nano import ROUNDS, train_nano
+        from livetalk_core.train.nano import train_nano
 
-        return tell(train_nano(options.out, options.device, ROUNDS if options.rounds is None else options.rounds), options.out)
-    if options.rounds is not None:
-        raise ValueError(f"--rounds is of the recipe nano, not of {options.recipe}; give --set steps=N")
+        return tell(train_nano(options.out, options.device), options.out)
     if options.recipe not in RECIPES:
         raise ValueError(f"recipe {options.recipe!r} must be nano, or one of {', '.join(RECIPES)}")
     recipe = change(RECIPES[options.recipe](), options.set)

@@ -92,8 +92,6 @@ class SFT:
     """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
     guided_from: int = 0
     """The step from which it learns that, a second forward pass each: late is cheaper."""
-    guided_mouth: bool = False
-    """It learns that only around the mouth: elsewhere guidance mostly makes the network's own errors larger."""
     square: int = 0
     """Side, in tokens, of the squares that clips are cut to until step `whole_from`, every other one at the mouth; 0: never cut."""
     squares: int = 1

@@ -1,8 +1,7 @@
 """The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
 
-Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. That is a round, and
-it ends with a model. Another one, where it is asked for, begins with the networks of the one before and high rates, as SGDR does
-(Loshchilov & Hutter 2017). Each part goes on where it was stopped, so the command that was stopped is the command that goes on.
+Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. Each part goes on where
+it was stopped, so the command that was stopped is the command that goes on.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -30,14 +27,13 @@ from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
 from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, sft_nano_again, vae_nano, vae_nano_again
+from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 from livetalk_core.types import StreamSettings
 
-ROUNDS = 1
 FILMS = ((300, 3), (2700, 1))
 """How many films of how many chunks each. Many people, since what a small model learns from a few does not hold for others."""
 SIZE = 128
@@ -46,52 +42,29 @@ MISTAKEN = 800
 """Films, at least, whose chunks the decoder learns to bring back."""
 
 
-def train_nano(out: Path, device: str = "auto", rounds: int = ROUNDS) -> Path | None:
-    """All rounds in turn; returns the folder of the model, or None if a signal stopped one, all saved. ValueError for no rounds."""
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be 1 or more")
-    before = Networks(vae=out / "first" / VAE_FILE, dit=out / "first" / DIT_FILE)
-    for number in range(rounds):
-        made = networks_in(out / f"round-{number + 1}")
-        if not made.vae.exists():
-            for name, run in parts_of(out, number, before, made, device):
-                tell(f"train nano: round {number + 1} of {rounds}: {name}")
-                if run() is None:
-                    return None
-        put_together(*made, out / "nano")
-        before = made
-    return out / "nano"
+def train_nano(out: Path, device: str = "auto") -> Path | None:
+    """All parts in turn; returns the folder of the model, or None if a signal stopped one, all saved."""
+    for name, run in parts_of(out, device):
+        tell(f"train nano: {name}")
+        if run() is None:
+            return None
+    return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
 
 
-class Networks(NamedTuple):
-    """The files of a model."""
-
-    vae: Path
-    dit: Path
-
-
-def networks_in(folder: Path) -> Networks:
-    """What a round leaves in its folder; the VAE comes last."""
-    return Networks(vae=folder / "vae" / VAE_FILE, dit=folder / "dmd" / DIT_FILE)
-
-
-def parts_of(out: Path, number: int, before: Networks, made: Networks, device: str) -> list[tuple[str, Callable[[], object]]]:
-    """The parts of a round, counted from 0, by name. First VAE and hearing are of the first alone, and so are the latents."""
-    films, data, first, ears = out / "films", out / "data", out / "first" / VAE_FILE, out / "first" / DIT_FILE
-    folder = made.vae.parent.parent
-    errors, sft = folder / "errors", folder / "sft"
-    makers = (sft_nano_again, dmd_nano, vae_nano_again) if number else (sft_nano, dmd_nano, vae_nano)
-    recipes = [replace(make(), run=replace(make().run, seed=number)) for make in makers]
-    stage_1, stage_2, decoding = (partial(Job, recipe=recipe, device=device) for recipe in recipes)
+def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
+    """The parts, by name. Each finds what it has already done."""
+    films, data, errors, first, ears = out / "films", out / "data", out / "errors", out / "first" / VAE_FILE, out / "first" / DIT_FILE
+    sft, dmd, vae = (out / name for name in ("sft", "dmd", "vae"))
+    stage_1, stage_2, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, vae_nano))
     return [
         ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
         ("data", lambda: encode_films(FilmSet(films), first, data)),
         ("hearing", lambda: make_first_dit(ears)),
-        ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(before.dit,), vae=first))),
-        ("stage 2", lambda: train(stage_2(out=made.dit.parent, data=data, dit=(sft / DIT_FILE,), vae=first))),
-        ("errors", lambda: collect_errors(made.dit, data, errors)),
-        ("VAE", lambda: train(decoding(out=made.vae.parent, data=films, vae=before.vae, errors=errors))),
+        ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(ears,), vae=first))),
+        ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first))),
+        ("errors", lambda: collect_errors(dmd / DIT_FILE, data, errors)),
+        ("VAE", lambda: train(decoding(out=vae, data=films, vae=first, errors=errors))),
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from livetalk_core.presets import livetalk_14b, nano
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
 
@@ -47,8 +45,10 @@ def vae_nano() -> Recipe:
     return Recipe(
         name="vae_nano",
         model=nano(),
-        run=Run(steps=1200, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=1200, log_every=20),
-        stage=Tokenizer(optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(600, 1200), muon=2.0), frames=33, errors=0.65),
+        run=Run(steps=2400, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=2400, log_every=20),
+        stage=Tokenizer(
+            optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(1800, 2400), muon=2.0), frames=33, errors=0.75, edge_weight=0.4
+        ),
     )
 
 
@@ -68,27 +68,6 @@ def sft_nano() -> Recipe:
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
         ),
     )  # fmt: skip
-
-
-def sft_nano_again() -> Recipe:
-    """The small model's Stage 1 in every round after the first: whole pictures, so that all of a head moves as one, guided at the mouth."""
-    first = sft_nano()
-    return replace(
-        first,
-        name="sft_nano_again",
-        run=replace(first.run, steps=2800, ema_start=100, validate_every=2800),
-        stage=replace(
-            first.stage,
-            optim=replace(first.stage.optim, lr=6e-4, warmup=50, fall=(1000, 2800)),
-            whole_from=0, guided_from=1700, guided_mouth=True,
-        ),
-    )  # fmt: skip
-
-
-def vae_nano_again() -> Recipe:
-    """The small model's VAE in every round after the first: a decoder that mends more and more must be held to the pictures' sharpness."""
-    first = vae_nano()
-    return replace(first, name="vae_nano_again", stage=replace(first.stage, errors=0.75, edge_weight=0.4))
 
 
 def dmd_nano() -> Recipe:
@@ -111,4 +90,4 @@ def dmd_nano() -> Recipe:
     )
 
 
-RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, vae_nano_again, sft_nano, sft_nano_again, dmd_nano)}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano)}

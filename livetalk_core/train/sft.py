@@ -31,8 +31,6 @@ class Noised(NamedTuple):
     """0 on the motion latents."""
     importance: float
     """Of the whole sample."""
-    guided_HW: Tensor
-    """1 where the sound's guidance is learned, else 0."""
     t: float
     reference: Reference
     window: AudioWindow
@@ -84,11 +82,10 @@ def guiding(net: nn.Module, rows: Sequence[Noised], v_BCTHW: Tensor, guidance: f
     """What the target moves by, so that the network comes to answer as guidance would make it, in one pass (Tang et al. 2025).
 
     (1 - 1 / g) (v - v without sound): where the network rests, v - v without sound is g times what the data has. Nothing for a sample
-    whose sound was dropped, nor outside of what is guided.
+    whose sound was dropped.
     """
     unheard_BCTHW = answer(net, rows, [silent(row.window) for row in rows])
-    guided_BHW = torch.stack([row.guided_HW for row in rows])
-    return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW) * guided_BHW[:, None, None]
+    return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
 
 
 def cut_squares(sample: Sample, draws: Draws, config: SFT) -> list[tuple[Sample, Draws]]:
@@ -127,10 +124,8 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
     weight_THW[:count] = 0
     importance = min(1.0, t / config.full_weight_from) ** 2 if config.full_weight_from else 1.0
-    around_HW = F.max_pool2d(sample.mouth_HW[None], 3, stride=1, padding=1)[0]
-    guided_HW = around_HW if config.guided_mouth else torch.ones_like(around_HW)
     reference, window = drop_conditions(sample.reference, sample.window(index), draws.number("drop"), config, null_text_LD)
-    return Noised(x_t, noise - x0, weight_THW, importance, guided_HW, t, reference, window)
+    return Noised(x_t, noise - x0, weight_THW, importance, t, reference, window)
 
 
 def drop_conditions(

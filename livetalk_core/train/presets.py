@@ -45,9 +45,9 @@ def vae_nano() -> Recipe:
     return Recipe(
         name="vae_nano",
         model=nano(),
-        run=Run(steps=2400, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=2400, log_every=20),
+        run=Run(steps=2100, batch=4, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=2100, log_every=20),
         stage=Tokenizer(
-            optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(1800, 2400), muon=2.0), frames=33, errors=0.75, edge_weight=0.4
+            optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(1600, 2100), muon=2.0), frames=33, errors=0.75, edge_weight=0.4
         ),
     )
 

@@ -45,8 +45,8 @@ def denoise_steps(
     x = pin_motion(noise(motion_CTHW.dtype), motion_CTHW)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         x0 = denoiser(x, t, reference, window, motion_CTHW.shape[1])
-        fresh = noise(x0.dtype) * (last_noise if t_next == times[-2] else 1.0)
-        x = pin_motion((1 - t_next) * x0 + t_next * fresh, motion_CTHW)
+        fresh, amount = noise(x0.dtype), t_next * (last_noise if t_next == times[-2] else 1.0)
+        x = pin_motion((1 - t_next) * x0 + amount * fresh, motion_CTHW)
         yield pin_motion(x0, motion_CTHW)
 
 

@@ -33,8 +33,6 @@ from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings, V
 
 ENCODE_GROUPS = (1, 2)
 """Latent frames of the condition encoded at a time, to bound memory."""
-OWN = ("shift", "last_noise")
-"""Settings that are the model's own where a stream does not choose them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ class Engine:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
-        settings = replace(settings, **{name: vars(self.preset)[name] for name in OWN if vars(settings)[name] is None})
+        settings = self.preset.settled(settings)
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from livetalk_core.models.audio import AudioConfig
 from livetalk_core.models.dit import DiTConfig
@@ -12,6 +12,7 @@ from livetalk_core.models.text import TextConfig
 from livetalk_core.models.vae import VAEConfig
 from livetalk_core.models.weightless import MelConfig, NoTextConfig, ThumbnailConfig
 from livetalk_core.plan import StreamPlan
+from livetalk_core.types import StreamSettings
 
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The prompt the published model is used with."""
@@ -46,6 +47,11 @@ class Preset:
             patch_size=self.dit.patch_size,
         )
 
+    def settled(self, settings: StreamSettings) -> StreamSettings:
+        """The settings with the model's own where a stream does not choose."""
+        own = {name: getattr(self, name) for name in ("shift", "last_noise") if getattr(settings, name) is None}
+        return replace(settings, **own)
+
 
 def livetalk_14b() -> Preset:
     """The published 14B model (SoulX-FlashTalk-14B)."""
@@ -69,6 +75,7 @@ def nano() -> Preset:
             dim=256, ffn_dim=1024, num_heads=4, num_layers=6, in_dim=2 * vae.z_dim + 4, out_dim=vae.z_dim, freq_dim=128,
             text_dim=text.width, text_len=1, image_dim=image.width,
             audio_dim=audio.layers * audio.width, audio_hidden=768, audio_width=64, audio_tokens=8, predicts="change", picture_in="every",
+            shifts=12,
         ),
         vae=vae,
         audio=audio,

@@ -1,5 +1,7 @@
 """The DiT's own properties; its numbers against the published system's are in test_parity.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -183,6 +185,46 @@ def test_each_item_of_a_batch_has_its_own_time():
 def test_an_answer_or_a_condition_that_no_model_has_is_refused(name, allowed):
     with pytest.raises(ValueError, match=f"{name}='noise' must be {allowed}"):
         DiTConfig(**{name: "noise"})
+
+
+def with_shifts(ways: int) -> AudioDiT:
+    """A DiT that moves its reference, all weights random."""
+    dit = AudioDiT(replace(CONFIG, predicts="change", shifts=ways))
+    for p in dit.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return dit.eval()
+
+
+def test_a_change_is_mixed_of_the_answer_and_of_kernels_on_the_reference():
+    """Against the same weights without kernels, and the kernels written out at one place."""
+    dit, given = with_shifts(3), inputs()
+    mixed = run(dit, given)
+    raw = []
+    head = dit.head.forward
+    dit.head.forward = lambda *args: raw.append(head(*args)) or raw[-1]
+    run(dit, given)
+    answer = dit.unpatchify(raw[0], given["latent"].shape)
+    picture = torch.nn.functional.pad(given["condition"][:, 4:, 0], (1, 1, 1, 1), mode="replicate")
+    for t, y, x in ((0, 0, 0), (1, 2, 3)):
+        near = picture[0, :, y : y + 3, x : x + 3]
+        shares = (dit.shifts.weight.unflatten(0, (3, 16)) * near).sum((2, 3, 4)) + dit.shifts.bias.unflatten(0, (3, 16))
+        expected = answer[0, :16, t, y, x] + answer[0, 16:, t, y, x] @ shares
+        assert torch.allclose(mixed[0, :, t, y, x], expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(mixed, answer[:, :16], atol=1e-2)
+
+
+def test_what_lies_around_a_part_of_a_picture_is_seen_by_the_kernels_at_its_edges():
+    dit = with_shifts(2)
+    condition = torch.randn(1, 20, 1, 6, 8, generator=torch.Generator().manual_seed(0))
+    whole = dit.embed_condition(condition).shifted_BSCHW
+    part, around = condition[..., 2:4, 2:6], condition[:, 4:, 0, 1:5, 1:7]
+    assert torch.allclose(dit.embed_condition(part, around).shifted_BSCHW, whole[..., 2:4, 2:6], atol=1e-5)
+    assert not torch.allclose(dit.embed_condition(part).shifted_BSCHW, whole[..., 2:4, 2:6], atol=1e-2), "the control"
+
+
+def test_shifts_of_an_answer_that_is_no_change_are_refused():
+    with pytest.raises(ValueError, match="shifts=3 are part of a change; set predicts='change', or shifts=0"):
+        DiTConfig(shifts=3)
 
 
 def test_attention_that_learns_in_half_precision_is_the_plain_one():

@@ -19,7 +19,7 @@ ALLOWED = {
     "types": set(),
     "media": set(),
     "models": set(),
-    "presets": {"models", "plan"},
+    "presets": {"models", "plan", "types"},
     "checkpoints": set(),
     "stream": {"plan", "types"},
     "denoiser": {"models", "types"},

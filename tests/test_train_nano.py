@@ -45,7 +45,8 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
     assert torch.cat([chunk.frames_THWC for chunk in stream.push(torch.zeros(17920))]).shape == (28, 128, 128, 3)
     ears, trained = (weights.read_tensors([path]) for path in (made / "first" / nano.DIT_FILE, folder / nano.DIT_FILE))
     for name in ears:
-        assert torch.equal(ears[name].bfloat16(), trained[name]) or not name.startswith("audio_proj"), "what hears stays as it is"
+        given = name.startswith(("audio_proj", "shifts"))
+        assert torch.equal(ears[name].bfloat16(), trained[name]) or not given, "what hears, and what moves a picture, stays as it is"
     finished, started = (weights.read_tensors([path]) for path in (folder / nano.VAE_FILE, made / "first" / nano.VAE_FILE))
     assert all(torch.equal(finished[name], started[name].bfloat16()) for name in started if name.startswith("encoder")), "the latents stay"
     assert not torch.equal(finished["decoder.head.weight"], started["decoder.head.weight"])

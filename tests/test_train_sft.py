@@ -99,7 +99,7 @@ def test_the_answer_for_the_motion_latents_does_not_count():
 
 def heard_or_not(heard, unheard):
     """A network that answers one thing to sound, another to silence."""
-    return lambda x, t, condition, text, image, features: torch.stack([heard if clip.any() else unheard for clip in features])
+    return lambda x, t, condition, text, image, features, around: torch.stack([heard if clip.any() else unheard for clip in features])
 
 
 def test_where_guided_training_rests_the_answer_is_what_guidance_makes_of_the_data():

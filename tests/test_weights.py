@@ -242,6 +242,7 @@ def test_a_small_models_folder_needs_no_encoder_files_and_talks(small):
     assert (engine.preset.name, engine.preset.shift) == ("small", nano().shift)
     dit = engine.models.dit.config
     assert (dit.num_heads, dit.text_len, dit.predicts, dit.picture_in) == (4, 1, "change", "every")
+    assert (dit.out_dim, dit.shifts) == (engine.preset.vae.z_dim, engine.preset.dit.shifts), "of the head's rows"
     assert isinstance(engine.models.vae, PatchVAE) and engine.models.vae.config == engine.preset.vae
     assert talk(engine).shape == (25, 32, 48, 3)
     (small / "vae.safetensors").unlink()
@@ -251,7 +252,7 @@ def test_a_small_models_folder_needs_no_encoder_files_and_talks(small):
 
 @pytest.mark.parametrize("name", ["livetalk_14b", "tiny", "giant"])
 def test_a_preset_whose_encoders_need_files_is_refused_in_a_config(small, name):
-    (small / "config.json").write_text(json.dumps({"num_heads": 4, "preset": name}))
+    (small / "config.json").write_text(json.dumps({"num_heads": 4, "predicts": "change", "preset": name}))
     with pytest.raises(ValueError, match=f"config.json names the preset '{name}', which must be nano"):
         load_engine(small, device="cpu")
 

@@ -56,7 +56,8 @@ class Inputs:
 
     def __init__(self, engine: Engine, plan: StreamPlan, cuts: Cuts, steps: int):
         self.engine, self.plan, self.cuts = engine, plan, cuts
-        self.times = flow_times(steps, engine.preset.shift)[:-1]
+        self.settings = engine.preset.settled(StreamSettings(steps=steps))
+        self.times = flow_times(steps, self.settings.shift)[:-1]
 
     def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.randn(shape, device=self.engine.device, dtype=dtype or self.engine.dtype)
@@ -127,9 +128,8 @@ class Inputs:
         return run
 
     def session(self, vae, denoiser=None) -> Session:
-        settings = StreamSettings(steps=len(self.times), shift=self.engine.preset.shift, last_noise=self.engine.preset.last_noise)
         noise = partial(torch.randn, self.plan.latent_shape, device=self.engine.device)
-        return Session(self.plan, denoiser, vae, self.reference(), settings, lambda dtype: noise(dtype=dtype))
+        return Session(self.plan, denoiser, vae, self.reference(), self.settings, lambda dtype: noise(dtype=dtype))
 
     def encode(self) -> Call:
         return partial(self.engine.models.vae.encode, self.video(self.plan.motion_frames).float())

@@ -92,12 +92,9 @@ def evaluate(options: argparse.Namespace, engine, reader) -> dict:
     from livetalk_core.types import StreamSettings
 
     preset = engine.preset
-    settings = StreamSettings(
-        seed=options.seed,
-        steps=preset.steps if options.steps is None else options.steps,
-        shift=preset.shift if options.shift is None else options.shift,
-        last_noise=preset.last_noise if options.last_noise is None else options.last_noise,
-    )
+    steps = preset.steps if options.steps is None else options.steps
+    settings = StreamSettings(seed=options.seed, steps=steps, shift=options.shift, last_noise=options.last_noise)
+    settings = preset.settled(settings)
     size = choose_size(1, 1, preset.bucket)[0]
     takes = take_talks(engine, reader, true_talks(range(options.clips), options.clip_seconds, size), settings, tell)
     results = {

@@ -174,13 +174,15 @@ def dit_config_from(
     width = shapes["audio_proj.norm.weight"][0]
     if num_heads is None and dim % HEAD_DIM:
         raise ValueError(f"dim={dim} of the DiT is not a multiple of its published head size {HEAD_DIM}; give num_heads in config.json")
+    rows = shapes["head.head.weight"][0] // patch_size**2
+    shifts = shapes["shifts.weight"][0] // shapes["shifts.weight"][1] if "shifts.weight" in shapes else 0
     return DiTConfig(
         dim=dim,
         ffn_dim=shapes["blocks.0.ffn.0.weight"][0],
         num_heads=num_heads or dim // HEAD_DIM,
         num_layers=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
         in_dim=in_dim,
-        out_dim=shapes["head.head.weight"][0] // patch_size**2,
+        out_dim=rows - shifts,
         freq_dim=shapes["time_embedding.0.weight"][1],
         text_dim=shapes["text_embedding.0.weight"][1],
         text_len=text_len,
@@ -193,6 +195,7 @@ def dit_config_from(
         patch_size=patch_size,
         predicts=predicts,
         picture_in=picture_in,
+        shifts=shifts,
     )
 
 

@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
@@ -29,8 +30,9 @@ from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
-from livetalk_core.train.sample import Encoders
+from livetalk_core.train.sample import Encoders, to_signed
 from livetalk_core.train.shards import open_shards
+from livetalk_core.train.shifts import shift_kernels
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 from livetalk_core.types import StreamSettings
 
@@ -38,6 +40,8 @@ FILMS = ((300, 3), (2700, 1))
 """How many films of how many chunks each. Many people, since what a small model learns from a few does not hold for others."""
 SIZE = 128
 LESSON, HELD_OUT_SCRIPTS = Lesson(), 12
+PICTURES = 150
+"""That show how latents move, at least."""
 MISTAKEN = 800
 """Films, at least, whose chunks the decoder learns to bring back."""
 
@@ -60,7 +64,7 @@ def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
         ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
         ("data", lambda: encode_films(FilmSet(films), first, data)),
-        ("hearing", lambda: make_first_dit(ears)),
+        ("first DiT", lambda: make_first_dit(FilmSet(films), first, ears)),
         ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(ears,), vae=first))),
         ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first))),
         ("errors", lambda: collect_errors(dmd / DIT_FILE, data, errors)),
@@ -72,7 +76,7 @@ def collect_errors(dit: Path, data: Path, folder: Path) -> int:
     """What the trained DiT gets wrong of samples from the first to the last, as it is served."""
     preset, net = nano(), VelocityNet(nano().dit)
     net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
-    schedule = StreamSettings(steps=preset.steps, shift=preset.shift, last_noise=preset.last_noise)
+    schedule = preset.settled(StreamSettings(steps=preset.steps))
     return write_errors(net, open_shards(data, preset.plan), folder, schedule, MISTAKEN)
 
 
@@ -102,16 +106,23 @@ def make_first_vae(films: FilmSet, path: Path) -> Path:
     return path
 
 
-def make_first_dit(path: Path) -> Path:
-    """A DiT that has learned nothing yet but to hear."""
+def make_first_dit(films: FilmSet, vae: Path, path: Path) -> Path:
+    """A DiT that has learned nothing yet but to hear, and how a picture moves."""
     if not path.exists():
         config, plan = nano().dit, nano().plan(SIZE, SIZE)
         listener = teach(config, plan, write_speech(range(LESSON.scripts), nano().audio), LESSON, tell)
         ears = {f"audio_proj.{name}": tensor for name, tensor in listener.proj.state_dict().items()}
         found = examine(listener, plan, write_speech(range(HELD_OUT_SCRIPTS), nano().audio, "heldout"))
         tell("hearing: on held-out voices, r of " + ", ".join(f"{name} {r:.3f}" for name, r in found.items()))
-        write_tensors(fresh_state(config, LESSON.seed) | ears, path)
+        write_tensors(fresh_state(config, LESSON.seed) | ears | learn_shifts(films, vae), path)
     return path
+
+
+def learn_shifts(films: FilmSet, vae: Path) -> dict[str, Tensor]:
+    """The kernels that move a picture, from the films' references."""
+    codec = weights.load_vae(weights.read_tensors([vae]), dtype=torch.float32)
+    chosen = range(0, len(films), max(1, len(films) // PICTURES))
+    return shift_kernels(codec, (to_signed(films[i].read("reference")[None])[:, 0] for i in chosen), nano().dit.shifts)
 
 
 def tell(line: str) -> None:

@@ -24,9 +24,19 @@ class VelocityNet(nn.Module):
         self.dit = AudioDiT(config)
 
     def forward(
-        self, x_BCTHW: Tensor, t_B: Tensor, condition_BCTHW: Tensor, text_BLD: Tensor, image_BLD: Tensor, features_BPTWX: Tensor
+        self,
+        x_BCTHW: Tensor,
+        t_B: Tensor,
+        condition_BCTHW: Tensor,
+        text_BLD: Tensor,
+        image_BLD: Tensor,
+        features_BPTWX: Tensor,
+        around_BCHW: Tensor | None = None,
     ) -> Tensor:
-        """v [B, C, T, H, W] float32 at flow times t in [0, 1]. Text has at most `text_len` rows; features [B, P, 4 T - 3, W, S x D]."""
+        """v [B, C, T, H, W] float32 at flow times t in [0, 1]. Text has at most `text_len` rows; features [B, P, 4 T - 3, W, S x D].
+
+        `around_BCHW`: see `AudioDiT.embed_condition`.
+        """
         dit = self.dit
         dtype = dit.patch_embedding.weight.dtype
         missing = dit.config.text_len - text_BLD.shape[1]
@@ -35,7 +45,8 @@ class VelocityNet(nn.Module):
         tokens_BTAD = dit.audio_proj(features_BPTWX.to(dtype))
         context = [LateContext(block, text_BLD, image_BLD) for block in dit.blocks]
         audio = [LateAudio(block, tokens_BTAD, features_BPTWX.shape[1]) for block in dit.blocks]
-        answer_BCTHW = dit(x_BCTHW, condition_BCTHW, dit.embed_time(1000 * t_B.float()), context, audio)
+        condition = dit.embed_condition(condition_BCTHW, around_BCHW)
+        answer_BCTHW = dit(x_BCTHW, condition, dit.embed_time(1000 * t_B.float()), context, audio)
         return to_velocity(answer_BCTHW, x_BCTHW, t_B.view(-1, 1, 1, 1, 1), condition_BCTHW, dit.config.predicts)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from livetalk_core.presets import livetalk_14b, nano
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
 
-EARS = ("audio_proj",)
-"""What the small model learns before Stage 1, and keeps."""
+GIVEN = ("audio_proj", "shifts")
+"""What the small model has before Stage 1, and keeps: its hearing, and the kernels that move a picture."""
 
 
 def sft_14b() -> Recipe:
@@ -62,7 +62,7 @@ def sft_nano() -> Recipe:
             save_every=100, validate_every=4000, validate_chunks=3, log_every=10,
         ),
         stage=SFT(
-            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=EARS),
+            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=GIVEN),
             square=4, squares=2, whole_from=3550, audio_guidance=1.5, guided_from=3200,
             shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
@@ -80,8 +80,8 @@ def dmd_nano() -> Recipe:
         model=nano(),
         run=Run(steps=30, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=4, save_every=10, validate_every=30, log_every=5),
         stage=DMD(
-            generator=Optim(lr=1e-5, betas=(0.9, 0.99), clip=10.0, frozen=EARS),
-            critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=EARS),
+            generator=Optim(lr=1e-5, betas=(0.9, 0.99), clip=10.0, frozen=GIVEN),
+            critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=GIVEN),
             chunks=3,
             shift=3.0,
             last_noise=0.0,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from livetalk_core.models.dit import surround
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.window import slice_windows
 from livetalk_core.types import AudioWindow, Reference, VideoVAE
@@ -67,6 +68,8 @@ class Sample:
     """float32, the clip's own."""
     mouth_HW: Tensor
     """float32 [h, w] at the latents' size, 1 where the mouth is."""
+    around_CHW: Tensor
+    """The picture's latents [C, h + 2, w + 2]: one more on each side."""
 
     @property
     def chunks(self) -> int:
@@ -94,6 +97,7 @@ class Sample:
             latents_KCTHW=self.latents_KCTHW.to(device),
             features_TSD=self.features_TSD.to(device),
             mouth_HW=self.mouth_HW.to(device),
+            around_CHW=self.around_CHW.to(device),
         )
 
 
@@ -138,6 +142,7 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
         features_TSD=tensors["features"].float(),
         sound_N=tensors["sound"].float() / 32767,
         mouth_HW=tensors["mouth"].float(),
+        around_CHW=surround(latents_CTHW[None, :, 0])[0],
     )
 
 

@@ -34,6 +34,8 @@ class Noised(NamedTuple):
     t: float
     reference: Reference
     window: AudioWindow
+    around_CHW: Tensor
+    """Of the picture, see Sample."""
 
 
 class AdaptStage:
@@ -74,6 +76,7 @@ def answer(net: nn.Module, rows: Sequence[Noised], windows: Sequence[AudioWindow
         stack_rows([row.reference.text_LD for row in rows]),
         torch.stack([row.reference.image_LD for row in rows]),
         torch.stack([window.features_PTWSD.flatten(-2) for window in windows]),
+        torch.stack([row.around_CHW for row in rows]),
     )
 
 
@@ -105,9 +108,14 @@ def cut_squares(sample: Sample, draws: Draws, config: SFT) -> list[tuple[Sample,
 def cut_sample(sample: Sample, patch: int, place: Sequence[int], side: int) -> Sample:
     """A square of `side` tokens, from the token at `place` on."""
     rows, columns = (slice(patch * first, patch * (first + side)) for first in place)
+    high, wide = (slice(part.start, part.stop + 2) for part in (rows, columns))
     reference = replace(sample.reference, cond_CTHW=sample.reference.cond_CTHW[..., rows, columns])
     return replace(
-        sample, reference=reference, latents_KCTHW=sample.latents_KCTHW[..., rows, columns], mouth_HW=sample.mouth_HW[rows, columns]
+        sample,
+        reference=reference,
+        latents_KCTHW=sample.latents_KCTHW[..., rows, columns],
+        mouth_HW=sample.mouth_HW[rows, columns],
+        around_CHW=sample.around_CHW[:, high, wide],
     )
 
 
@@ -125,7 +133,7 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     weight_THW[:count] = 0
     importance = min(1.0, t / config.full_weight_from) ** 2 if config.full_weight_from else 1.0
     reference, window = drop_conditions(sample.reference, sample.window(index), draws.number("drop"), config, null_text_LD)
-    return Noised(x_t, noise - x0, weight_THW, importance, t, reference, window)
+    return Noised(x_t, noise - x0, weight_THW, importance, t, reference, window, sample.around_CHW)
 
 
 def drop_conditions(

@@ -147,9 +147,9 @@ def open_data(job: Job, chunks: int) -> ShardSet:
 def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
     """Makes a video of the data's first sample."""
     run = job.recipe.run
+    settings = job.recipe.model.settled(StreamSettings(steps=steps, shift=job.recipe.stage.shift))
 
     def show(step: int) -> None:
-        settings = StreamSettings(steps=steps, shift=job.recipe.stage.shift, last_noise=job.recipe.model.last_noise)
         path = job.out / "validation" / f"step-{step:08d}.mp4"
         show_talk(learner, vae, data[0].to(device), run.validate_chunks, settings, path)
 

@@ -15,9 +15,9 @@ import ray
 from aiohttp import web
 from ray import serve
 
-from livetalk_core import placement
+from livetalk_core.pool import place as placement
 from livetalk_core.pool.pool import Pool, Recipe
-from livetalk_core.serve import Service
+from livetalk_core.serve.service import Service
 
 BOXES, GPUS = int(os.environ.get("LIVETALK_BOXES", "2")), int(os.environ.get("LIVETALK_GPUS", "8"))
 MODEL, SESSIONS = os.environ.get("LIVETALK_MODEL", "/models/SoulX-FlashTalk-14B"), 8

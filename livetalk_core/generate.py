@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.engine import Engine
+from livetalk_core.engine.engine import Engine
 from livetalk_core.media.audio import AudioInfo, probe_audio, read_audio
 from livetalk_core.media.image import Picture, crop_cover, load_picture
 from livetalk_core.media.video import VideoWriter, check_target

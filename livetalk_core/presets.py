@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from livetalk_core.models.audio import AudioConfig
-from livetalk_core.models.dit import DiTConfig
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.image import ImageConfig
 from livetalk_core.models.patch_vae import PatchVAEConfig
 from livetalk_core.models.text import TextConfig

@@ -90,7 +90,7 @@ def engine_here(spec: EngineSpec) -> tuple[object, int]:
     """In this process, on the device that ComfyUI uses."""
     import comfy.model_management as mm
 
-    from livetalk_core.loading import load_engine
+    from livetalk_core.engine.load import load_engine
 
     engine = load_engine(source_of(spec), str(mm.get_torch_device()), dtype_of(spec), compile=spec.compile)
     modules = (engine.models.dit, engine.models.vae, engine.models.audio)
@@ -101,7 +101,7 @@ def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
     """In workers, one a GPU; where ComfyUI itself runs on the CPU, in as many processes there."""
     import comfy.model_management as mm
 
-    from livetalk_core import placement
+    from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
     model, wanted = source_of(spec), "auto" if spec.gpus == 0 else str(spec.gpus)

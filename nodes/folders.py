@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import host
 
 if TYPE_CHECKING:
-    from livetalk_core.checkpoints import ModelFiles
+    from livetalk_core.engine.files import ModelFiles
 
 SHIPPED = "nano"
 """The model whose weights come with the pack; always first in the list, and the default."""
@@ -53,7 +53,7 @@ def names_like(pattern: re.Pattern, kind: str) -> list[str]:
 
 def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFiles:
     """What load_engine takes for a choice of model and patch. ValueError for names that are not, or no longer, among them."""
-    from livetalk_core.checkpoints import ModelFiles, find_files
+    from livetalk_core.engine.files import ModelFiles, find_files
 
     source = find_source(name)
     if audio_patch == NO_PATCH:
@@ -85,7 +85,7 @@ def collect_parts(dit: Path) -> ModelFiles:
 
     A small model's folder, which names a preset, has a VAE of its own kind and lends none.
     """
-    from livetalk_core.checkpoints import ModelFiles, find_files
+    from livetalk_core.engine.files import ModelFiles, find_files
 
     found = {part: first_match(*place) for part, place in PARTS.items()}
     for folder in host.own_model_folders():
@@ -102,7 +102,7 @@ def first_match(kind: str, pattern: re.Pattern) -> Path | None:
 
 def size_on_disk(source: str | Path | ModelFiles) -> int:
     """Bytes of the files that an engine of this source would load."""
-    from livetalk_core import checkpoints
+    from livetalk_core.engine import files as checkpoints
 
     if isinstance(source, str):
         source = checkpoints.SHIPPED / source

@@ -10,8 +10,8 @@ from made import speech_like, write_published_folder, write_wav
 from PIL import Image
 from standin import host, nodes  # noqa: F401  (fixtures)
 
-from livetalk_core.engine import Engine
-from livetalk_core.loading import load_engine
+from livetalk_core.engine.engine import Engine
+from livetalk_core.engine.load import load_engine
 
 
 @pytest.fixture(scope="session")

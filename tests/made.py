@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from livetalk_core.models.audio import AudioConfig, AudioEncoder
-from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.image import PUBLISHED_PARTS as IMAGE_PARTS
 from livetalk_core.models.image import ImageConfig, ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE

@@ -72,11 +72,11 @@ class LightStream:
 
 def golden(group):
     """The engine of the recorded stream, with its recorded noise and window features' own encoder."""
-    from livetalk_core import engine as module
-    from livetalk_core.engine import Engine, Models
+    from livetalk_core.checks.parity import Golden, recorded_noise
+    from livetalk_core.engine import engine as module
+    from livetalk_core.engine.engine import Engine, Models
     from livetalk_core.parallel.context import parallelize_dit
     from livetalk_core.parallel.vae import parallelize_vae
-    from livetalk_core.parity import Golden, recorded_noise
 
     recorded = Golden(GOLDEN)
     dit, vae = recorded.dit, recorded.served_vae
@@ -92,8 +92,8 @@ def golden(group):
 
 def golden_reference(engine) -> Reference:
     """The recorded picture, text and features."""
-    from livetalk_core.engine import encode_condition
-    from livetalk_core.parity import Golden
+    from livetalk_core.checks.parity import Golden
+    from livetalk_core.engine.engine import encode_condition
 
     _, tensors = Golden(GOLDEN).read("stream")
     pixels_CHW = tensors["in.reference"][0, :, 0]

@@ -12,7 +12,7 @@ import pytest
 from made import speech_like, write_wav
 from PIL import Image
 
-from livetalk_core.cli import main
+from livetalk_core.cli.main import main
 from livetalk_core.media.video import probe_video, read_frames
 
 SMALL = ("--model", "tiny", "--size", "48x32", "--steps", "1")

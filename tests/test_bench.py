@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from livetalk_core.bench.command import command_of, read_reports
 from livetalk_core.bench.components import Inputs, components
 from livetalk_core.bench.counted import count_components, count_limits
 from livetalk_core.bench.counters import Work, count
@@ -18,8 +17,9 @@ from livetalk_core.bench.networks import META, random_engine
 from livetalk_core.bench.plain import make_plain
 from livetalk_core.bench.report import component_cells, page_of
 from livetalk_core.bench.shares import part_rows, stage_rows
-from livetalk_core.cli import main, parser
-from livetalk_core.denoiser import PLAIN, Cuts
+from livetalk_core.cli.bench import command_of, read_reports
+from livetalk_core.cli.main import main, parser
+from livetalk_core.engine.denoiser import PLAIN, Cuts
 from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import nano, tiny

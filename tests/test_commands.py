@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from livetalk_core.bench.measure import STAGES, run_bench
-from livetalk_core.cli import main
-from livetalk_core.doctor import examine, examine_package
+from livetalk_core.checks.doctor import examine, examine_package
+from livetalk_core.cli.main import main
 
 
 def findings(capsys, *arguments):

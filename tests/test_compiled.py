@@ -13,18 +13,19 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from livetalk_core import compiled, warming
-from livetalk_core.cli import parser
-from livetalk_core.compiled import compile_models
-from livetalk_core.loading import build_random, load_engine, load_member
+from livetalk_core.cli.main import parser
+from livetalk_core.engine import compile as compiled
+from livetalk_core.engine import warm as warming
+from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.load import build_random, load_engine, load_member
+from livetalk_core.engine.warm import warm_up
 from livetalk_core.models import dit as dit_module
 from livetalk_core.models.fp8 import use_fp8
-from livetalk_core.opening import open_pool
+from livetalk_core.open import open_pool
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.pool import pool as pool_module
 from livetalk_core.presets import PROMPT, nano, tiny
 from livetalk_core.types import StreamSettings
-from livetalk_core.warming import warm_up
 
 CPU = torch.device("cpu")
 
@@ -155,7 +156,7 @@ def test_what_is_really_compiled_gives_the_same_to_1e_5(tmp_path, monkeypatch):
 def test_compiled_forms_are_kept_in_a_folder_of_the_user(tmp_path):
     """In a process of its own, where nothing has brought in the compiler before."""
     code = (
-        "import os, livetalk_core.loading as l; l.load_engine('tiny', device='cpu', compile=True);"
+        "import os, livetalk_core.engine.load as l; l.load_engine('tiny', device='cpu', compile=True);"
         "from torch._inductor.runtime.cache_dir_utils import cache_dir; print(cache_dir())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from livetalk_core.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
+from livetalk_core.engine.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
+from livetalk_core.models.audio_attention import attend_absorbed, attend_per_frame
 from livetalk_core.models.convolution import CausalConv3d, fold_kernels, lay_channels_last
-from livetalk_core.models.dit import AudioDiT, DiTConfig
-from livetalk_core.models.hearing import attend_absorbed, attend_per_frame
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue, heads
 from livetalk_core.models.rope import Grid
 from livetalk_core.models.vae import CausalVAE, VAEConfig

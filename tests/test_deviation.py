@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from livetalk_core import deviation
-from livetalk_core.loading import load_engine
+from livetalk_core.engine import deviation
+from livetalk_core.engine.load import load_engine
 from livetalk_core.models import attention
 from livetalk_core.models.fp8 import Fp8Linear
 from livetalk_core.types import StreamSettings

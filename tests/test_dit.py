@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from livetalk_core.models import attention as kernels
-from livetalk_core.models.dit import T_FLOOR, AudioDiT, DiTConfig, to_velocity, token_masks
-from livetalk_core.models.hearing import attend_per_frame, group_slots
+from livetalk_core.models.audio_attention import attend_per_frame, group_slots
+from livetalk_core.models.dit import T_FLOOR, AudioDiT, to_velocity, token_masks
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.speakers import reference_likeness

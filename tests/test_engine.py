@@ -9,7 +9,7 @@ import torch
 from made import pixels, speech_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from livetalk_core.loading import load_engine
+from livetalk_core.engine.load import load_engine
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings

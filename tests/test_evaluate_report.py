@@ -10,10 +10,11 @@ import torch
 from drawn import toy_readers, toy_talk
 from PIL import Image
 
-from livetalk_core.evaluate import command, report
+from livetalk_core.cli import evaluate as command
+from livetalk_core.engine.load import load_engine
+from livetalk_core.evaluate import report
 from livetalk_core.evaluate.report import RESULTS, Row, marks
 from livetalk_core.evaluate.talks import summarize, take_talks
-from livetalk_core.loading import load_engine
 from livetalk_core.types import StreamSettings
 
 BEGIN, END = marks(RESULTS)

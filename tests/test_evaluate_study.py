@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from toys import toy_job, toy_run, toy_sft
 
-from livetalk_core import cli
+from livetalk_core.cli import main as cli
 from livetalk_core.evaluate import curves, report, study
 from livetalk_core.train.checkpoint import PREFIX
 from livetalk_core.train.presets import dmd_nano

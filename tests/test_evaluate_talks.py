@@ -10,10 +10,10 @@ import pytest
 import torch
 from drawn import toy_frame, toy_readers, toy_talk
 
+from livetalk_core.engine.load import load_engine
 from livetalk_core.evaluate import report
 from livetalk_core.evaluate.long import Book, measure_long, memory_mb
 from livetalk_core.evaluate.talks import measure, rebuild, sharper, shuffled, speak, summarize, take_talks, true_talks
-from livetalk_core.loading import load_engine
 from livetalk_core.stream.session import to_uint8
 from livetalk_core.talker.viseme import FIELDS, MouthTrack
 from livetalk_core.types import StreamSettings

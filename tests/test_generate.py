@@ -15,12 +15,12 @@ import torch
 from made import speech_like, write_wav
 from PIL import Image
 
-from livetalk_core.cli import main
-from livetalk_core.engine import Engine
+from livetalk_core.cli.main import main
+from livetalk_core.cli.options import ASSETS
+from livetalk_core.engine.engine import Engine
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.audio import probe_audio
 from livetalk_core.media.video import probe_video, read_frames
-from livetalk_core.options import ASSETS
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import Chunk
 

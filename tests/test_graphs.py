@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from livetalk_core.graphs import Graphed, graph_models
-from livetalk_core.loading import load_engine, load_member
+from livetalk_core.engine.graphs import Graphed, graph_models
+from livetalk_core.engine.load import load_engine, load_member
 from livetalk_core.types import StreamSettings
 
 
@@ -52,7 +52,7 @@ def test_streams_are_bit_equal_and_a_forgotten_input_is_seen(broken, monkeypatch
     graph_models(engine.models.dit, engine.models.vae, recorder)
     asked = [{}, {"seed": 2}, {"prompt": "a dog"}, {"chunks": 1, "size": (32, 48)}, {}]
     if broken:
-        monkeypatch.setattr("livetalk_core.graphs.Graph.holds", lambda self, i, leaf: i != 0 and self.sources[i] is not None)
+        monkeypatch.setattr("livetalk_core.engine.graphs.Graph.holds", lambda self, i, leaf: i != 0 and self.sources[i] is not None)
     equal = [same(talk(engine, **how), talk(eager, **how)) for how in asked]
     assert all(equal) != broken, "control: only the first input of each call is copied"
     assert recorder.replayed > recorder.recorded > 3

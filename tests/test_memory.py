@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from livetalk_core.cli import main
-from livetalk_core.loading import load_engine
+from livetalk_core.cli.main import main
+from livetalk_core.engine.load import load_engine
 from livetalk_core.parallel.memory import check_memory, settle_memory, working_room
 
 GIB = 2**30

@@ -7,7 +7,7 @@ import torch
 from made import pixels, write_published_folder
 from safetensors.torch import save_file
 
-from livetalk_core.checkpoints import SHIPPED
+from livetalk_core.engine.files import SHIPPED
 from livetalk_core.types import StreamSettings
 
 

@@ -8,8 +8,8 @@ import torch
 from made import speech_like
 from standin import Interrupted
 
+from livetalk_core.engine.load import load_engine
 from livetalk_core.generate import talk
-from livetalk_core.loading import load_engine
 from livetalk_core.media.video import probe_video
 from livetalk_core.types import StreamSettings
 

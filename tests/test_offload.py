@@ -11,7 +11,7 @@ from made import pixels, speech_like, write_published_folder
 from test_parallel_dit import UNEVEN, inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from livetalk_core.loading import load_engine
+from livetalk_core.engine.load import load_engine
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.parallel.offload import VISITS, Conveyor, PlainCopies, offload_blocks, spread_evenly
 from livetalk_core.presets import tiny
@@ -252,7 +252,8 @@ def test_blocks_that_stay_lie_between_those_that_are_brought():
 
 def test_what_a_visit_brings_at_14b_is_what_the_file_says():
     """Elements of one block, from the shapes alone."""
-    from livetalk_core.models.dit import Block, DiTConfig
+    from livetalk_core.models.dit import Block
+    from livetalk_core.models.dit_config import DiTConfig
     from livetalk_core.parallel.offload import part_of
 
     with torch.device("meta"):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.speakers import line_positions, reference_likeness
 from livetalk_core.parallel.context import SequenceParallel, parallelize_dit, usp_attention
 from livetalk_core.parallel.exchange import gather_parts, share_first

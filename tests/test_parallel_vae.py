@@ -13,8 +13,8 @@ from test_parallel_dit import difference, start_processes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from livetalk_core.denoiser import DiTDenoiser
-from livetalk_core.engine import BandSession
+from livetalk_core.engine.denoiser import DiTDenoiser
+from livetalk_core.engine.engine import BandSession
 from livetalk_core.models import weights
 from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.vae import CausalVAE, VAEConfig

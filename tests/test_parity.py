@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from livetalk_core.cli import main
-from livetalk_core.parity import LIMITS, max_error, run_parity
+from livetalk_core.checks.parity import LIMITS, max_error, run_parity
+from livetalk_core.cli.main import main
 
 
 def test_every_golden_tensor_is_met_within_its_limit(golden):

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from livetalk_core import placement
-from livetalk_core.checkpoints import SHIPPED, find_files
+from livetalk_core.engine.files import SHIPPED, find_files
 from livetalk_core.models.weights import read_tensors
-from livetalk_core.placement import Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
+from livetalk_core.pool import place as placement
+from livetalk_core.pool.place import Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
 
 GIB = 2**30
 LARGE = Demand(heads=40, num_bytes=40 * GIB, tokens=10530)

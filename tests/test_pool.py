@@ -13,8 +13,8 @@ import torch
 from made import pixels, speech_like, write_small_folder
 from pool_engines import GOLDEN, golden, golden_reference
 
-from livetalk_core.loading import load_engine
-from livetalk_core.parity import Golden
+from livetalk_core.checks.parity import Golden
+from livetalk_core.engine.load import load_engine
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
 from livetalk_core.types import StreamSettings
@@ -54,7 +54,7 @@ def light(tests_on_path):
 @pytest.fixture(scope="module")
 def tiny_pool(tests_on_path):
     """Two workers with the real tiny engine."""
-    pool = make_pool(2, "livetalk_core.loading:load_member", model="tiny", device="cpu")
+    pool = make_pool(2, "livetalk_core.engine.load:load_member", model="tiny", device="cpu")
     yield pool
     pool.close()
 
@@ -87,7 +87,7 @@ def talk_golden(engine, reference):
 def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, tmp_path):
     """Its VAE in bands, its attention shared; its encoders have no weights."""
     folder = write_small_folder(tmp_path / "small")
-    pool = make_pool(2, "livetalk_core.loading:load_member", model=folder, device="cpu")
+    pool = make_pool(2, "livetalk_core.engine.load:load_member", model=folder, device="cpu")
     try:
         shared, alone = (frames_of(talk(engine)).int() for engine in (pool, load_engine(folder, "cpu")))
     finally:
@@ -98,7 +98,7 @@ def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, 
 
 @pytest.fixture(scope="module")
 def alone(tests_on_path):
-    import livetalk_core.engine as module
+    import livetalk_core.engine.engine as module
 
     before = module.seeded_noise
     engine = golden(None)
@@ -178,17 +178,17 @@ def test_everything_else_an_engine_offers_is_the_same(tiny_pool, engine):
 )
 def test_a_users_mistake_is_refused_in_the_engines_words_and_leaves_the_pool_warm(tiny_pool, use, message):
     tiny_pool.start()
-    pids = [member.process.pid for member in tiny_pool.crew.members]
+    pids = [member.process.pid for member in tiny_pool.workers.members]
     with pytest.raises(ValueError, match=message):
         use(tiny_pool)
-    assert tiny_pool.state.kind == "ready" and [member.process.pid for member in tiny_pool.crew.members] == pids
+    assert tiny_pool.state.kind == "ready" and [member.process.pid for member in tiny_pool.workers.members] == pids
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_and_no_process_stays(tests_on_path, tmp_path):
-    pool = make_pool(2, "livetalk_core.loading:load_member", model=str(tmp_path / "none"), device="cpu")
+    pool = make_pool(2, "livetalk_core.engine.load:load_member", model=str(tmp_path / "none"), device="cpu")
     with pytest.raises(FileNotFoundError, match="model folder .*none does not exist"):
         pool.start()
-    assert pool.crew is None and pool.state.kind == "closed"
+    assert pool.workers is None and pool.state.kind == "closed"
 
 
 def test_a_user_sees_what_the_pool_does(tests_on_path):
@@ -227,11 +227,11 @@ def test_a_stop_comes_within_a_step_and_leaves_the_pool_warm(tests_on_path):
         took = time.monotonic() - begun[0]
         print(f"stopped after {took:.2f} s, a step takes {step_s} s")
         assert took < 2 * step_s, "a step, and a little"
-        pids = [member.process.pid for member in pool.crew.members]
+        pids = [member.process.pid for member in pool.workers.members]
         with pytest.raises(PoolClosed):
             list(stream.push(CHUNK))
         assert len(list(pool.open(reference, StreamSettings(steps=1)).push(CHUNK))) == 1
-        assert [member.process.pid for member in pool.crew.members] == pids and pool.state.kind == "ready"
+        assert [member.process.pid for member in pool.workers.members] == pids and pool.state.kind == "ready"
     finally:
         pool.close()
 
@@ -264,12 +264,12 @@ def test_a_hundred_streams_leave_nothing_behind(light):
             del stream
 
     run(30)
-    before, pids = kept(), [member.process.pid for member in light.crew.members]
+    before, pids = kept(), [member.process.pid for member in light.workers.members]
     run(100)
     after = kept()
     assert after[:4] == before[:4] and after[3] == 0, (before, after)
     assert after[4] - before[4] < 10 and after[5] - before[5] < 10, "MB"
-    assert [member.process.pid for member in light.crew.members] == pids and light.crew.agenda.waiting == []
+    assert [member.process.pid for member in light.workers.members] == pids and light.workers.agenda.waiting == []
 
 
 def test_two_pools_at_once_do_not_disturb_each_other(light):

@@ -16,11 +16,11 @@ import torch
 from made import pixels, speech_like, write_wav
 from test_pool import CHUNK, make_pool, tests_on_path  # noqa: F401 (a fixture)
 
-from livetalk_core.cli import main
+from livetalk_core.cli.main import main
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.video import probe_video
-from livetalk_core.pool.crew import FAREWELL_S, PULSE_S
 from livetalk_core.pool.pool import Limits, WorkerFailure
+from livetalk_core.pool.workers import FAREWELL_S, PULSE_S
 from livetalk_core.types import StreamSettings
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
@@ -33,7 +33,7 @@ SEEN_S, GONE_S = 1.0, 2.0
 LIMITS = Limits(load_s=60, reference_s=30, chunk_s=2, other_s=10, idle_s=2)
 ENGINES = {
     "light": lambda: make_pool(2, limits=LIMITS, step_s=0.02),
-    "tiny": lambda: make_pool(2, "livetalk_core.loading:load_member", limits=Limits(load_s=90, chunk_s=8), model="tiny", device="cpu"),
+    "tiny": lambda: make_pool(2, "livetalk_core.engine.load:load_member", limits=Limits(load_s=90, chunk_s=8), model="tiny", device="cpu"),
 }
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tests_on_path")]
 
@@ -60,7 +60,7 @@ def seconds_until(condition, limit_s: float) -> float:
 
 
 def pids_of(pool) -> list[int]:
-    return [member.process.pid for member in pool.crew.members]
+    return [member.process.pid for member in pool.workers.members]
 
 
 def speak(pool, chunks: int = 1) -> int:
@@ -93,10 +93,10 @@ class Work(threading.Thread):
 
 def strike(pool, moment: str, kind: signal.Signals, draw: random.Random) -> tuple[float, float]:
     """One fault: seconds until it was seen, and from then until nothing was left of the workers."""
-    before = pool.crew
+    before = pool.workers
     if moment == "load" and (before is None or before.failure is not None):
         work = Work(WORK["load"], pool)
-        seconds_until(lambda: pool.crew is not None and pool.crew is not before, 30)
+        seconds_until(lambda: pool.workers is not None and pool.workers is not before, 30)
         time.sleep(draw.uniform(0, 2))
     else:
         pool.start()
@@ -104,24 +104,24 @@ def strike(pool, moment: str, kind: signal.Signals, draw: random.Random) -> tupl
         if moment == "chunk":
             seconds_until(lambda: pool.state.text in ("push", "next"), 60)
         time.sleep(draw.uniform(0, 0.4))
-    crew, pids = pool.crew, pids_of(pool)
+    workers, pids = pool.workers, pids_of(pool)
     rank = draw.randrange(len(pids))
     os.kill(pids[rank], kind)
     late_s = {"chunk": pool.limits.chunk_s, "idle": PULSE_S + pool.limits.idle_s}
     limit_s = SEEN_S * slack() + (late_s[moment] if kind == STOP else 0)
-    seen_s = seconds_until(lambda: crew.failure is not None, limit_s)
+    seen_s = seconds_until(lambda: workers.failure is not None, limit_s)
     gone_s = seconds_until(lambda: not any(map(is_alive, pids)), GONE_S * slack())
     if work is not None:
         work.join(10)
         assert not work.is_alive(), "nobody is left waiting"
         assert moment == "load" or isinstance(work.error, WorkerFailure), work.error
-    assert crew.failure.rank == rank, str(crew.failure)
-    assert pool.state.kind == "failed" and pool.state.rank == rank and pool.state.text == str(crew.failure)
+    assert workers.failure.rank == rank, str(workers.failure)
+    assert pool.state.kind == "failed" and pool.state.rank == rank and pool.state.text == str(workers.failure)
     if kind == KILL:
-        assert f"rank {rank} was killed by SIGKILL (log: " in str(crew.failure)
+        assert f"rank {rank} was killed by SIGKILL (log: " in str(workers.failure)
     else:
-        assert f"rank {rank} was stopped; the stacks of all ranks are in " in str(crew.failure)
-        assert all("most recent call first" in member.log.read_text() for member in crew.members)
+        assert f"rank {rank} was stopped; the stacks of all ranks are in " in str(workers.failure)
+        assert all("most recent call first" in member.log.read_text() for member in workers.members)
     return seen_s, gone_s
 
 
@@ -155,11 +155,11 @@ from livetalk_core.types import StreamSettings
 pool = make_pool(2)
 if sys.argv[1] == "load":
     threading.Thread(target=pool.start, daemon=True).start()
-    while pool.crew is None:
+    while pool.workers is None:
         time.sleep(0.01)
 else:
     pool.start()
-print(*[member.process.pid for member in pool.crew.members], flush=True)
+print(*[member.process.pid for member in pool.workers.members], flush=True)
 if sys.argv[1] == "exec":
     import os
     os.execv("/bin/sleep", ["sleep", "60"])
@@ -201,7 +201,7 @@ def light(tests_on_path):  # noqa: F811 (a fixture)
 def test_a_rank_that_raises_ends_the_pool_with_its_own_words(light):
     with pytest.raises(WorkerFailure, match=r"rank 1 failed: RuntimeError: no more memory \(log: .*rank1.log\)") as caught:
         light.reference(pixels(), "fail on rank 1")
-    assert caught.value.rank == 1 and "and a second line" in light.crew.members[1].log.read_text()
+    assert caught.value.rank == 1 and "and a second line" in light.workers.members[1].log.read_text()
     assert speak(light) == 1
 
 
@@ -210,7 +210,7 @@ def test_a_rank_that_waits_for_ever_meets_its_limit_and_leaves_its_stack(tests_o
     try:
         with pytest.raises(WorkerFailure, match=r"prepare took longer than 1 s: no answer from rank 0, 1; the stacks of all ranks are in "):
             pool.reference(pixels(), "sleep on rank 1")
-        logs = [member.log.read_text() for member in pool.crew.members]
+        logs = [member.log.read_text() for member in pool.workers.members]
         assert "in meet" in logs[0] and "in reference" in logs[1], "one waits in the exchange, the other where it hangs"
         assert "pool_engines.py" in logs[1]
     finally:
@@ -219,12 +219,12 @@ def test_a_rank_that_waits_for_ever_meets_its_limit_and_leaves_its_stack(tests_o
 
 def test_workers_with_nothing_to_do_are_asked_whether_they_are_there(light):
     speak(light)
-    crew, submit, pings = light.crew, light.crew.agenda.submit, []
-    crew.agenda.submit = lambda job: submit(job) if job.what != "ping" else pings.append(job) or submit(job)
+    workers, submit, pings = light.workers, light.workers.agenda.submit, []
+    workers.agenda.submit = lambda job: submit(job) if job.what != "ping" else pings.append(job) or submit(job)
     seconds_until(lambda: len(pings) == 2 and pings[1].ended.is_set(), 3 * PULSE_S + slack())
-    del crew.agenda.submit
+    del workers.agenda.submit
     assert [ping.error for ping in pings] == [None, None] and light.state.kind == "ready"
-    assert sorted(crew.agenda.free_slots) == list(range(4)), "they leave no slot taken"
+    assert sorted(workers.agenda.free_slots) == list(range(4)), "they leave no slot taken"
 
 
 def test_a_refusal_by_all_ranks_is_no_failure(light):
@@ -251,7 +251,7 @@ def test_a_stream_of_before_fails_with_the_reason_and_a_new_one_works(light):
 def test_closing_ends_a_pool_that_is_still_loading(tests_on_path):  # noqa: F811
     pool = make_pool(2)
     work = Work(WORK["load"], pool)
-    seconds_until(lambda: pool.crew is not None, 30)
+    seconds_until(lambda: pool.workers is not None, 30)
     pids = pids_of(pool)
     pool.close()
     work.join(10)

@@ -44,7 +44,7 @@ def test_the_first_piece_of_a_chunk_brings_its_latents(tiny_pool):  # noqa: F811
 def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
     """A stream far ahead of its viewer lets one pass that has just begun, whoever asked first."""
     light.start()
-    reference, agenda, begun = light.reference(pixels()), light.crew.agenda, []
+    reference, agenda, begun = light.reference(pixels()), light.workers.agenda, []
     streams = {name: light.open(reference, StreamSettings(steps=steps)) for name, steps in (("long", 100), ("ahead", 1), ("new", 1))}
     names = {stream.session: name for name, stream in streams.items()}
     list(streams["ahead"].push(CHUNK.repeat(20)))  # shown in 22 s
@@ -78,7 +78,7 @@ def wait_until(met) -> None:
 def test_a_long_decode_takes_its_turns_as_they_come(tiny_pool):  # noqa: F811
     """Each piece is due when it is asked for, so a stream's late piece goes before the rest of a decode."""
     tiny_pool.start()
-    agenda, dues = tiny_pool.crew.agenda, []
+    agenda, dues = tiny_pool.workers.agenda, []
     submit = agenda.submit
     agenda.submit = lambda job: dues.append(job.due) or submit(job)
     try:

@@ -16,7 +16,7 @@ from test_pool import make_pool, tests_on_path  # noqa: F401 (a fixture)
 aiohttp = pytest.importorskip("aiohttp")
 from aiohttp.test_utils import TestClient, TestServer  # noqa: E402
 
-from livetalk_core.serve import Service  # noqa: E402
+from livetalk_core.serve.service import Service  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_a_worker_that_dies_is_named_to_its_clients_and_the_next_stream_works(po
         await say(connection, 2.4)
         pool = pools[place["pool"]]
         await until(lambda: pool.state.kind == "busy")
-        os.kill(pool.crew.members[0].process.pid, signal.SIGKILL)
+        os.kill(pool.workers.members[0].process.pid, signal.SIGKILL)
         failed = await hear(connection)
         again, _ = await begin(client, portrait, steps=1)
         await say(again, 1.2)

@@ -6,7 +6,7 @@ from made import pixels, speech_like
 from test_engine import frames_of, talk
 
 from livetalk_core.stream import session as module
-from livetalk_core.stream.departure import Departure
+from livetalk_core.stream.host_copy import HostCopy
 from livetalk_core.types import StreamSettings
 
 
@@ -102,10 +102,10 @@ def test_where_the_device_works_beside_the_host_one_piece_is_launched_ahead(note
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_frames_that_leave_a_gpu_are_whole_and_pinned_though_it_works_on():
-    departure, left = Departure(torch.device("cuda")), []
+    host_copy, left = HostCopy(torch.device("cuda")), []
     for value in range(20):
         frames_THWC = torch.full((12, 416, 720, 3), value, dtype=torch.uint8, device="cuda")
-        left.append(departure.send(frames_THWC))
+        left.append(host_copy.send(frames_THWC))
         del frames_THWC  # its memory may be taken for the next at once
     for value, arrive in enumerate(left):
         frames_THWC = arrive()

@@ -13,7 +13,7 @@ from made import pixels, speech_like, write_published_folder
 from test_parallel_dit import EVEN, UNEVEN, difference, inputs, small_model, start_processes
 from torch.distributed.tensor import DTensor
 
-from livetalk_core.loading import load_engine
+from livetalk_core.engine.load import load_engine
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.group import close_group, init_group
 from livetalk_core.parallel.sharded import shard_blocks

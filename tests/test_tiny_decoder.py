@@ -11,11 +11,11 @@ from test_graphs import Again
 from torch import nn
 
 from livetalk_core.bench.counted import count_components
-from livetalk_core.cli import main
-from livetalk_core.compiled import compile_models
-from livetalk_core.denoiser import Cuts
-from livetalk_core.graphs import Graphed, graph_models
-from livetalk_core.loading import load_engine, load_member
+from livetalk_core.cli.main import main
+from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.denoiser import Cuts
+from livetalk_core.engine.graphs import Graphed, graph_models
+from livetalk_core.engine.load import load_engine, load_member
 from livetalk_core.media.video import probe_video
 from livetalk_core.models.tiny_decoder import DraftVAE, TinyDecoder
 from livetalk_core.presets import tiny
@@ -202,7 +202,7 @@ def test_graphs_and_the_compiler_take_it(file, monkeypatch):
     assert len(graphed) == 2 and all(isinstance(one, Graphed) for one in graphed)
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **form: compiled.append(type(self)))
-    monkeypatch.setattr("livetalk_core.compiled.require_compiler", lambda device: None)
+    monkeypatch.setattr("livetalk_core.engine.compile.require_compiler", lambda device: None)
     compile_models(engine.models.dit, engine.models.vae, engine.device)
     assert TinyDecoder in compiled and isinstance(engine.models.vae, DraftVAE)
 

@@ -13,8 +13,8 @@ from made import speech_like, write_small_folder, write_wav
 from safetensors.torch import save_file
 from toys import CPU, toy_plan, toy_sample, toy_tensors, write_toy_shards
 
-from livetalk_core.cli import main
-from livetalk_core.loading import load_engine
+from livetalk_core.cli.main import main
+from livetalk_core.engine.load import load_engine
 from livetalk_core.media.video import VideoWriter
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import tiny

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from toys import CPU, SMALL_DIT, pairs, sharded_net, toy_dmd, toy_net, toy_preset, toy_sample, toy_state
 
-from livetalk_core.denoiser import PLAIN, DiTDenoiser
+from livetalk_core.engine.denoiser import PLAIN, DiTDenoiser
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.train import training_world

@@ -10,7 +10,7 @@ from livetalk_core.models.weightless import MelConfig
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import nano
 from livetalk_core.talker.viseme import FIELDS
-from livetalk_core.train.hearing import (
+from livetalk_core.train.audio_pretraining import (
     AROUND_FRAMES,
     PIECE_FRAMES,
     Lesson,

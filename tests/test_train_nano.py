@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from livetalk_core.loading import load_engine
+from livetalk_core.engine.load import load_engine
 from livetalk_core.models import weights
 from livetalk_core.train import nano
-from livetalk_core.train.hearing import Lesson
+from livetalk_core.train.audio_pretraining import Lesson
 from livetalk_core.types import StreamSettings
 
 

@@ -17,13 +17,13 @@ from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_
 from two_processes import main as run_both
 from two_processes import turn
 
-from livetalk_core.cli import main
-from livetalk_core.loading import load_engine
+from livetalk_core.cli.main import main
+from livetalk_core.cli.train import change
+from livetalk_core.engine.load import load_engine
 from livetalk_core.parallel.train import shard, training_world
 from livetalk_core.presets import tiny
 from livetalk_core.train import presets, trainer
 from livetalk_core.train.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
-from livetalk_core.train.command import change
 from livetalk_core.train.config import Optim, Run
 from livetalk_core.train.export import export_net
 from livetalk_core.train.learner import Learner

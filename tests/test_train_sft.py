@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import CPU, SMALL_DIT, pairs, sharded_net, toy_net, toy_sample, toy_sft, toy_state
 
-from livetalk_core.denoiser import PLAIN, DiTDenoiser
+from livetalk_core.engine.denoiser import PLAIN, DiTDenoiser
 from livetalk_core.models.dit import T_FLOOR, AudioDiT
 from livetalk_core.parallel.train import training_world
 from livetalk_core.train.config import SFT, Optim

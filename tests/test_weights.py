@@ -13,9 +13,10 @@ import torch
 from made import AUDIO, DIT, IMAGE, TEXT, pixels, speech_like, write_published_folder, write_small_folder
 from safetensors.torch import save_file
 
-from livetalk_core.checkpoints import ModelFiles, find_files
-from livetalk_core.loading import load_engine, load_files
-from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.engine.files import ModelFiles, find_files
+from livetalk_core.engine.load import load_engine, load_files
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weights import build, dit_config_from, load_dit, load_vae, read_tensors, vae_config_from

@@ -14,7 +14,7 @@ from livetalk_core.bench.components import Inputs
 from livetalk_core.bench.counted import BLOCK_OPS, DECODE_OPS, LARGE, STEP_BYTES, block_call
 from livetalk_core.bench.fused import Fused, fuse, fuse_pieces
 from livetalk_core.bench.networks import META, default_dtype, random_engine
-from livetalk_core.denoiser import Cuts
+from livetalk_core.engine.denoiser import Cuts
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.vae import DECODER_FORM, CausalVAE, fit_groups

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from livetalk_core.denoiser import Cuts, DiTDenoiser
-from livetalk_core.engine import Engine, encode_condition
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
+from livetalk_core.engine.engine import Engine, encode_condition
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.flow import flow_times
 from livetalk_core.stream.session import DECODE_GROUPS, Session

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from livetalk_core.bench.components import Inputs
 from livetalk_core.bench.counters import tensors_in
 from livetalk_core.bench.networks import META, random_engine
-from livetalk_core.denoiser import Cuts, DiTDenoiser
-from livetalk_core.engine import Engine, Stream
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
+from livetalk_core.engine.engine import Engine, Stream
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import tiny
 from livetalk_core.stream.window import LiveWindows

@@ -14,8 +14,8 @@ import torch
 
 from livetalk_core.bench.ceilings import times_of
 from livetalk_core.bench.components import components
-from livetalk_core.denoiser import Cuts
-from livetalk_core.engine import Engine
+from livetalk_core.engine.denoiser import Cuts
+from livetalk_core.engine.engine import Engine
 from livetalk_core.plan import StreamPlan
 from livetalk_core.sizes import BUCKETS, parse_size
 from livetalk_core.types import StreamSettings

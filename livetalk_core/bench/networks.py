@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from livetalk_core.engine import Engine
-from livetalk_core.loading import KINDS, gather_models
+from livetalk_core.engine.engine import Engine
+from livetalk_core.engine.load import KINDS, gather_models
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.presets import Preset
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from livetalk_core.engine import Engine
+from livetalk_core.engine.engine import Engine
 from livetalk_core.evaluate.measures import (
     background_mask,
     color_level,

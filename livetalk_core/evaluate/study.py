@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from livetalk_core.engine import Engine
+from livetalk_core.engine.engine import Engine
 from livetalk_core.evaluate.long import LONG_FILM_S, LONG_SEED, measure_long
 from livetalk_core.evaluate.reader import Reader
 from livetalk_core.evaluate.talks import summarize, take_talks, true_talks

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.engine import ENCODE_GROUPS, Engine, Stream
+from livetalk_core.engine.engine import ENCODE_GROUPS, Engine, Stream
 from livetalk_core.evaluate.measures import (
     background_mask,
     best_lag,

@@ -7,7 +7,6 @@ Half precision follows the published rounding: time, modulation, norms, residual
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.hearing import AbsorbedAudio, AudioAttention, AudioProjection
+from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioProjection
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.speakers import speaker_positions
@@ -25,46 +25,6 @@ TEXT_ROWS = 64
 """Keys of a prompt come in multiples of this."""
 T_FLOOR = 0.1
 """Flow time below which x is nearly x0, and what a model says of x0 counts less and less."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiTConfig:
-    """Sizes of the DiT; the defaults are the published 14B model's."""
-
-    dim: int = 5120
-    ffn_dim: int = 13824
-    num_heads: int = 40
-    num_layers: int = 40
-    in_dim: int = 36
-    out_dim: int = 16
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    image_dim: int = 1280
-    audio_window: int = 5
-    audio_dim: int = 12 * 768
-    """Values per window slot: audio layers x channels."""
-    audio_hidden: int = 512
-    audio_width: int = 768
-    audio_tokens: int = 32
-    patch_size: int = 2
-    temporal_stride: int = 4
-    eps: float = 1e-6
-    predicts: str = "velocity"
-    """velocity, or change: x0 less the reference latents. A narrow model can say that of wide latents, since it need repeat neither the
-    noise (Li and He 2025) nor what stays."""
-    picture_in: str = "first"
-    """The latent frames whose condition has the picture: the first, the others grey, as published; or every."""
-    shifts: int = 0
-    """Kernels that move the reference latents, for a change to be mixed of too, place by place (Jia et al. 2016): what a head's motion
-    does to wide latents, a narrow model need only point at."""
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("predicts", ("velocity", "change")), ("picture_in", ("first", "every"))):
-            if vars(self)[name] not in allowed:
-                raise ValueError(f"{name}={vars(self)[name]!r} must be {' or '.join(allowed)}")
-        if self.shifts and self.predicts != "change":
-            raise ValueError(f"shifts={self.shifts} are part of a change; set predicts='change', or shifts=0")
 
 
 class TimeEmbedding(NamedTuple):

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from livetalk_core.models.audio import count_blocks, first_three
-from livetalk_core.models.dit import AudioDiT, DiTConfig
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig

@@ -16,8 +16,8 @@ from weakref import WeakMethod
 import torch
 from torch import Tensor, nn
 
+from livetalk_core.models.audio_attention import AbsorbedAudio
 from livetalk_core.models.dit import AudioDiT, Block
-from livetalk_core.models.hearing import AbsorbedAudio
 
 NUM_SLOTS = 2
 ALIGNMENT = 128

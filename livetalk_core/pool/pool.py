@@ -24,9 +24,9 @@ from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool import wire
-from livetalk_core.pool.crew import Crew
-from livetalk_core.pool.jobs import OnStep, PoolClosed, State, WorkerFailure
+from livetalk_core.pool.schedule import OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.wire import Facts, Placement, Recipe
+from livetalk_core.pool.workers import Workers
 from livetalk_core.types import Chunk, Reference, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Pool:
             raise ValueError(f"a pool needs Linux, and this is {sys.platform}; use one device without a pool")
         self.placement, self.recipe, self.limits = placement, recipe, limits
         self.starting, self.sessions = threading.Lock(), itertools.count(1)
-        self.crew: Crew | None = None
+        self.workers: Workers | None = None
         self.facts: Facts | None = None
         self.closed = False
         self.failed_folder: Path | None = None
@@ -63,23 +63,23 @@ class Pool:
     @property
     def state(self) -> State:
         """What the pool is doing, for a user to see."""
-        crew = self.crew
-        if self.closed or crew is None:
+        workers = self.workers
+        if self.closed or workers is None:
             return State(kind="closed", text="closed" if self.closed else "not started yet")
-        return crew.state
+        return workers.state
 
-    def start(self) -> Crew:
+    def start(self) -> Workers:
         """The workers, ready; started now if they are not. After a failure this is the new start."""
         with self.starting:
             if self.closed:
                 raise PoolClosed("the pool is closed; make a new one")
-            if self.crew is None or self.crew.failure is not None:
+            if self.workers is None or self.workers.failure is not None:
                 self.forget_failed()
-                self.crew = self.launch()
-                self.await_load(self.crew)
-            return self.crew
+                self.workers = self.launch()
+                self.await_load(self.workers)
+            return self.workers
 
-    def launch(self) -> Crew:
+    def launch(self) -> Workers:
         folder = Path(tempfile.mkdtemp(prefix="livetalk-pool-"))
         size = self.placement.num_workers
         load = wire.Load(
@@ -91,26 +91,26 @@ class Pool:
             num_threads=max(1, len(os.sched_getaffinity(0)) // size),
         )
         log.info("pool: starting %d workers, logs in %s", size, folder)
-        return Crew(load, self.limits.load_s, self.limits.idle_s, folder)
+        return Workers(load, self.limits.load_s, self.limits.idle_s, folder)
 
-    def await_load(self, crew: Crew) -> None:
-        """Wait until the engine is there. What the engine refuses ends the crew."""
+    def await_load(self, workers: Workers) -> None:
+        """Wait until the engine is there. What the engine refuses ends the workers."""
         try:
-            self.facts, _ = crew.agenda.take(crew.loaded)
+            self.facts, _ = workers.agenda.take(workers.loaded)
         except BaseException:
-            crew.close()
-            if crew.failure is None:
-                self.crew = None
-                shutil.rmtree(crew.folder, ignore_errors=True)
+            workers.close()
+            if workers.failure is None:
+                self.workers = None
+                shutil.rmtree(workers.folder, ignore_errors=True)
             raise
 
     def forget_failed(self) -> None:
         """The last failure's processes are waited for, and its logs kept in place of the ones before."""
-        if self.crew is not None:
-            self.crew.thread.join()
+        if self.workers is not None:
+            self.workers.thread.join()
             if self.failed_folder is not None:
                 shutil.rmtree(self.failed_folder, ignore_errors=True)
-            self.failed_folder, self.crew = self.crew.folder, None
+            self.failed_folder, self.workers = self.workers.folder, None
 
     def ask(self, command: object, limit_s: float) -> object:
         return self.start().ask(command, limit_s=limit_s, due=time.monotonic())[0]
@@ -153,26 +153,26 @@ class Pool:
         on_latents: Callable[[Tensor], None] | None = None,
     ) -> PoolStream:
         """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents."""
-        plan, crew, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
-        crew.reserve(plan.new_frames * plan.height * plan.width * 3)
+        plan, workers, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
+        workers.reserve(plan.new_frames * plan.height * plan.width * 3)
         latents = on_latents is not None
         command = wire.Open(session=session, reference=reference, settings=settings, people=people, latents=latents)
-        crew.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
-        return PoolStream(crew, session, plan, self.limits, on_step, on_latents)
+        workers.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
+        return PoolStream(workers, session, plan, self.limits, on_step, on_latents)
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
-        crew, session = self.start(), next(self.sessions)
+        workers, session = self.start(), next(self.sessions)
 
         def ask(command: object) -> tuple[object, Tensor | None]:
-            return crew.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # of now: a long one must not hold up streams
+            return workers.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # of now: a long one must not hold up streams
 
         ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW))
         try:
             while (answer := ask(wire.Next(session=session)))[0] is not None:
                 yield answer[1]
         finally:
-            crew.dismiss(session, self.limits.other_s)
+            workers.dismiss(session, self.limits.other_s)
 
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32."""
@@ -189,10 +189,10 @@ class Pool:
     def close(self) -> None:
         """End the workers. Streams that are still open fail with PoolClosed. The logs of a failure are kept."""
         self.closed = True
-        if (crew := self.crew) is not None:
-            crew.close()
-            if crew.failure is None:
-                shutil.rmtree(crew.folder, ignore_errors=True)
+        if (workers := self.workers) is not None:
+            workers.close()
+            if workers.failure is None:
+                shutil.rmtree(workers.folder, ignore_errors=True)
 
 
 class PoolStream:
@@ -200,14 +200,14 @@ class PoolStream:
 
     def __init__(
         self,
-        crew: Crew,
+        workers: Workers,
         session: int,
         plan: StreamPlan,
         limits: Limits,
         on_step: OnStep | None,
         on_latents: Callable[[Tensor], None] | None,
     ) -> None:
-        self.crew, self.session, self.plan, self.limits = crew, session, plan, limits
+        self.workers, self.session, self.plan, self.limits = workers, session, plan, limits
         self.on_step, self.on_latents = on_step, on_latents
         self.blocks: list[Tensor] = []
         self.waiting = 0
@@ -215,7 +215,7 @@ class PoolStream:
         """When what has been made will have been shown."""
         self.owing = False
         """Whether a reader left a call's pieces before their end: the rest comes with the next call."""
-        self.close = weakref.finalize(self, crew.dismiss, session, limits.other_s)
+        self.close = weakref.finalize(self, workers.dismiss, session, limits.other_s)
         """Have the workers forget the stream; done by itself when nobody holds it."""
         self.close.atexit = False
 
@@ -243,11 +243,11 @@ class PoolStream:
 
     def make(self, command: object) -> Chunk | None:
         """Have one piece made, in the order in which pieces are to be shown."""
-        if not self.close.alive and self.crew.failure is None:
+        if not self.close.alive and self.workers.failure is None:
             raise PoolClosed("the stream is closed; open a new one")
         self.due = max(self.due, time.monotonic())
         try:
-            made, frames_THWC = self.crew.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
+            made, frames_THWC = self.workers.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
         except BaseException:
             self.close()  # its motion latents, or its sound, are now between two chunks
             raise

@@ -41,7 +41,7 @@ class Recipe:
     """How a worker makes its engine: a function "module:name", called with the worker's SequenceGroup (None for one worker)."""
 
     arguments: dict[str, object] = field(default_factory=dict)
-    make: str = "livetalk_core.loading:load_member"
+    make: str = "livetalk_core.engine.load:load_member"
     grouped: bool = True
     """Whether the workers form a torch.distributed group."""
 

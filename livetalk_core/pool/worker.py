@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=end_with_pool, args=(death_fd,), daemon=True).start()
     connection = socket.socket(fileno=connection_fd)
     try:
-        from livetalk_core.pool.desk import Desk
+        from livetalk_core.pool.loop import Worker
 
-        Desk(connection, stop_fd, slot_fds).run()
+        Worker(connection, stop_fd, slot_fds).run()
     except Exception as error:
         at = time.monotonic()
         traceback.print_exc()

@@ -12,8 +12,8 @@ from torch import Tensor
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.clock import Spans, StageClock
 from livetalk_core.stream.color import lab_stats, match_color
-from livetalk_core.stream.departure import Departure
 from livetalk_core.stream.flow import Noise, denoise_steps, flow_times
+from livetalk_core.stream.host_copy import HostCopy
 from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, StreamSettings, VideoVAE
 
 OnStep = Callable[[int, int], None]
@@ -59,7 +59,7 @@ class Session:
         self.times = flow_times(settings.steps, settings.shift)
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
         self.motion_CTHW = reference.first_CTHW
-        self.clock, self.departure = StageClock(self.motion_CTHW.device), Departure(self.motion_CTHW.device)
+        self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
         self.next_index = 0
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class Session:
         on_their_way: deque[Piece] = deque()
         for piece in self.make(window):
             on_their_way.append(piece)
-            if len(on_their_way) > self.departure.pieces_ahead:
+            if len(on_their_way) > self.host_copy.pieces_ahead:
                 yield self.arrived(on_their_way.popleft(), window)
         while on_their_way:
             yield self.arrived(on_their_way.popleft(), window)
@@ -88,7 +88,7 @@ class Session:
             end = first + piece_CTHW.shape[1]
             if end > 0:
                 place = {"first": max(0, first), "count": min(end, window.num_valid) - max(0, first)}
-                yield Piece(**place, arrive=self.departure.send(frames_THWC), spans=self.clock.take())
+                yield Piece(**place, arrive=self.host_copy.send(frames_THWC), spans=self.clock.take())
             if window.num_valid < self.plan.new_frames and end >= window.num_valid:
                 return
             first, tail_CTHW = end, piece_CTHW if tail_CTHW is None else torch.cat([tail_CTHW, piece_CTHW], dim=1)

@@ -22,10 +22,10 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
+from livetalk_core.train.audio_pretraining import Lesson, examine, teach, write_speech
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
-from livetalk_core.train.hearing import Lesson, examine, teach, write_speech
 from livetalk_core.train.net import VelocityNet, fresh_state, net_state
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano

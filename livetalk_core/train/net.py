@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from livetalk_core.models.dit import AudioDiT, Block, DiTConfig, to_velocity
+from livetalk_core.models.dit import AudioDiT, Block, to_velocity
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue, heads
 from livetalk_core.types import AudioWindow, Reference
 

@@ -28,7 +28,7 @@ before, begin = set(sys.modules), time.perf_counter()
 nodes = asyncio.run(start())
 seconds = time.perf_counter() - begin
 new = sorted(set(sys.modules) - before)
-heavy = [name for name in new if name.startswith(("torch", "transformers", "av", "livetalk_core.models", "livetalk_core.engine"))]
+heavy = [name for name in new if name.startswith(("torch", "transformers", "av", "livetalk_core.models", "livetalk_core.engine.engine"))]
 print(f"{{seconds:.3f}} s for {{len(nodes)}} nodes, {{len(new)}} modules, heavy ones: {{heavy or 'none'}}")
 """
 

@@ -29,19 +29,19 @@ from livetalk_core.types import AvatarEngine, Chunk, Reference
 class Warnings(logging.Handler):
     """Rank 0's warnings, on their way to the pool's user."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, worker: Worker) -> None:
         super().__init__(logging.WARNING)
-        self.desk = desk
+        self.worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.desk.send(wire.Note(warning=record.getMessage()))
+        self.worker.send(wire.Note(warning=record.getMessage()))
 
 
 class Cancelled(Exception):
     """Raised on all ranks at the same step."""
 
 
-class Desk:
+class Worker:
     """One rank's side of the pool."""
 
     def __init__(self, connection: socket.socket, stop_fd: int, slot_fds: list[int]) -> None:
@@ -50,9 +50,9 @@ class Desk:
         stop.map(WORD_BYTES)
         self.stop, self.slots = StopWord(stop), [Segment(fd) for fd in slot_fds]
         self.engine: AvatarEngine | None = None
-        self.sessions: dict[int, Talk | Iterator[Tensor]] = {}
+        self.sessions: dict[int, WorkerStream | Iterator[Tensor]] = {}
         self.rank = self.job = 0
-        self.brake: Brake | None = None
+        self.brake: CancelFlag | None = None
 
     def run(self) -> None:
         """Answer orders until Shutdown, or until the pool is gone."""
@@ -98,7 +98,7 @@ class Desk:
             case wire.Next():
                 return self.next(self.sessions[command.session])
             case wire.Close():
-                if isinstance(session := self.sessions.pop(command.session, None), Talk):
+                if isinstance(session := self.sessions.pop(command.session, None), WorkerStream):
                     session.stream.close()
             case wire.Ping():
                 return None, picture(command.shape) if command.shape and not self.rank else None
@@ -116,19 +116,19 @@ class Desk:
         self.note("loading the model")
         module, _, name = command.recipe.make.partition(":")
         self.engine = vars(importlib.import_module(module))[name](group, **command.recipe.arguments)
-        self.brake = Brake(self.engine.device, grouped=group is not None)
+        self.brake = CancelFlag(self.engine.device, grouped=group is not None)
         return wire.Facts(preset=self.engine.preset, dtype=self.engine.dtype, device=self.engine.device.type)
 
-    def open(self, command: wire.Open) -> Talk:
+    def open(self, command: wire.Open) -> WorkerStream:
         device = self.engine.device
         tensors = {name: value.to(device) for name, value in vars(command.reference).items() if isinstance(value, Tensor)}
         reference: Reference = replace(command.reference, **tensors)
         latents: list[Tensor] = []
         keep = latents.append if command.latents else None
-        return Talk(self.engine.open(reference, command.settings, command.people, self.between_steps, keep), latents)
+        return WorkerStream(self.engine.open(reference, command.settings, command.people, self.between_steps, keep), latents)
 
-    def next(self, session: Talk | Iterator[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
-        if isinstance(session, Talk):
+    def next(self, session: WorkerStream | Iterator[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
+        if isinstance(session, WorkerStream):
             return session.make()
         piece_CTHW = next(session, None)
         return (None, None) if piece_CTHW is None else (wire.Made(), piece_CTHW)
@@ -154,7 +154,7 @@ class Desk:
         return {"resident_mb": resident / 1e6, "peak_mb": peak, "files": len(os.listdir("/proc/self/fd")), "sessions": len(self.sessions)}
 
 
-class Talk:
+class WorkerStream:
     """A stream and the pieces it still owes for the sound pushed so far."""
 
     def __init__(self, stream: object, latents: list[Tensor]) -> None:
@@ -181,7 +181,7 @@ class Talk:
         return wire.Made(**counts, samples=chunk.samples, seconds=chunk.seconds, latents_CTHW=latents_CTHW), chunk.frames_THWC
 
 
-class Brake:
+class CancelFlag:
     """Whether to stop, decided by rank 0 and the same on all ranks.
 
     The ranks agree over gloo, on the host, so that the GPU's queue is not held up. On CUDA at most one step is queued beyond the one
@@ -212,7 +212,7 @@ class Brake:
 
 def join(load: wire.Load) -> object:
     """This rank's SequenceGroup."""
-    from livetalk_core.loading import join_group
+    from livetalk_core.engine.load import join_group
 
     device = "cuda:0" if load.placement.gpus else "cpu"
     degrees = {"ulysses_degree": load.placement.ulysses_degree, "ring_degree": load.placement.ring_degree}

@@ -67,7 +67,7 @@ class Job:
         self.ended.set()
 
 
-class Agenda:
+class Schedule:
     """Jobs in the order they are due, and the slots for their answers. Any thread may submit; one thread begins and concludes.
 
     `ring` wakes that thread.

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from livetalk_core.denoiser import Cuts, DiTDenoiser, absorbed_bytes
-from livetalk_core.deviation import Deviations, FirstChunk
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
+from livetalk_core.engine.deviation import Deviations, FirstChunk
 from livetalk_core.models.audio import AudioEncoder, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder

@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from livetalk_core.options import add_model
+from livetalk_core.cli.options import add_model
 
 SHEET_CLIPS = 10
 
@@ -36,7 +36,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """0 when every target is met, else 1."""
     from livetalk_core.evaluate import report
-    from livetalk_core.opening import open_here
+    from livetalk_core.open import open_here
 
     check_options(options)
     others = [json.loads(path.read_text()) for path in options.against]

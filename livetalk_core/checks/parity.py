@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from livetalk_core.denoiser import DiTDenoiser
-from livetalk_core.engine import encode_condition
+from livetalk_core.engine.denoiser import DiTDenoiser
+from livetalk_core.engine.engine import encode_condition
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
 from livetalk_core.models.convolution import fold_kernels

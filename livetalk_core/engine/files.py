@@ -26,7 +26,7 @@ DOWNLOADS = {
     "audio": "TencentGameMate/chinese-wav2vec2-base",
 }
 """Where each part is published, as named on Hugging Face."""
-SHIPPED = Path(__file__).parent / "assets"
+SHIPPED = Path(__file__).parents[1] / "assets"
 """Folders of the models in this package, by their preset's name."""
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk_core.models.audio import normalize_loudness
-from livetalk_core.models.dit import DiTConfig
-from livetalk_core.models.hearing import AudioProjection
+from livetalk_core.models.audio_attention import AudioProjection
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.window import slice_windows

@@ -20,7 +20,7 @@ from livetalk_core.models.rope import Grid, rotate
 from livetalk_core.models.speakers import key_positions, speaker_table
 
 if TYPE_CHECKING:
-    from livetalk_core.models.dit import DiTConfig
+    from livetalk_core.models.dit_config import DiTConfig
 
 
 class AbsorbedAudio(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Departure:
+class HostCopy:
     """The way out of one stream's frames. On CUDA the host should be one piece ahead: it asks for a copy, launches the next piece's
     work, and only then waits for the copy; elsewhere work is done at once, and a piece that is ready should leave before the next."""
 

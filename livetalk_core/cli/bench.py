@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from livetalk_core.options import add_model, add_pool
+from livetalk_core.cli.options import add_model, add_pool
 
 NOT_SAID = {"run", "verbose", "parser", "json", "report", "files"}
 """Options that change nothing in the numbers."""
@@ -93,7 +93,7 @@ def counted_report(compiled: bool = False) -> dict:
     import torch
 
     from livetalk_core.bench.counted import LARGE, count_components, count_limits
-    from livetalk_core.denoiser import Cuts
+    from livetalk_core.engine.denoiser import Cuts
     from livetalk_core.presets import livetalk_14b
 
     limits = count_limits()
@@ -113,7 +113,7 @@ def measure(engine, size: str, chunks: int, steps: int | None = None, tiny_decod
     from livetalk_core.bench.counted import count_components, count_weights
     from livetalk_core.bench.measure import bench_plan, run_bench, time_components
     from livetalk_core.bench.shares import part_rows, stage_rows
-    from livetalk_core.denoiser import Cuts
+    from livetalk_core.engine.denoiser import Cuts
     from livetalk_core.pool.overhead import measure as measure_pool
     from livetalk_core.pool.pool import Pool
 
@@ -142,15 +142,15 @@ def measure(engine, size: str, chunks: int, steps: int | None = None, tiny_decod
 
 def open_engine(options: argparse.Namespace):
     """The engine that the options name. ValueError for random weights of what is no preset, or has no room."""
-    from livetalk_core.opening import open_engine
+    from livetalk_core.open import open_engine
 
     if not options.random_weights:
         return open_engine(options, sys.stderr)
     from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
-    from livetalk_core.loading import check_fast, choose_device, quicken
+    from livetalk_core.engine.load import accelerate, check_fast, choose_device
     from livetalk_core.models.attention import select_kernel
     from livetalk_core.models.weights import read_tiny_decoder
-    from livetalk_core.opening import named_dtype
+    from livetalk_core.open import named_dtype
     from livetalk_core.presets import BY_NAME
 
     if options.model not in BY_NAME:
@@ -171,7 +171,7 @@ def open_engine(options: argparse.Namespace):
     check_fast(options.fast)
     tiny = None if options.decoder is None else read_tiny_decoder(options.decoder)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return quicken(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs, tiny)
+    return accelerate(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs, tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from livetalk_core.checkpoints import DOWNLOADS, SHIPPED, ModelFiles, find_files
-from livetalk_core.compiled import compile_models
-from livetalk_core.engine import Engine, Models
-from livetalk_core.graphs import CudaRecorder, graph_models, require_graphs
+from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.engine import Engine, Models
+from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.graphs import CudaRecorder, graph_models, require_graphs
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
@@ -65,7 +65,7 @@ def load_engine(
     """
     check_fast(fast)
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    return quicken(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, graphs, tiny)
+    return accelerate(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, graphs, tiny)
 
 
 def load_member(
@@ -96,13 +96,13 @@ def load_member(
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
     engine = load_part(group, model, device, dtype, memory)
     if group is None:
-        return quicken(engine, compile, fast, graphs, tiny)
+        return accelerate(engine, compile, fast, graphs, tiny)
     parallelize_dit(engine.models.dit, group)
     models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
-    return quicken(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
+    return accelerate(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
 
 
-def quicken(engine: Engine, compile: bool, fast: str, graphs: bool = False, tiny: TinyDecoder | None = None) -> Engine:
+def accelerate(engine: Engine, compile: bool, fast: str, graphs: bool = False, tiny: TinyDecoder | None = None) -> Engine:
     """The engine, made faster as asked for. Comes after everything else that is put on its models. Products are in 8 bits from the first
     chunk on, on which that is measured."""
     if tiny is not None:

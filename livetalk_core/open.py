@@ -18,7 +18,7 @@ def open_engine(options: argparse.Namespace, notes: TextIO):
 
 
 def open_here(options: argparse.Namespace):
-    from livetalk_core.loading import load_engine
+    from livetalk_core.engine.load import load_engine
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(options.attention)
@@ -28,7 +28,7 @@ def open_here(options: argparse.Namespace):
 
 def open_pool(options: argparse.Namespace):
     """Workers, started, and warm where the options ask for it; says how many there are and why."""
-    from livetalk_core import placement
+    from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
     model = named_model(options)
@@ -43,7 +43,7 @@ def open_pool(options: argparse.Namespace):
     pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()
     if options.warm and options.compile:
-        from livetalk_core.warming import warm_up
+        from livetalk_core.engine.warm import warm_up
 
         print(f"compiled and warm after {warm_up(pool, options.size):.0f} s", file=sys.stderr)
     return pool
@@ -51,7 +51,7 @@ def open_pool(options: argparse.Namespace):
 
 def named_model(options: argparse.Namespace):
     """A preset's name or folder as given, or its files with those named in their place."""
-    from livetalk_core.checkpoints import SHIPPED, ModelFiles, find_files
+    from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
     from livetalk_core.presets import BY_NAME
 
     given = {
@@ -83,7 +83,7 @@ def open_frozen(options: argparse.Namespace):
 
     import torch
 
-    from livetalk_core.loading import build_random, choose_device
+    from livetalk_core.engine.load import build_random, choose_device
     from livetalk_core.models.weights import load_vae, read_tensors
     from livetalk_core.presets import BY_NAME
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 BAD_INPUT = 2
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 
 
 class Parser(argparse.ArgumentParser):

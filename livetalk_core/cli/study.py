@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from livetalk_core.evaluate.command import tell
+from livetalk_core.cli.evaluate import tell
 
 
 def add_study(sub: argparse.ArgumentParser) -> None:
@@ -27,11 +27,11 @@ def add_study(sub: argparse.ArgumentParser) -> None:
 
 def run_study(options: argparse.Namespace) -> int:
     """Train and measure every variant that is not yet, and print the tables."""
+    from livetalk_core.cli.train import change
+    from livetalk_core.engine.load import load_engine
     from livetalk_core.evaluate import report, study
     from livetalk_core.evaluate.reader import load_reader
-    from livetalk_core.loading import load_engine
     from livetalk_core.sizes import choose_size
-    from livetalk_core.train.command import change
     from livetalk_core.train.config import DMD
     from livetalk_core.train.presets import RECIPES
 

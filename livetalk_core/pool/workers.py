@@ -18,9 +18,9 @@ from pathlib import Path
 from torch import Tensor
 
 from livetalk_core.pool import wire
-from livetalk_core.pool.jobs import Agenda, Job, OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.launch import Member, start_worker
 from livetalk_core.pool.memory import WORD_BYTES, Segment, StopWord
+from livetalk_core.pool.schedule import Job, OnStep, PoolClosed, Schedule, State, WorkerFailure
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ DUMP_S = 0.5
 """How long workers have to write their stacks."""
 
 
-class Crew:
+class Workers:
     """Worker processes from their start to their end. All ranks work on one order at a time; any thread may ask."""
 
     def __init__(self, load: wire.Load, load_s: float, idle_s: float, folder: Path) -> None:
@@ -56,9 +56,9 @@ class Crew:
         for end in (self.bell, self.rope):
             end.setblocking(False)
         self.selector.register(self.bell, selectors.EVENT_READ, None)
-        self.agenda = Agenda(self.segments[1:], StopWord(self.segments[0]), self.ring)
+        self.schedule = Schedule(self.segments[1:], StopWord(self.segments[0]), self.ring)
         self.members = self.launch(load)
-        self.loaded = self.agenda.submit(Job(load, load_s))
+        self.loaded = self.schedule.submit(Job(load, load_s))
         self.thread = threading.Thread(target=self.look_after, name="livetalk-pool", daemon=True)
         self.thread.start()
 
@@ -82,7 +82,7 @@ class Crew:
 
     def ask(self, command: object, *, limit_s: float, due: float = 0, on_step: OnStep | None = None) -> tuple[object, Tensor | None]:
         """Have a command carried out: rank 0's value and tensor. Raises what refused it, or WorkerFailure."""
-        return self.agenda.take(self.agenda.submit(Job(command, limit_s, due)), on_step)
+        return self.schedule.take(self.schedule.submit(Job(command, limit_s, due)), on_step)
 
     def dismiss(self, session: int, limit_s: float) -> None:
         """Have the workers forget a session, some time soon. Takes no lock, so that the garbage collector may call it anywhere."""
@@ -102,7 +102,7 @@ class Crew:
     def close(self) -> None:
         """End the workers and wait until they are gone. What was asked for ends with PoolClosed."""
         self.leaving = self.leaving or time.monotonic()
-        self.agenda.refuse(PoolClosed("the pool was closed"), current=False)
+        self.schedule.refuse(PoolClosed("the pool was closed"), current=False)
         self.ring()
         self.thread.join()
 
@@ -128,23 +128,23 @@ class Crew:
                     self.bell.recv(4096)
             elif self.failure is None:
                 self.serve(key.data, mask)
-        now, job = time.monotonic(), self.agenda.current
+        now, job = time.monotonic(), self.schedule.current
         if self.failure is None and self.suspected is not None and now > self.suspected + GRACE_S:
             first = min((member for member in self.members if member.broken is not None), key=lambda member: member.broken.at)
             self.fail(f"rank {first.rank} failed: {first.broken.error}", first)
         if self.failure is None and job is not None and now > job.limit:
             self.end_hang(job)
         while self.dismissed:
-            self.agenda.submit(self.dismissed.popleft())
+            self.schedule.submit(self.dismissed.popleft())
         if job is None and now > self.next_pulse:
             self.next_pulse = float("inf")
-            self.agenda.submit(Job(wire.Ping(), self.idle_s, awaited=False))
+            self.schedule.submit(Job(wire.Ping(), self.idle_s, awaited=False))
         if self.failure is None:
             self.hand_out()
 
     def patience(self) -> float | None:
         """Seconds until something is to be done without a message."""
-        job = self.agenda.current
+        job = self.schedule.current
         times = [self.suspected + GRACE_S] if self.suspected is not None else []
         times += [self.next_pulse if job is None else job.limit]
         times += [self.leaving + FAREWELL_S] if self.leaving is not None else []
@@ -179,7 +179,7 @@ class Crew:
             self.fail(f"rank {member.rank} {member.epitaph()}", member)
 
     def hear(self, member: Member, message: object) -> None:
-        job = self.agenda.current
+        job = self.schedule.current
         match message:
             case wire.Note(text=text) if text:
                 self.state = State(kind="starting", text=text)
@@ -207,15 +207,15 @@ class Crew:
         self.state, self.next_pulse = State(kind="ready"), time.monotonic() + PULSE_S
         match job.answers[0]:
             case wire.Done():
-                self.agenda.conclude(None)
+                self.schedule.conclude(None)
             case wire.Refused(error=error):
-                self.agenda.conclude(error)
+                self.schedule.conclude(error)
             case wire.Stopped():
-                self.agenda.conclude(PoolClosed(f"{job.what} was cancelled"))
+                self.schedule.conclude(PoolClosed(f"{job.what} was cancelled"))
 
     def hand_out(self) -> None:
         """Send the job due first to all ranks, if they are free."""
-        job = self.agenda.begin()
+        job = self.schedule.begin()
         if job is None:
             return
         job.limit = time.monotonic() + job.limit_s
@@ -249,24 +249,24 @@ class Crew:
         failure = WorkerFailure(f"{reason}{log}", None if blamed is None else blamed.rank)
         self.state = State(kind="failed", text=str(failure), rank=failure.rank)
         self.failure = failure
-        self.agenda.refuse(failure, current=True)
+        self.schedule.refuse(failure, current=True)
 
     def may_leave(self) -> bool:
         """Closing waits for the next step of what is being done, but not for a model that is being loaded."""
-        job = self.agenda.current
+        job = self.schedule.current
         if self.leaving is None:
             return False
         return job is None or isinstance(job.command, wire.Load) or time.monotonic() > self.leaving + FAREWELL_S
 
     def say_farewell(self) -> None:
         """Tell the workers to leave; those that are not gone in time are killed."""
-        if self.agenda.current is None:
+        if self.schedule.current is None:
             order = wire.pack(wire.Order(job=0, command=wire.Shutdown(), slot=0))
             for member in self.members:
                 self.say(member, lambda connection: connection.sendall(order))
             for member in self.members:
                 self.say(member, lambda connection: connection.recv(1))
-        self.agenda.refuse(PoolClosed("the pool was closed"), current=True)
+        self.schedule.refuse(PoolClosed("the pool was closed"), current=True)
         self.state = State(kind="closed")
 
     def say(self, member: Member, action: Callable[[socket.socket], object]) -> None:

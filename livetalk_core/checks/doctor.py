@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from livetalk_core.checkpoints import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
 from livetalk_core.presets import BY_NAME
 
 PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")

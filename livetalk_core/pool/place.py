@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from livetalk_core.checkpoints import ModelFiles, find_files
+from livetalk_core.engine.files import ModelFiles, find_files
 from livetalk_core.models.weights import HEAD_DIM
 from livetalk_core.parallel.memory import blocks_on_device, check_memory, working_room
 from livetalk_core.parallel.topology import choose_topology

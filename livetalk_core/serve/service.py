@@ -71,7 +71,7 @@ class Service:
         self.sessions[pool] += 1
         try:
             await connection.prepare(request)
-            await Visit(self, pool, connection).run()
+            await Connection(self, pool, connection).run()
         finally:
             self.sessions[pool] -= 1
         return connection
@@ -87,7 +87,7 @@ class Service:
         self.threads.shutdown()
 
 
-class Visit:
+class Connection:
     """One client and its stream."""
 
     def __init__(self, service: Service, pool: Pool, connection: web.WebSocketResponse) -> None:

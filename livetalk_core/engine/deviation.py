@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk_core.denoiser import Cuts, DiTDenoiser
-from livetalk_core.graphs import Graphed, without_graphs
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
+from livetalk_core.engine.graphs import Graphed, without_graphs
 from livetalk_core.models.attention import INEXACT, kernel_as, wanted_kernel
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import use_fp8

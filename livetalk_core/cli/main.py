@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from livetalk_core import __version__
-from livetalk_core.bench.command import add_bench, run_bench
-from livetalk_core.evaluate.command import add_evaluate, run_evaluate
-from livetalk_core.evaluate.study_command import add_curves, add_study, run_curves, run_study
-from livetalk_core.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
-from livetalk_core.train.command import add_prepare, add_train, run_train
+from livetalk_core.cli.bench import add_bench, run_bench
+from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
+from livetalk_core.cli.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
+from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
+from livetalk_core.cli.train import add_prepare, add_train, run_train
 
 INTERRUPTED, FAILED = 130, 1
 
@@ -76,11 +76,11 @@ def command(commands, name: str, run: Callable[[argparse.Namespace], int], text:
 
 
 def run_generate(options: argparse.Namespace) -> int:
+    from livetalk_core.cli.progress import Progress
     from livetalk_core.generate import Job, check_inputs, generate
-    from livetalk_core.opening import open_engine
+    from livetalk_core.open import open_engine
     from livetalk_core.pool.pool import WorkerFailure
     from livetalk_core.presets import PROMPT
-    from livetalk_core.progress import Progress
     from livetalk_core.types import StreamSettings
 
     settings = StreamSettings(
@@ -119,7 +119,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 def run_parity(options: argparse.Namespace) -> int:
-    from livetalk_core.parity import run_parity
+    from livetalk_core.checks.parity import run_parity
 
     results = list(run_parity(options.golden))
     failed = [result for result in results if not result.passed]
@@ -135,8 +135,8 @@ def run_parity(options: argparse.Namespace) -> int:
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    from livetalk_core.opening import open_pool
-    from livetalk_core.serve import Service, run_service
+    from livetalk_core.open import open_pool
+    from livetalk_core.serve.service import Service, run_service
 
     if options.pools < 1 or options.sessions < 1:
         raise ValueError(f"pools={options.pools} and sessions={options.sessions} must be 1 or more")
@@ -146,15 +146,15 @@ def run_serve(options: argparse.Namespace) -> int:
 
 
 def run_prepare(options: argparse.Namespace) -> int:
-    from livetalk_core.opening import open_frozen
+    from livetalk_core.cli import train as training
+    from livetalk_core.open import open_frozen
     from livetalk_core.sizes import choose_size
-    from livetalk_core.train import command as training
 
     return training.run_prepare(options, open_frozen(options), choose_size)
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    from livetalk_core.doctor import examine
+    from livetalk_core.checks.doctor import examine
 
     findings = examine(options.model)
     if options.json:
@@ -165,7 +165,3 @@ def run_doctor(options: argparse.Namespace) -> int:
             if not finding.good and finding.way_out:
                 print(f"     {'':18} {finding.way_out}")
     return 1 if any(finding.needed and not finding.good for finding in findings) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk_core.models.dit import AudioDiT, ContextKeys, DiTConfig, EmbeddedCondition, TimeEmbedding, to_velocity
-from livetalk_core.models.hearing import AbsorbedAudio
+from livetalk_core.models.audio_attention import AbsorbedAudio
+from livetalk_core.models.dit import AudioDiT, ContextKeys, EmbeddedCondition, TimeEmbedding, to_velocity
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue
 from livetalk_core.types import AudioWindow, Reference
 

@@ -1,0 +1,1 @@
+"""Is this machine ready, and are the numbers right?"""

@@ -1,0 +1,7 @@
+"""`python -m livetalk_core.cli`."""
+
+import sys
+
+from livetalk_core.cli.main import main
+
+sys.exit(main())

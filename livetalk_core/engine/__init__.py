@@ -1,0 +1,1 @@
+"""An engine: networks from checkpoints, made ready to run streams."""

@@ -22,7 +22,7 @@ def open_here(options: argparse.Namespace):
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(options.attention)
-    how = {name: vars(options)[name] for name in ("device", "memory", "compile", "fast", "graphs", "decoder")}
+    how = {name: vars(options)[name] for name in ("device", "memory", "compile", "fast", "decoder")}
     return load_engine(named_model(options), dtype=named_dtype(options), **how)
 
 
@@ -38,7 +38,7 @@ def open_pool(options: argparse.Namespace):
     else:
         place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
     print(f"workers: {place.reason}", file=sys.stderr)
-    names = ("attention", "memory", "compile", "fast", "graphs", "decoder")
+    names = ("attention", "memory", "compile", "fast", "decoder")
     how = {name: vars(options)[name] for name in names} | {"dtype": named_dtype(options)}
     pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
     pool.start()

@@ -171,7 +171,7 @@ def open_engine(options: argparse.Namespace):
     check_fast(options.fast)
     tiny = None if options.decoder is None else read_tiny_decoder(options.decoder)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return accelerate(random_engine(preset, device, dtype), options.compile, options.fast, options.graphs, tiny)
+    return accelerate(random_engine(preset, device, dtype), options.compile, options.fast, tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -67,7 +67,6 @@ def add_model(sub: argparse.ArgumentParser) -> None:
         "8-bit, which changes the result and is measured (default: auto)",
     )
     sub.add_argument("--compile", action="store_true", help="compile with torch.compile: faster chunks after a slow first one")
-    sub.add_argument("--graphs", action="store_true", help="record steps and decodes as CUDA graphs: fewer launches, more memory (one GPU)")
     sub.add_argument(
         "--fast",
         default="none",

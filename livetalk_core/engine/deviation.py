@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
-from livetalk_core.engine.graphs import Graphed, without_graphs
 from livetalk_core.models.attention import INEXACT, kernel_as, wanted_kernel
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import use_fp8
@@ -62,7 +61,6 @@ class Deviations:
     def __init__(self, dit: AudioDiT, device: torch.device, steps: int):
         self.dit, self.device, self.steps = dit, device, steps
         self.fp8 = self.compiled = False
-        self.graphed: list[Graphed] = []
         self.draft: DraftVAE | None = None
         self.found: dict[tuple[str, int, int], float] = {}
         """Root mean square of the latents' difference over the exact ones', by option, width and height."""
@@ -77,7 +75,7 @@ class Deviations:
         draft_due = self.draft is not None and size not in self.psnr_db
         if not due and not draft_due:
             return
-        with self.eager(), without_graphs(self.graphed):
+        with self.eager():
             exact = self.make(Way(option="", steps=self.steps, kernel=self.exact_kernel()), first)
             if draft_due:
                 self.measure_draft(exact, first)

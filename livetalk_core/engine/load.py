@@ -13,7 +13,6 @@ import torch
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
-from livetalk_core.engine.graphs import CudaRecorder, graph_models, require_graphs
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
@@ -53,19 +52,18 @@ def load_engine(
     memory: str = "auto",
     compile: bool = False,
     fast: str = "none",
-    graphs: bool = False,
     decoder: str | Path | None = None,
 ) -> Engine:
     """An engine of a preset's name, of a published model folder, or of named files.
 
     `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given. `memory`: the DiT's weights
     are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit. `compile`: DiT and VAE
-    compiled with torch.compile, for resident weights. `fast`: one of FAST. `graphs`: steps and decodes as
-    CUDA graphs, for resident weights. `decoder`: file of a tiny decoder (taew2_1), which makes the frames of drafts.
+    compiled with torch.compile, for resident weights. `fast`: one of FAST. `decoder`: file of a tiny decoder (taew2_1), which makes the
+    frames of drafts.
     """
     check_fast(fast)
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    return accelerate(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, graphs, tiny)
+    return accelerate(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, tiny)
 
 
 def load_member(
@@ -77,32 +75,29 @@ def load_member(
     memory: str = "auto",
     compile: bool = False,
     fast: str = "none",
-    graphs: bool = False,
     decoder: str | Path | None = None,
 ) -> Engine:
     """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group.
 
-    `memory` may also be sharded: each process holds its part of the DiT's weights, neither compiled, in 8 bits nor in graphs.
+    `memory` may also be sharded: each process holds its part of the DiT's weights, neither compiled nor in 8 bits.
     """
     select_kernel(attention)
     check_fast(fast)
-    if memory == "sharded" and (compile or fast != "none" or graphs):
-        raise ValueError("memory='sharded' works without compile, fast and graphs only; leave them out, or choose another --memory")
-    if group is not None and graphs:
-        raise ValueError("graphs=True works in one process only: exchanges between processes cannot be recorded; leave --graphs out")
+    if memory == "sharded" and (compile or fast != "none"):
+        raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
     if group is not None and decoder is not None:
         raise ValueError(f"--decoder {decoder} works in one process only; leave it out, or leave out --gpus and --workers")
     check_memory(memory, 1 if group is None else group.size)
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
     engine = load_part(group, model, device, dtype, memory)
     if group is None:
-        return accelerate(engine, compile, fast, graphs, tiny)
+        return accelerate(engine, compile, fast, tiny)
     parallelize_dit(engine.models.dit, group)
     models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
     return accelerate(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
 
 
-def accelerate(engine: Engine, compile: bool, fast: str, graphs: bool = False, tiny: TinyDecoder | None = None) -> Engine:
+def accelerate(engine: Engine, compile: bool, fast: str, tiny: TinyDecoder | None = None) -> Engine:
     """The engine, made faster as asked for. Comes after everything else that is put on its models. Products are in 8 bits from the first
     chunk on, on which that is measured."""
     if tiny is not None:
@@ -113,9 +108,6 @@ def accelerate(engine: Engine, compile: bool, fast: str, graphs: bool = False, t
     if compile:
         compile_models(engine.models.dit, engine.models.vae, engine.device)
         engine.deviations.compiled = True
-    if graphs:
-        require_graphs(engine.models.dit, engine.device)
-        engine.deviations.graphed = graph_models(engine.models.dit, engine.models.vae, CudaRecorder(engine.device))
     return engine
 
 

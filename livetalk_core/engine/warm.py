@@ -1,4 +1,4 @@
-"""A first talk that nobody sees: after it every shape has been met, so nothing is compiled, measured or captured while one speaks."""
+"""A first talk that nobody sees: after it every shape has been met, so nothing is compiled or measured while one speaks."""
 
 from __future__ import annotations
 

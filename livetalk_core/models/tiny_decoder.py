@@ -53,13 +53,9 @@ class DraftVAE(nn.Module):
         z, past = latents_CTHW.to(next(self.decoder.parameters()).dtype)[None], {}
         skip = self.temporal_stride - 1  # the first latent frame is that of a single frame, the last of its four
         for group in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
-            frames_CTHW = torch.cat([self.decode_group(x, past)[0] for x in group.split(1, dim=2)], dim=1)
+            frames_CTHW = torch.cat([self.decoder(x, past)[0] for x in group.split(1, dim=2)], dim=1)
             yield frames_CTHW[:, skip:]
             skip = 0
-
-    def decode_group(self, x: Tensor, past: Past) -> Tensor:
-        """The decoder on a latent frame; what CUDA graphs wrap."""
-        return self.decoder(x, past)
 
 
 class TinyDecoder(nn.Module):

@@ -109,11 +109,7 @@ class CausalVAE(nn.Module):
         z = (latents_CTHW.to(dtype) / (1 / std) + mean)[None]
         past: Past | None = {} if groups else None
         for piece in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
-            yield self.decode_group(self.conv2(piece, past), past)[0].clamp(-1, 1)
-
-    def decode_group(self, x: Tensor, past: Past | None) -> Tensor:
-        """The decoder on a group of latent frames; what CUDA graphs wrap."""
-        return self.decoder(x, past)
+            yield self.decoder(self.conv2(piece, past), past)[0].clamp(-1, 1)
 
 
 class Encoder(nn.Module):

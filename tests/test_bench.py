@@ -135,7 +135,7 @@ def test_a_chunk_reads_no_value_and_copies_its_sound_and_its_frames_only():
     found = cross_in_a_chunk()
     assert found["read"] == []
     assert len(found["to_host"]) == 3 and {place.partition(":")[0] for place in found["to_host"]} == {"stream/host_copy.py"}
-    assert len(found["to_device"]) == 1 and found["to_device"][0].startswith("engine.py:")
+    assert len(found["to_device"]) == 1 and found["to_device"][0].startswith("engine/engine.py:")
 
 
 @pytest.mark.parametrize(

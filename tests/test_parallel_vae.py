@@ -22,7 +22,7 @@ from livetalk_core.parallel.bands import cut_bands
 from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.exchange import gather_parts
 from livetalk_core.parallel.group import SequenceGroup, close_group, connect, init_group
-from livetalk_core.parallel.vae import BandVAE, parallelize_vae
+from livetalk_core.parallel.vae import BandBorders, BandVAE, parallelize_vae
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.color import lab_stats, match_color
 from livetalk_core.stream.session import Session, to_uint8
@@ -125,16 +125,20 @@ def convolution_work(run) -> int:
     return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "convolution" in str(op))
 
 
+class ZeroBorders(BandBorders):
+    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+        edge = torch.zeros_like(x.narrow(self.bands.dim, 0, 1))
+        wide = torch.cat([edge] * before + [x] + [edge] * after, self.bands.dim)
+        return wide, (0, 1) if self.bands.dim == -2 else (1, 0)
+
+
 def run_zero_halo(group: SequenceGroup, plain: dict[str, Tensor] | None) -> dict[str, float]:
     """The wrong way: zeros where the neighbors' rows belong."""
-    vae, (latents, video) = parallelize_vae(small_vae(), group), sample("tall")
-
-    def zeros(x: Tensor, before: int, after: int) -> Tensor:
-        edge = torch.zeros_like(x.narrow(vae.layers.bands.dim, 0, 1))
-        return torch.cat([edge] * before + [x] + [edge] * after, vae.layers.bands.dim)
-
-    vae.layers.widen = zeros
-    found = {"encode": vae.encode(video), "decode": torch.cat(list(vae.decode(latents)), dim=1)}
+    spread, (latents, video) = parallelize_vae(small_vae(), group).banded(*PICTURES["tall"]), sample("tall")
+    spread.borders = ZeroBorders(spread.bands, group)
+    part = torch.cat(list(spread.decode(latents)), dim=1)
+    frames = gather_parts(part, spread.bands.dim, spread.pixel_lengths, group.whole)
+    found = {"encode": spread.encode(spread.bands.cut(video, group.rank, 8)), "decode": frames}
     return {} if plain is None else {f"{group.size} {what} without borders": difference(found[what], plain[what]) for what in found}
 
 

@@ -11,8 +11,10 @@ import torch
 from test_parallel_dit import difference, start_processes
 from torch import Tensor
 
+from livetalk_core.models.borders import WHOLE
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig, fold, unfold
 from livetalk_core.models.weights import load_vae, patch_vae_config_from, shapes_of
+from livetalk_core.parallel.exchange import gather_parts
 from livetalk_core.parallel.group import SequenceGroup, close_group, connect, init_group
 from livetalk_core.parallel.vae import parallelize_vae
 from livetalk_core.presets import nano
@@ -152,9 +154,11 @@ def run_picture(group: SequenceGroup, height: int, width: int) -> dict[str, floa
     for groups in ((), (1,), (1, 2), (3, 1)):
         errors[f"encode {groups}"] = difference(spread.encode(frames, groups), expected["encode"])
         errors[f"decode {groups}"] = difference(torch.cat(list(spread.decode(z, groups)), dim=1), expected["decode"])
-    wrong = parallelize_vae(small_vae(), group)
-    wrong.layers.widen = lambda x, before, after: torch.nn.functional.pad(x, (0, 0, 1, 1) if wrong.layers.bands.dim == -2 else (1, 1))
-    return errors | {"without borders": difference(torch.cat(list(wrong.decode(z)), dim=1), expected["decode"])}
+    wrong = parallelize_vae(small_vae(), group).banded(height, width)
+    wrong.borders = WHOLE
+    part = torch.cat(list(wrong.decode(z)), dim=1)
+    frames = gather_parts(part, wrong.bands.dim, wrong.pixel_lengths, group.whole)
+    return errors | {"without borders": difference(frames, expected["decode"])}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from livetalk_core.models.borders import WHOLE, Borders
 from livetalk_core.models.convolution import CausalConv3d, DoublingConv
 from livetalk_core.models.vae import CausalVAE, Upsample
 
@@ -23,7 +24,7 @@ def make_plain(vae: CausalVAE) -> None:
             layer.double_frames = partial(double_padded, layer)
 
 
-def convolve_padded(layer: nn.Conv3d, x: Tensor, past: None) -> Tensor:
+def convolve_padded(layer: nn.Conv3d, x: Tensor, past: None, borders: Borders = WHOLE) -> Tensor:
     """[B, C, T, H, W] with zeros in front, all of them convolved."""
     assert past is None, "the plain form takes the whole clip in one group"
     before = layer.kernel_size[0] - 1

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from livetalk_core.models.borders import WHOLE, Borders
+
 Past = dict[nn.Module, Tensor]
 
 HELD = 3
@@ -18,15 +20,19 @@ HELD = 3
 
 
 class CausalConv3d(nn.Conv3d):
-    """Convolution whose time padding is all in front: zeros, or the last frames of the group before."""
+    """Convolution whose time padding is all in front: zeros, or the last frames of the group before. 1 or 3 pixels wide."""
 
     def __init__(self, dim_in: int, dim_out: int, size: int | tuple[int, int, int]):
         _, height, width = (size,) * 3 if isinstance(size, int) else size
         super().__init__(dim_in, dim_out, size, padding=(0, height // 2, width // 2))
         self.early: list[Tensor] | None = None
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
-        return convolve_causal(self, x, past, self.padding[1:])
+    def forward(self, x: Tensor, past: Past | None, borders: Borders = WHOLE) -> Tensor:
+        """The frames kept in `past` have their borders already."""
+        if self.kernel_size[-1] == 1:
+            return convolve_causal(self, x, past, (0, 0))
+        x, padding = borders.widen(x, 1, 1)
+        return convolve_causal(self, x, past, padding)
 
 
 class TimeConv(nn.Conv3d):
@@ -44,20 +50,24 @@ class DoublingConv(nn.Conv2d):
         super().__init__(dim_in, dim_out, 3, padding=1)
         self.quarters: Quarters | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, borders: Borders = WHOLE) -> Tensor:
+        """Folded, on the small picture, whose border row is all it takes of the neighbors."""
         if self.quarters is not None:
-            return convolve_quarters(F.pad(x, (1, 1, 1, 1)), self.quarters)
+            x, (rows, columns) = borders.widen(x, 1, 1)
+            return convolve_quarters(F.pad(x, (columns, columns, rows, rows)), self.quarters)
+        assert borders is WHOLE, "a band of a picture needs folded kernels"
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest-exact"))
 
 
 class HalvingConv(nn.Conv2d):
-    """3 x 3 convolution of stride 2; its padding is one pixel at the right and the bottom."""
+    """3 x 3 convolution of stride 2; its padding is one pixel at the right and the bottom, and bands begin at even rows."""
 
     def __init__(self, dim: int):
         super().__init__(dim, dim, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+    def forward(self, x: Tensor, borders: Borders = WHOLE) -> Tensor:
+        x, (bottom, right) = borders.widen(x, 0, 1)
+        return super().forward(F.pad(x, (0, right, 0, bottom)))
 
 
 def convolve_causal(layer: CausalConv3d | TimeConv, x: Tensor, past: Past | None, padding: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from livetalk_core.models.borders import WHOLE, Borders
 from livetalk_core.models.convolution import CausalConv3d, Past
 from livetalk_core.models.vae import fit_groups, split_video
 
@@ -59,19 +60,19 @@ class PatchVAE(nn.Module):
         self.encoder = PatchEncoder(config)
         self.decoder = PatchDecoder(config)
 
-    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
-        """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w]. `groups`: latent frames at a time, to bound memory."""
+    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Tensor:
+        """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w]. `groups`: latent frames at a time. Blocks have no borders."""
         latent_frames = (video_CTHW.shape[1] - 1) // FRAMES + 1
         past: Past | None = {} if groups else None
         pieces = split_video(video_CTHW.to(self.decoder.embed.weight.dtype)[None], fit_groups(groups, latent_frames), FRAMES)
         return torch.cat([self.encoder(piece, past) for piece in pieces], dim=2)[0]
 
-    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Iterator[Tensor]:
         """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one per group of latent frames (all at once by default)."""
         z = latents_CTHW.to(self.decoder.embed.weight.dtype)[None]
         past: Past | None = {} if groups else None
         for piece in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
-            yield self.decoder(piece, past)[0].clamp(-1, 1)
+            yield self.decoder(piece, past, borders)[0].clamp(-1, 1)
 
 
 class FirstRest(nn.Module):
@@ -105,10 +106,10 @@ class PatchDecoder(nn.Module):
         self.fine = nn.ModuleList(ResidualBlock(config.fine_width, (SPACE, SPACE)) for _ in range(config.fine_blocks))
         self.head = CausalConv3d(config.fine_width, 3 * FINE**2, SPACE)
 
-    def forward(self, z_BCTHW: Tensor, past: Past | None) -> Tensor:
-        x = self.embed(z_BCTHW, past)
+    def forward(self, z_BCTHW: Tensor, past: Past | None, borders: Borders = WHOLE) -> Tensor:
+        x = self.embed(z_BCTHW, past, borders)
         for block in self.blocks:
-            x = block(x, past)
+            x = block(x, past, borders)
         xs, zs = split_first(self, x, past), split_first(self.picture, z_BCTHW, past)
         parts = ((self.refine.first, self.picture.first, 1), (self.refine.rest, self.picture.rest, FRAMES))
         cells, pictures = [], []
@@ -118,8 +119,8 @@ class PatchDecoder(nn.Module):
                 pictures.append(unfold(picture(z), frames, PATCH))
         x = torch.cat(cells, dim=2)
         for block in self.fine:
-            x = block(x, past)
-        return torch.cat(pictures, dim=2) + unfold(self.head(x, past), 1, FINE)
+            x = block(x, past, borders)
+        return torch.cat(pictures, dim=2) + unfold(self.head(x, past, borders), 1, FINE)
 
 
 class ResidualBlock(nn.Module):
@@ -129,9 +130,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(CausalConv3d(width, width, kernel) for kernel in kernels)
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
         first, second = self.convs
-        return x + second(F.silu(first(x, past)), past)
+        return x + second(F.silu(first(x, past, borders)), past, borders)
 
 
 def split_first(layer: nn.Module, x_BCTHW: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The causal 3-D VAE of Wan 2.1, published state-dict names: 8 x 8 pixels and 4 frames (the first alone) to 16 channels.
 
 Every convolution looks back in time only, so the clip may pass in groups of latent frames of any size: `past` keeps, per layer, the last
-frames it needs. With `past=None` the whole clip is one group. Both are the same function.
+frames it needs. With `past=None` the whole clip is one group. Both are the same function. `borders`: what is beyond the pixels in hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from livetalk_core.models.attention import attention
+from livetalk_core.models.borders import WHOLE, Borders
 from livetalk_core.models.convolution import CausalConv3d, DoublingConv, HalvingConv, Past, TimeConv, convolve_causal
 
 # Wan 2.1 latents: per-channel statistics (published constants).
@@ -93,23 +93,23 @@ class CausalVAE(nn.Module):
     def spatial_stride(self) -> int:
         return self.config.spatial_stride
 
-    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
+    def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Tensor:
         """[3, 4 k + 1, H, W] in [-1, 1] -> [16, k + 1, h, w]. `groups`: latent frames at a time, to bound memory."""
         latent_frames = (video_CTHW.shape[1] - 1) // self.temporal_stride + 1
         past: Past | None = {} if groups else None
         pieces = split_video(video_CTHW.to(self.conv1.weight.dtype)[None], fit_groups(groups, latent_frames), self.temporal_stride)
-        parts = [self.conv1(self.encoder(piece, past), past).chunk(2, dim=1)[0] for piece in pieces]
+        parts = [self.conv1(self.encoder(piece, past, borders), past).chunk(2, dim=1)[0] for piece in pieces]
         mean, std = self.mean.to(video_CTHW.device, parts[0].dtype), self.std.to(video_CTHW.device, parts[0].dtype)
         return (torch.cat(parts, dim=2)[0] - mean) * (1 / std)
 
-    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
+    def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Iterator[Tensor]:
         """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one per group of latent frames (all at once by default)."""
         dtype = self.conv2.weight.dtype
         mean, std = self.mean.to(latents_CTHW.device, dtype), self.std.to(latents_CTHW.device, dtype)
         z = (latents_CTHW.to(dtype) / (1 / std) + mean)[None]
         past: Past | None = {} if groups else None
         for piece in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
-            yield self.decoder(self.conv2(piece, past), past)[0].clamp(-1, 1)
+            yield self.decoder(self.conv2(piece, past), past, borders)[0].clamp(-1, 1)
 
 
 class Encoder(nn.Module):
@@ -125,11 +125,11 @@ class Encoder(nn.Module):
         self.middle = middle(widths[-1])
         self.head = head(widths[-1], 2 * config.z_dim)
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
-        x = self.conv1(x, past)
+    def forward(self, x: Tensor, past: Past | None, borders: Borders = WHOLE) -> Tensor:
+        x = self.conv1(x, past, borders)
         for layer in (*self.downsamples, *self.middle):
-            x = layer(x, past)
-        return run_head(self.head, x, past)
+            x = layer(x, past, borders)
+        return run_head(self.head, x, past, borders)
 
 
 class Decoder(nn.Module):
@@ -147,11 +147,11 @@ class Decoder(nn.Module):
                 self.upsamples.append(Upsample(width, temporal[level]))
         self.head = head(widths[-1], 3)
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
-        x = self.conv1(x, past)
+    def forward(self, x: Tensor, past: Past | None, borders: Borders = WHOLE) -> Tensor:
+        x = self.conv1(x, past, borders)
         for layer in (*self.middle, *self.upsamples):
-            x = layer(x, past)
-        return run_head(self.head, x, past)
+            x = layer(x, past, borders)
+        return run_head(self.head, x, past, borders)
 
 
 class ResidualBlock(nn.Module):
@@ -166,10 +166,10 @@ class ResidualBlock(nn.Module):
         self.residual = nn.ModuleDict(layers)
         self.shortcut = CausalConv3d(dim_in, dim_out, 1) if dim_in != dim_out else None
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
         norm1, conv1, norm2, conv2 = self.residual.values()
-        y = conv1(F.silu(norm1(x)), past)
-        y = conv2(F.silu(norm2(y)), past)
+        y = conv1(F.silu(norm1(x)), past, borders)
+        y = conv2(F.silu(norm2(y)), past, borders)
         return y + (x if self.shortcut is None else self.shortcut(x, past))
 
 
@@ -181,12 +181,11 @@ class FrameAttention(nn.Module):
         self.norm = RMSNorm(dim, image=True)
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
-        self.attend = attention
 
-    def forward(self, x_BCTHW: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x_BCTHW: Tensor, past: Past | None, borders: Borders) -> Tensor:
         frames = fold_time(x_BCTHW)
         qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
-        y = self.attend(*(part[:, :, None] for part in qkv.chunk(3, dim=-1)))[:, :, 0]
+        y = borders.attend(*(part[:, :, None] for part in qkv.chunk(3, dim=-1)))[:, :, 0]
         y = self.proj(y.transpose(1, 2).reshape(frames.shape))
         return x_BCTHW + unfold_time(y, x_BCTHW.shape[0])
 
@@ -199,9 +198,9 @@ class Downsample(nn.Module):
         self.resample = nn.ModuleDict({"1": HalvingConv(dim)})
         self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
         batch = x.shape[0]
-        x = unfold_time(self.resample["1"](fold_time(x)), batch)
+        x = unfold_time(self.resample["1"](fold_time(x), borders), batch)
         if self.time_conv is None:
             return x
         started = past is not None and self.time_conv in past
@@ -221,10 +220,10 @@ class Upsample(nn.Module):
         self.resample = nn.ModuleDict({"1": DoublingConv(dim, dim // 2)})
         self.time_conv = TimeConv(dim, 2 * dim, stride=1) if temporal else None
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
         if self.time_conv is not None:
             x = self.double_frames(x, past)
-        return unfold_time(self.resample["1"](fold_time(x)), x.shape[0])
+        return unfold_time(self.resample["1"](fold_time(x), borders), x.shape[0])
 
     def double_frames(self, x: Tensor, past: Past | None) -> Tensor:
         started = past is not None and self in past
@@ -256,8 +255,8 @@ def head(dim_in: int, dim_out: int) -> nn.ModuleDict:
     return nn.ModuleDict({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out, 3)})
 
 
-def run_head(layers: nn.ModuleDict, x: Tensor, past: Past | None) -> Tensor:
-    return layers["2"](F.silu(layers["0"](x)), past)
+def run_head(layers: nn.ModuleDict, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
+    return layers["2"](F.silu(layers["0"](x)), past, borders)
 
 
 def fold_time(x_BCTHW: Tensor) -> Tensor:

@@ -7,22 +7,13 @@ everything else is local. Nothing is computed twice. `past` stays with its band,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.convolution import (
-    CausalConv3d,
-    DoublingConv,
-    HalvingConv,
-    Past,
-    convolve_causal,
-    convolve_quarters,
-    fold_kernels,
-)
+from livetalk_core.models.borders import Borders
+from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups
 from livetalk_core.parallel.bands import Bands, cut_bands
@@ -33,26 +24,16 @@ PlainVAE = CausalVAE | PatchVAE
 
 
 def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
-    """The VAE over the group. The state dict is unchanged; from now on use what is returned, on every process alike."""
-    layers = BandLayers(group)
+    """The VAE over the group, its kernels folded; every process calls what is returned alike."""
     fold_kernels(vae)
-    for layer in vae.modules():
-        if isinstance(layer, CausalConv3d) and layer.kernel_size[-1] > 1:
-            layer.forward = partial(layers.convolve_video, layer)
-        elif isinstance(layer, DoublingConv):
-            layer.forward = partial(layers.convolve_doubling, layer)
-        elif isinstance(layer, HalvingConv):
-            layer.forward = partial(layers.convolve_halving, layer)
-        elif isinstance(layer, FrameAttention):
-            layer.attend = layers.attend
-    return ParallelVAE(vae, layers)
+    return ParallelVAE(vae, group)
 
 
 class ParallelVAE:
     """The plain VAE's interface, whole pictures in and out on every process."""
 
-    def __init__(self, vae: PlainVAE, layers: BandLayers):
-        self.vae, self.layers = vae, layers
+    def __init__(self, vae: PlainVAE, group: SequenceGroup):
+        self.vae, self.group = vae, group
 
     @property
     def temporal_stride(self) -> int:
@@ -64,26 +45,27 @@ class ParallelVAE:
 
     def banded(self, latent_height: int, latent_width: int) -> BandVAE:
         """The VAE for pictures of one size, of which every process keeps its band."""
-        return BandVAE(self.vae, self.layers, cut_bands(latent_height, latent_width, self.layers.group.size))
+        bands = cut_bands(latent_height, latent_width, self.group.size)
+        return BandVAE(self.vae, self.group, bands, BandBorders(bands, self.group))
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
         """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w], the same on every process."""
         stride = self.spatial_stride
         banded = self.banded(video_CTHW.shape[-2] // stride, video_CTHW.shape[-1] // stride)
-        return banded.encode(banded.bands.cut(video_CTHW, self.layers.group.rank, stride), groups)
+        return banded.encode(banded.bands.cut(video_CTHW, self.group.rank, stride), groups)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
         """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], the same on every process."""
         banded = self.banded(*latents_CTHW.shape[-2:])
         for piece_CTHW in banded.decode(latents_CTHW, groups):
-            yield gather_parts(piece_CTHW, banded.bands.dim, banded.pixel_lengths, self.layers.group.whole)
+            yield gather_parts(piece_CTHW, banded.bands.dim, banded.pixel_lengths, self.group.whole)
 
 
 class BandVAE:
     """Whole latents, and pixels in bands: decode, color and the next encode of a chunk need no whole frame anywhere."""
 
-    def __init__(self, vae: PlainVAE, layers: BandLayers, bands: Bands):
-        self.vae, self.layers, self.bands, self.group = vae, layers, bands, layers.group
+    def __init__(self, vae: PlainVAE, group: SequenceGroup, bands: Bands, borders: Borders):
+        self.vae, self.group, self.bands, self.borders = vae, group, bands, borders
         self.pixel_lengths = [length * vae.spatial_stride for length in bands.lengths]
 
     @property
@@ -93,26 +75,19 @@ class BandVAE:
 
     def encode(self, band_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
         """This process's band of [3, 4 k + 1, H, W] -> the whole [C, k + 1, h, w], the same on every process."""
-        self.layers.bands = self.bands
         latent_frames = (band_CTHW.shape[1] - 1) // self.vae.temporal_stride + 1
         if self.idle:
             for _ in self.join_attention(self.vae.encoder, groups, latent_frames):
                 pass
             part_CTHW = self.empty((self.vae.config.z_dim, latent_frames, *self.bands.size(self.group.rank)))
         else:
-            part_CTHW = self.vae.encode(band_CTHW, groups)
+            part_CTHW = self.vae.encode(band_CTHW, groups, self.borders)
         return gather_parts(part_CTHW, self.bands.dim, self.bands.lengths, self.group.whole)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
         """The whole [C, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
         part_CTHW = self.bands.cut(latents_CTHW, self.group.rank)
-        pieces = self.decode_nothing(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups)
-        while True:
-            self.layers.bands = self.bands
-            piece_CTHW = next(pieces, None)
-            if piece_CTHW is None:
-                return
-            yield piece_CTHW
+        yield from self.decode_nothing(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups, self.borders)
 
     def decode_nothing(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
         """An idle process's decode: pieces without pixels."""
@@ -127,7 +102,7 @@ class BandVAE:
         for size in fit_groups(groups, latent_frames):
             for width in widths:
                 nothing = self.empty((size, 0, 1, width))
-                self.layers.attend(nothing, nothing, nothing)
+                self.borders.attend(nothing, nothing, nothing)
             yield size
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
@@ -150,38 +125,19 @@ class BandVAE:
         return collect_parts(band_THWC, self.bands.dim - 1, self.pixel_lengths, self.group.whole)
 
 
-class BandLayers:
-    """The layers that look beyond their band. `bands` is set before each piece of work."""
+class BandBorders:
+    """What lies beyond one process's band: the neighbors' nearest rows (or columns), and for attention the pixels of all bands."""
 
-    def __init__(self, group: SequenceGroup):
-        self.group = group
-        self.bands: Bands | None = None
+    def __init__(self, bands: Bands, group: SequenceGroup):
+        self.bands, self.group = bands, group
 
-    def convolve_video(self, layer: CausalConv3d, x: Tensor, past: Past | None) -> Tensor:
-        """A causal convolution of 3 x 3 pixels; the frames kept in `past` have their borders already."""
-        return convolve_causal(layer, self.widen(x, 1, 1), past, self.padding)
-
-    def convolve_doubling(self, layer: DoublingConv, x: Tensor) -> Tensor:
-        """On the small picture, whose border row is all it takes of the neighbors."""
-        rows, columns = self.padding
-        padded = F.pad(self.widen(x, 1, 1), (columns, columns, rows, rows))
-        return convolve_quarters(padded, layer.quarters)
-
-    def convolve_halving(self, layer: HalvingConv, x: Tensor) -> Tensor:
-        """Stride 2, one pixel of padding at the right and the bottom only: bands begin at even rows, so one row below is all it takes."""
-        right, bottom = self.padding[1], self.padding[0]
-        return F.conv2d(F.pad(self.widen(x, 0, 1), (0, right, 0, bottom)), layer.weight, layer.bias, stride=layer.stride)
+    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+        """The cut side has its borders then; the other one still takes zeros."""
+        wide = widen(x, self.bands.dim, before, after, self.bands.active, self.group.whole)
+        return wide, (0, 1) if self.bands.dim == -2 else (1, 0)
 
     def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:
         """The band's pixels attend to those of all bands, in the order of the whole picture, so that sums round as in one process."""
         band_THWNK = torch.cat([k_TLNK, v_TLNK], dim=-1).unflatten(1, self.bands.size(self.group.rank))
         keys = gather_parts(band_THWNK, self.bands.dim + 3, self.bands.lengths, self.group.whole).flatten(1, 2)
         return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK
-
-    def widen(self, x: Tensor, before: int, after: int) -> Tensor:
-        return widen(x, self.bands.dim, before, after, self.bands.active, self.group.whole)
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        """Zeros to put around a band's rows and columns: the cut side has its borders from `widen`."""
-        return (0, 1) if self.bands.dim == -2 else (1, 0)

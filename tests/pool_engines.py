@@ -75,13 +75,13 @@ def golden(group):
     from livetalk_core.checks.parity import Golden, recorded_noise
     from livetalk_core.engine import engine as module
     from livetalk_core.engine.engine import Engine, Models
-    from livetalk_core.parallel.context import parallelize_dit
+    from livetalk_core.parallel.context import SequenceParallel
     from livetalk_core.parallel.vae import parallelize_vae
 
     recorded = Golden(GOLDEN)
     dit, vae = recorded.dit, recorded.served_vae
     if group is not None:
-        parallelize_dit(dit, group)
+        dit.sequence = SequenceParallel(group, dit.config.num_heads)
         vae = parallelize_vae(vae, group)
     _, tensors = recorded.read("stream")
     module.seeded_noise = lambda shape, seed, device: recorded_noise(tensors, 4)

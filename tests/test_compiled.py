@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -19,9 +20,11 @@ from livetalk_core.engine import warm as warming
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.load import build_random, load_engine, load_member
 from livetalk_core.engine.warm import warm_up
-from livetalk_core.models import dit as dit_module
 from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.open import open_pool
+from livetalk_core.parallel import context
+from livetalk_core.parallel.context import SequenceParallel
+from livetalk_core.parallel.group import close_group, connect
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.pool import pool as pool_module
 from livetalk_core.presets import PROMPT, nano, tiny
@@ -120,20 +123,38 @@ def test_the_published_vaes_decoder_is_a_whole_graph_for_each_kind_of_piece(trac
         assert traced() == 3
 
 
-def test_a_groups_exchanges_stay_out_of_the_graph(traced):
-    engine = small_engine()
-    eager = talk(engine)
-    calls = Counter()
+@pytest.fixture
+def one_group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield connect([0], 1, 1, CPU)
+    close_group()
 
-    def attend(q, k, v):
+
+def test_a_groups_exchanges_stay_out_of_the_graph(traced, one_group, monkeypatch):
+    """Of one process, whose exchanges are made all the same."""
+    engine, calls = small_engine(), Counter()
+    eager, exchange = talk(engine), context.sequence_attention
+
+    def counted(*inputs):
         calls["attend"] += 1
-        return dit_module.attention(q, k, v)
+        return exchange(*inputs)
 
-    for block in engine.models.dit.blocks:
-        block.self_attn.attend = attend
-    compile_models(engine.models.dit, None, CPU)
+    monkeypatch.setattr(context, "sequence_attention", counted)
+    dit = engine.models.dit
+    dit.sequence = SequenceParallel(one_group, dit.config.num_heads, compiled=True)
+    compile_models(dit, None, CPU)
     assert torch.equal(talk(engine), eager)
     assert calls["attend"] == 2 * 4 * 3, "chunks, steps and blocks: called every time, not once when traced"
+    made = traced()
+    talk(engine)
+    assert traced() == made > 0
+
+
+def test_a_group_that_does_not_know_of_the_compiler_is_not_compiled(traced, one_group):
+    engine = small_engine()
+    engine.models.dit.sequence = SequenceParallel(one_group, engine.models.dit.config.num_heads)
+    with pytest.raises(AssertionError, match="would be traced"):
+        compile_models(engine.models.dit, None, CPU)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk_core.engine.load import load_engine
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.parallel.offload import VISITS, Conveyor, PlainCopies, offload_blocks, spread_evenly
+from livetalk_core.parallel.offload import VISITS, Conveyor, OffloadedBlock, PlainCopies, offload_blocks, spread_evenly
 from livetalk_core.presets import tiny
 from livetalk_core.types import StreamSettings
 
@@ -68,14 +68,18 @@ def model(seed: int = 0) -> AudioDiT:
     return dit
 
 
-def brought(resident: int = 0, num_slots: int = 2) -> tuple[AudioDiT, Conveyor, Late]:
+def conveyor_of(dit: AudioDiT) -> Conveyor | None:
+    return next((runner.conveyor for runner in dit.runners if isinstance(runner, OffloadedBlock)), None)
+
+
+def brought(resident: int = 0, num_slots: int = 2) -> tuple[AudioDiT, Conveyor | None, Late]:
     """The same model, offloaded; its account also says when each block works, and what is shown then."""
     dit, copies = model(), Late()
-    conveyor = offload_blocks(dit, CPU, FP32, resident=resident, num_slots=num_slots, copies=copies)
+    dit.runners = offload_blocks(dit, CPU, FP32, resident=resident, num_slots=num_slots, copies=copies)
     copies.account.clear()
     for i, block in enumerate(dit.blocks):
         block.self_attn.register_forward_pre_hook(lambda *_, i=i: copies.account.append(("work", i, held_blocks(dit, copies))))
-    return dit, conveyor, copies
+    return dit, conveyor_of(dit), copies
 
 
 def held_blocks(dit, copies) -> set[tuple[int, int | None]]:
@@ -192,7 +196,7 @@ def test_an_error_in_the_middle_leaves_the_model_usable(case):
 def test_the_state_dict_keeps_names_and_values_and_takes_the_type_asked_for(case):
     made, _ = case
     dit, plain = model(), model()
-    offload_blocks(dit, CPU, torch.bfloat16)
+    dit.runners = offload_blocks(dit, CPU, torch.bfloat16)
     for _ in range(2):
         ours, theirs = dit.state_dict(), plain.state_dict()
         assert list(ours) == list(theirs)
@@ -227,20 +231,21 @@ def test_no_block_but_those_that_stay_goes_to_the_device_while_loading():
     for resident in (0, 2):
         dit = model()
         with Made() as account:
-            conveyor = offload_blocks(dit, device, torch.bfloat16, resident=resident, copies=PlainCopies(device))
+            dit.runners = offload_blocks(dit, device, torch.bfloat16, resident=resident, copies=PlainCopies(device))
         made[resident] = account.num_bytes
         assert sum(weight.is_meta for weight in dit.blocks[-1].parameters()) == 2, "kv_linear"
     block = sum(2 * weight.numel() for weight in dit.blocks[0].parameters())
     staying = 2 * sum(weight.numel() for weight in dit.blocks[0].audio_cross_attn.kv_linear.parameters())
     rest = 2 * sum(weight.numel() for name, weight in dit.named_parameters() if not name.startswith("blocks."))
-    slots = 2 * 2 * length(conveyor, 4, "whole")
+    slots = 2 * 2 * length(conveyor_of(dit), 4, "whole")
     assert made == {0: rest + slots + 5 * staying, 2: rest + slots + 3 * staying + 2 * block}
 
 
 def test_host_and_device_memory_go_with_the_model():
     dit = model()
-    gone = weakref.ref(offload_blocks(dit, CPU, FP32))
-    assert gone() is not None, "the blocks keep it"
+    dit.runners = offload_blocks(dit, CPU, FP32)
+    gone = weakref.ref(conveyor_of(dit))
+    assert gone() is not None, "the runners keep it"
     del dit
     assert gone() is None, "no cycle that waits for the garbage collector"
 
@@ -270,8 +275,8 @@ def talk(engine):
 
 
 def conveyor_slots(engine) -> int:
-    """Blocks of an engine whose forward is stood before."""
-    return sum("forward" in vars(block) for block in engine.models.dit.blocks)
+    """Blocks of an engine whose weights are brought."""
+    return sum(isinstance(runner, OffloadedBlock) for runner in engine.models.dit.runners)
 
 
 def test_an_offloaded_engine_talks_the_same_from_random_weights_and_from_files(engine, tmp_path):

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from livetalk_core.models.attention import attention
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.speakers import line_positions, reference_likeness
-from livetalk_core.parallel.context import SequenceParallel, parallelize_dit, usp_attention
+from livetalk_core.parallel.context import SequenceParallel, SliceAttention, usp_attention
 from livetalk_core.parallel.exchange import gather_parts, share_first
 from livetalk_core.parallel.group import SequenceGroup, check_version, choose_kernel, close_group, connect, init_group
 from livetalk_core.parallel.ring import attention_lse, merge, sequence_attention
@@ -26,7 +27,6 @@ TOPOLOGIES = [(2, 1), (1, 2), (4, 1), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1
 EVEN, UNEVEN = (4, 8, 8), (3, 6, 10)
 """Latent frames, rows and columns: 64 tokens, which every group divides, and 45, which none does."""
 CASES = [("even", EVEN, 1), ("uneven", UNEVEN, 1), ("two speakers", UNEVEN, 2)]
-CONTROLS = {"padded keys attended": "uneven", "own keys only": "uneven", "own extremes only": "two speakers", "xfuser": "uneven"}
 LIMIT = 1e-5
 DEADLINE_S = 240
 
@@ -66,15 +66,34 @@ def fake_usp(group, lengths):
     return usp
 
 
-def padded_attention(sequence: SequenceParallel):
+class Padded(SliceAttention):
     """The wrong way: equal slices filled up with zeros, and the filling attended."""
 
-    def attend(q, k, v):
-        longest = max(sequence.lengths)
+    def attend(self, q, k, v):
+        longest = max(self.lengths)
         filled = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, longest - x.shape[1])) for x in (q, k, v)]
-        return sequence_attention(*filled, [longest] * sequence.group.size, sequence.group)[:, : q.shape[1]]
+        return sequence_attention(*filled, [longest] * self.group.size, self.group)[:, : q.shape[1]]
 
-    return attend
+
+class OwnKeys(SliceAttention):
+    """The wrong way: each process attends to its own tokens."""
+
+    def attend(self, q, k, v):
+        return attention(q, k, v)
+
+
+class OwnExtremes(SliceAttention):
+    """The wrong way: each process scales the likeness to the speakers by its own tokens' extremes."""
+
+    def locate(self, q, k, masks, tokens_per_frame):
+        first = share_first(k, 1, tokens_per_frame, self.lengths, self.group.whole)
+        likeness = reference_likeness(q, first, masks)
+        return line_positions(likeness, likeness.amin(-1, keepdim=True), likeness.amax(-1, keepdim=True))
+
+
+class Xfuser(SliceAttention):
+    def attend(self, q, k, v):
+        return usp_attention(fake_usp(self.group, self.lengths), q, k, v, self.lengths)
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -95,7 +114,7 @@ def run_process(rank: int, folder: Path) -> None:
         if group is None:
             continue
         model = small_model()
-        parallelize_dit(model, group)
+        model.sequence = SequenceParallel(group, model.config.num_heads)
         for name in arguments:
             found, again = (model(*arguments[name]) for _ in range(2))
             alike = gather_parts(found[None], 0, [1] * group.size, group.whole)
@@ -109,35 +128,21 @@ def run_process(rank: int, folder: Path) -> None:
     close_group()
 
 
-def own_extremes(sequence: SequenceParallel):
-    """The wrong way: each process scales the likeness to the speakers by its own tokens' extremes."""
-
-    def locate(q, k, masks, tokens_per_frame):
-        first = share_first(k, 1, tokens_per_frame, sequence.lengths, sequence.group.whole)
-        likeness = reference_likeness(q, first, masks)
-        return line_positions(likeness, likeness.amin(-1, keepdim=True), likeness.amax(-1, keepdim=True))
-
-    return locate
+CONTROLS = {
+    "padded keys attended": ("uneven", Padded),
+    "own keys only": ("uneven", OwnKeys),
+    "own extremes only": ("two speakers", OwnExtremes),
+    "xfuser": ("uneven", Xfuser),
+}
 
 
 def run_controls(group, arguments: dict[str, tuple], expected: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The uneven cases in all eight processes, with one joint of the model replaced."""
-    errors = {}
-    for name, case in CONTROLS.items():
+    """The uneven cases in all eight processes, with another attention."""
+    errors, lengths = {}, slice_lengths(45, WORLD)
+    for name, (case, kind) in CONTROLS.items():
         model = small_model()
-        alone = model.blocks[0].self_attn.attend
-        parallelize_dit(model, group)
-        sequence = model.run_blocks.__self__
-        usp = fake_usp(group, slice_lengths(45, WORLD))
-        attend = {
-            "padded keys attended": padded_attention(sequence),
-            "own keys only": alone,
-            "own extremes only": sequence.attend,
-            "xfuser": lambda q, k, v, sequence=sequence, usp=usp: usp_attention(usp, q, k, v, sequence.lengths),
-        }[name]
-        for block in model.blocks:
-            block.self_attn.attend = attend
-            block.self_attn.locate = own_extremes(sequence) if name == "own extremes only" else sequence.locate
+        model.sequence = SequenceParallel(group, model.config.num_heads)
+        model.sequence.attentions[45] = kind(lengths, group)
         found = model(*arguments[case])
         errors |= {name: difference(found, expected[case])} if expected else {}
     return errors
@@ -249,13 +254,13 @@ def test_a_kernel_that_cannot_run_here_is_refused():
 def test_parallelizing_leaves_the_state_dict_as_it_was():
     model = small_model()
     names = list(model.state_dict())
-    parallelize_dit(model, lonely_group(ulysses_degree=1))
-    assert list(model.state_dict()) == names and model.blocks[0].self_attn.attend == model.run_blocks.__self__.attend
+    model.sequence = SequenceParallel(lonely_group(ulysses_degree=1), model.config.num_heads)
+    assert list(model.state_dict()) == names
 
 
 def test_a_group_that_the_heads_do_not_fit_is_refused():
     with pytest.raises(ValueError, match="for 8 heads choose 1 x 3$|must divide the model's 8 heads; .* choose ulysses x ring = 1 x 3$"):
-        parallelize_dit(small_model(), lonely_group(ulysses_degree=3))
+        SequenceParallel(lonely_group(ulysses_degree=3), small_model().config.num_heads)
 
 
 def lonely_group(ulysses_degree: int) -> SequenceGroup:

@@ -19,7 +19,7 @@ from livetalk_core.models import weights
 from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.parallel.bands import cut_bands
-from livetalk_core.parallel.context import parallelize_dit
+from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.exchange import gather_parts
 from livetalk_core.parallel.group import SequenceGroup, close_group, connect, init_group
 from livetalk_core.parallel.vae import BandBorders, BandVAE, parallelize_vae
@@ -157,7 +157,7 @@ def run_streams(group: SequenceGroup, dtype: torch.dtype) -> dict[str, float]:
     dit, vae = golden_models()
     fold_kernels(vae.to(dtype))
     alone = run_stream(Session, dit, vae, vae)
-    parallelize_dit(dit, group)
+    dit.sequence = SequenceParallel(group, dit.config.num_heads)
     parallel = parallelize_vae(vae, group)
     streams = {"whole": run_stream(Session, dit, parallel, parallel)}
     streams["banded"] = run_stream(BandSession, dit, parallel.banded(4, 6), parallel)

@@ -14,7 +14,7 @@ from test_parallel_dit import EVEN, UNEVEN, difference, inputs, small_model, sta
 from torch.distributed.tensor import DTensor
 
 from livetalk_core.engine.load import load_engine
-from livetalk_core.parallel.context import parallelize_dit
+from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import close_group, init_group
 from livetalk_core.parallel.sharded import shard_blocks
 from livetalk_core.pool.pool import Placement, Pool, Recipe
@@ -56,7 +56,7 @@ def run_process(rank: int, folder: Path) -> None:
         shard_blocks(dit, group, torch.float32)
         found[f"{kind}: names"] = list(dit.state_dict()) == names
         if kind == "weights and tokens":
-            parallelize_dit(dit, group)
+            dit.sequence = SequenceParallel(group, dit.config.num_heads)
         seen = watch(dit, plain)
         for case, (shape, people) in CASES.items():
             found[f"{kind}: {case}"] = compare(dit, plain, shape, people)

@@ -14,9 +14,9 @@ from livetalk_core.bench.counters import Work, count
 from livetalk_core.bench.crossings import Watch, cross_in_a_chunk
 from livetalk_core.bench.networks import META, random_engine
 from livetalk_core.bench.plain import make_plain
+from livetalk_core.engine.assemble import draft_with
 from livetalk_core.engine.denoiser import PLAIN, Cuts
 from livetalk_core.engine.engine import Engine
-from livetalk_core.engine.load import draft_with
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.rope import Grid
 from livetalk_core.models.tiny_decoder import TinyDecoder

@@ -147,7 +147,8 @@ def open_engine(options: argparse.Namespace):
     if not options.random_weights:
         return open_engine(options, sys.stderr)
     from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
-    from livetalk_core.engine.load import accelerate, check_fast, choose_device
+    from livetalk_core.engine.assemble import assemble
+    from livetalk_core.engine.load import check_fast, choose_device
     from livetalk_core.models.attention import select_kernel
     from livetalk_core.models.weights import read_tiny_decoder
     from livetalk_core.open import named_dtype
@@ -171,7 +172,7 @@ def open_engine(options: argparse.Namespace):
     check_fast(options.fast)
     tiny = None if options.decoder is None else read_tiny_decoder(options.decoder)
     print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return accelerate(random_engine(preset, device, dtype), options.compile, options.fast, tiny)
+    return assemble(random_engine(preset, device, dtype), compile=options.compile, fast=options.fast, tiny=tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

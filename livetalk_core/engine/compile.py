@@ -8,12 +8,10 @@ import os
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from livetalk_core.models.attention import attention
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.patch_vae import PatchVAE
-from livetalk_core.models.speakers import speaker_positions
+from livetalk_core.models.runner import WholeSequence
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import DECODER_FORM, CausalVAE
 
@@ -27,7 +25,7 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
     """From now on the DiT's blocks and the VAE's decoder are compiled when a shape first comes; results differ by rounding.
 
     All blocks are one graph, used as often as there are blocks, and the last one's is another. A VAE that a group shares is left as it is,
-    and so is what a group exchanges in a block. ValueError without a compiler, or for weights that come and go.
+    and what a group exchanges in a block stays out of its graphs. ValueError without a compiler, or for weights that come and go.
     """
     require_compiler(device)
     away = sum(any(weight.device.type != device.type for weight in block.parameters()) for block in dit.blocks)
@@ -37,20 +35,13 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
         )
     keep_compiled_forms()
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    whole = isinstance(dit.sequence, WholeSequence)
+    assert whole or dit.sequence.compiled, "the group's exchanges would be traced"
     for block in dit.blocks:
-        whole = keep_exchanges(block.self_attn)
         block.compile(dynamic=False, fullgraph=whole)
     if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
         vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
     log.info("compiled forms on %s, kept in %s", device, os.environ["TORCHINDUCTOR_CACHE_DIR"])
-
-
-def keep_exchanges(layer: nn.Module) -> bool:
-    """Leave a group's attention out of the graph; whether there was none, so that the graph is whole."""
-    whole = layer.attend is attention and layer.locate is speaker_positions
-    if not whole:
-        layer.attend, layer.locate = torch.compiler.disable(layer.attend), torch.compiler.disable(layer.locate)
-    return whole
 
 
 def keep_compiled_forms() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from livetalk_core.models.audio_attention import AbsorbedAudio
-from livetalk_core.models.dit import AudioDiT, ContextKeys, EmbeddedCondition, TimeEmbedding, to_velocity
+from livetalk_core.models.dit import AudioDiT, EmbeddedCondition, TimeEmbedding, to_velocity
 from livetalk_core.models.dit_config import DiTConfig
-from livetalk_core.models.layers import KeyValue
+from livetalk_core.models.layers import ContextKeys, KeyValue
 from livetalk_core.types import AudioWindow, Reference
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
 from livetalk_core.models import weights
@@ -18,18 +18,13 @@ from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.fp8 import require_fp8
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
-from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DraftVAE, TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
-from livetalk_core.parallel.context import parallelize_dit
 from livetalk_core.parallel.group import SequenceGroup, init_group
-from livetalk_core.parallel.memory import check_memory, free_bytes, settle_memory, working_room
-from livetalk_core.parallel.offload import offload_blocks
-from livetalk_core.parallel.vae import parallelize_vae
+from livetalk_core.parallel.memory import check_memory
 from livetalk_core.presets import BY_NAME, Preset
 
 log = logging.getLogger(__name__)
@@ -63,7 +58,7 @@ def load_engine(
     """
     check_fast(fast)
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    return accelerate(load_part(None, model, device, dtype, check_memory(memory)), compile, fast, tiny)
+    return assemble(load_part(None, model, device, dtype, check_memory(memory)), compile=compile, fast=fast, tiny=tiny)
 
 
 def load_member(
@@ -89,42 +84,7 @@ def load_member(
         raise ValueError(f"--decoder {decoder} works in one process only; leave it out, or leave out --gpus and --workers")
     check_memory(memory, 1 if group is None else group.size)
     tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    engine = load_part(group, model, device, dtype, memory)
-    if group is None:
-        return accelerate(engine, compile, fast, tiny)
-    parallelize_dit(engine.models.dit, group)
-    models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
-    return accelerate(Engine(engine.preset, models, engine.device, engine.dtype), compile, fast)
-
-
-def accelerate(engine: Engine, compile: bool, fast: str, tiny: TinyDecoder | None = None) -> Engine:
-    """The engine, made faster as asked for. Comes after everything else that is put on its models. Products are in 8 bits from the first
-    chunk on, on which that is measured."""
-    if tiny is not None:
-        draft_with(engine, tiny)
-    if fast == "fp8":
-        require_fp8(engine.models.dit, engine.device)
-        engine.deviations.fp8 = True
-    if compile:
-        compile_models(engine.models.dit, engine.models.vae, engine.device)
-        engine.deviations.compiled = True
-    return engine
-
-
-def draft_with(engine: Engine, tiny: TinyDecoder) -> None:
-    """The engine's frames are made by the tiny decoder from now on. ValueError where latents are not Wan 2.1's."""
-    vae = engine.models.vae
-    fits = isinstance(vae, CausalVAE) and (vae.temporal_stride, vae.spatial_stride) == (TEMPORAL_STRIDE, SPATIAL_STRIDE)
-    if not fits or vae.config.z_dim != CHANNELS:
-        raise ValueError(
-            f"--decoder takes latents of the Wan 2.1 VAE, {CHANNELS} channels, and {engine.preset.name} has another VAE, "
-            f"{vae.config.z_dim} channels; leave it out, or choose a model with that VAE"
-        )
-    tiny.to(engine.device, engine.dtype)
-    if engine.device.type == "cuda":
-        lay_channels_last(tiny)
-    draft = DraftVAE(vae, tiny)
-    engine.models, engine.deviations.draft = replace(engine.models, vae=draft), draft
+    return assemble(load_part(group, model, device, dtype, memory), group, compile=compile, fast=fast, tiny=tiny)
 
 
 def check_fast(name: str) -> None:
@@ -146,34 +106,6 @@ def load_part(group: SequenceGroup | None, model: str | Path | ModelFiles, devic
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
         model = SHIPPED / preset.name
     return load_files(find_files(Path(model)), place, dtype, memory, group)
-
-
-def keep_dit(
-    dit: AudioDiT,
-    memory: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    group: SequenceGroup | None = None,
-    encoder_bytes: int = 0,
-    other_bytes: int = 0,
-) -> None:
-    """Move the DiT's weights from the CPU, or the files that are mapped there, to where `memory` says.
-
-    `encoder_bytes`: the largest network that comes for a moment; `other_bytes`: those that come to stay.
-    """
-    if memory == "sharded":
-        from livetalk_core.parallel.sharded import shard_blocks  # here, since what it imports takes 0.7 s
-
-        return shard_blocks(dit, group, dtype)
-    blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
-    count = len(dit.blocks)
-    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
-    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room)
-    if settled == "resident":
-        dit.to(device, dtype)
-    else:
-        offload_blocks(dit, device, dtype, resident=resident)
-    log.info("memory on %s: %s, %d of the DiT's %d blocks stay there", device, settled, resident, count)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:

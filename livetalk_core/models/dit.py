@@ -7,6 +7,8 @@ Half precision follows the published rounding: time, modulation, norms, residual
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,9 +19,9 @@ from torch import Tensor, nn
 from livetalk_core.models.attention import attention
 from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioProjection
 from livetalk_core.models.dit_config import DiTConfig
-from livetalk_core.models.layers import KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
+from livetalk_core.models.layers import ContextKeys, KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
 from livetalk_core.models.rope import Grid, rope_table, rotate
-from livetalk_core.models.speakers import speaker_positions
+from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
 
 TEXT_ROWS = 64
 """Keys of a prompt come in multiples of this."""
@@ -32,15 +34,6 @@ class TimeEmbedding(NamedTuple):
 
     head_BD: Tensor
     blocks_B6D: Tensor
-
-
-class ContextKeys(NamedTuple):
-    """One block's keys and values of the prompt and the picture: constant over a stream."""
-
-    text: KeyValue
-    image: KeyValue
-    text_bias_M: Tensor | None = None
-    """Added to the text's scores: log of how many equal rows a key stands for."""
 
 
 class EmbeddedCondition(NamedTuple):
@@ -68,6 +61,9 @@ class AudioDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self.shifts = nn.Conv2d(config.out_dim, config.shifts * config.out_dim, kernel_size=3) if config.shifts else None
+        self.runners: Sequence[BlockRunner] = list(self.blocks)
+        """What runs each block."""
+        self.sequence: SequenceRunner = WholeSequence()
 
     def forward(
         self,
@@ -90,15 +86,16 @@ class AudioDiT(nn.Module):
         x_BLD = tokens_BLD + self.patch_tokens(latent_BCTHW, slice(0, latent_BCTHW.shape[1]))
         masks_KL = None if speaker_masks_KHW is None else token_masks(speaker_masks_KHW, latent_BCTHW.shape[-2:], self.config.patch_size)
         skip = skip_frames * grid.tokens_per_frame if masks_KL is None else 0
-        x_BLD = self.run_blocks(x_BLD, grid, time, context, audio, masks_KL, skip)
+        run = partial(self.run_blocks, time=time, context=context, audio=audio, masks_KL=masks_KL)
+        x_BLD = self.sequence.run(run, x_BLD, grid, skip)
         answer_BXTHW = self.unpatchify(F.pad(x_BLD, (0, 0, skip, 0)), latent_BCTHW.shape)
         return answer_BXTHW if shifted_BSCHW is None else mix_shifts(answer_BXTHW, shifted_BSCHW)
 
-    def run_blocks(self, x_BLD, grid: Grid, time: TimeEmbedding, context, audio, masks_KL, skip: int = 0) -> Tensor:
-        """All blocks and the head, whose output begins at token `skip`. What a group of processes wraps to hold a slice each."""
-        for i, (block, context_keys, audio_keys) in enumerate(zip(self.blocks, context, audio, strict=True)):
-            last = i == len(self.blocks) - 1
-            x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL, skip if last else 0)
+    def run_blocks(self, x_BLD, grid: Grid, skip: int, attention: Attention, *, time: TimeEmbedding, context, audio, masks_KL) -> Tensor:
+        """All blocks and the head on the tokens in hand; its output begins at token `skip` of these."""
+        for i, (block, context_keys, audio_keys) in enumerate(zip(self.runners, context, audio, strict=True)):
+            last = i == len(self.runners) - 1
+            x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL, skip if last else 0, attention)
         return self.head(x_BLD, time.head_BD)
 
     def embed_condition(self, condition_BCTHW: Tensor, around_BCHW: Tensor | None = None) -> EmbeddedCondition:
@@ -150,17 +147,17 @@ class AudioDiT(nn.Module):
         if merged:
             bias_M = F.pad(text_BLD.new_zeros(rows), (0, 1), value=math.log(padding))
             bias_M = F.pad(bias_M, (0, held - rows - 1), value=-math.inf)
-        return [block.cross_attn.keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.blocks]
+        return [block.context_keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.runners]
 
     def embed_audio(self, features_BPTWX: Tensor) -> list[KeyValue]:
         """Per block the keys and values of the sound, [B, people, 4 t - 3 frames, window, layers x channels]."""
         people = features_BPTWX.shape[1]
         tokens_BTAD = self.audio_proj(features_BPTWX.to(self.patch_embedding.weight.dtype))
-        return [block.audio_cross_attn.keys(tokens_BTAD, people) for block in self.blocks]
+        return [block.audio_keys(tokens_BTAD, people) for block in self.runners]
 
     def absorb_audio(self, audio: list[KeyValue], batch: int = 1) -> list[AbsorbedAudio]:
         """The same with the query and output projections taken into them: a quarter of the work in every step (one speaker)."""
-        return [block.audio_cross_attn.absorb(keys, batch) for block, keys in zip(self.blocks, audio, strict=True)]
+        return [block.absorb(keys, batch) for block, keys in zip(self.runners, audio, strict=True)]
 
     def unpatchify(self, x_BLD: Tensor, shape: torch.Size) -> Tensor:
         p = self.config.patch_size
@@ -181,10 +178,21 @@ class Block(nn.Module):
         self.audio_cross_attn = AudioAttention(config)
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, dim))
 
-    def forward(self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0) -> Tensor:
+    def context_keys(self, text_BLD: Tensor, image_BLD: Tensor) -> ContextKeys:
+        return self.cross_attn.keys(text_BLD, image_BLD)
+
+    def audio_keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
+        return self.audio_cross_attn.keys(tokens_BTAD, people)
+
+    def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
+        return self.audio_cross_attn.absorb(audio, batch)
+
+    def forward(
+        self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0, attention: Attention = WHOLE
+    ) -> Tensor:
         """[B, L, D] -> [B, L - skip, D]: the first `skip` tokens are looked at, but not worked out."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time_B6D).split(1, dim=1)
-        y, positions_BL = self.self_attn(modulate(x_BLD, shift1, scale1, self.eps), grid, masks_KL, skip)
+        y, positions_BL = self.self_attn(modulate(x_BLD, shift1, scale1, self.eps), grid, masks_KL, skip, attention)
         x_BLD, grid = x_BLD[:, skip:], grid.after(skip)
         x_BLD = (x_BLD + y * gate1).to(x_BLD.dtype)
         x_BLD = x_BLD + self.cross_attn(norm_fp32(self.norm3, x_BLD), context)
@@ -200,16 +208,14 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = (RMSNorm(dim, config.eps) for _ in range(2))
-        self.attend = attention
-        self.locate = speaker_positions
 
-    def forward(self, x_BLD: Tensor, grid: Grid, masks_KL: Tensor | None, skip: int = 0) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_BLD: Tensor, grid: Grid, masks_KL: Tensor | None, skip: int, attention: Attention) -> tuple[Tensor, Tensor | None]:
         """Attention of the tokens from `skip` on to the whole chunk; with masks also each token's place between the speakers [B, L]."""
         q, k, v = self.norm_q(self.q(x_BLD[:, skip:])), self.norm_k(self.k(x_BLD)), self.v(x_BLD)
         q, k, v = (heads(y, self.num_heads) for y in (q, k, v))
         q, k = rotate(q, grid.cos_LK[skip:], grid.sin_LK[skip:]), rotate(k, grid.cos_LK, grid.sin_LK)
-        y = self.o(self.attend(q, k, v).flatten(2))
-        return y, None if masks_KL is None else self.locate(q, k, masks_KL, grid.tokens_per_frame)
+        y = self.o(attention.attend(q, k, v).flatten(2))
+        return y, None if masks_KL is None else attention.locate(q, k, masks_KL, grid.tokens_per_frame)
 
 
 class ContextAttention(nn.Module):

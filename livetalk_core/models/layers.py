@@ -14,6 +14,15 @@ class KeyValue(NamedTuple):
     v_BMNK: Tensor
 
 
+class ContextKeys(NamedTuple):
+    """One block's keys and values of the prompt and the picture: constant over a stream."""
+
+    text: KeyValue
+    image: KeyValue
+    text_bias_M: Tensor | None = None
+    """Added to the text's scores: log of how many equal rows a key stands for."""
+
+
 class RMSNorm(nn.Module):
     """Over the full width, before the split into heads."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from livetalk_core.models.dit import AudioDiT, ContextKeys, TimeEmbedding
-from livetalk_core.models.layers import KeyValue
 from livetalk_core.models.rope import Grid
+from livetalk_core.models.runner import Attention, RunBlocks
 from livetalk_core.models.speakers import line_positions, reference_likeness
 from livetalk_core.parallel.exchange import gather_parts, share_first
 from livetalk_core.parallel.group import SequenceGroup
@@ -19,42 +19,42 @@ from livetalk_core.parallel.ring import sequence_attention
 from livetalk_core.parallel.topology import check_degrees, slice_lengths
 
 
-def parallelize_dit(model: AudioDiT, group: SequenceGroup) -> None:
-    """From now on every process of the group calls the model with the same inputs and gets the same, whole velocity.
-
-    The state dict is unchanged. Any number of tokens works, as long as each process has one. ValueError when the heads do not divide.
-    """
-    check_degrees(group.ulysses_degree, group.ring_degree, group.size, model.config.num_heads)
-    sequence = SequenceParallel(model.run_blocks, group)
-    model.run_blocks = sequence.run_blocks
-    for block in model.blocks:
-        block.self_attn.attend, block.self_attn.locate = sequence.attend, sequence.locate
-
-
 class SequenceParallel:
-    """Stands where the model runs its blocks, attends, and locates speakers."""
+    """A SequenceRunner: every process of the group calls the DiT with the same inputs, and gets the same, whole answer.
 
-    def __init__(self, run_whole: Callable[..., Tensor], group: SequenceGroup):
-        self.run_whole, self.group = run_whole, group
-        self.lengths: list[int] = []
+    Any number of tokens works, as long as each process has one. ValueError when the heads do not divide. `compiled`: the blocks are, and
+    the group's exchanges stay out of their graphs.
+    """
 
-    def run_blocks(
-        self,
-        x_BLD: Tensor,
-        grid: Grid,
-        time: TimeEmbedding,
-        context: list[ContextKeys],
-        audio: list[KeyValue],
-        masks_KL: Tensor | None,
-        skip: int = 0,
-    ) -> Tensor:
-        """The model's blocks on this process's tokens, all of them; the head's output is gathered, and begins at token `skip`."""
-        self.lengths = slice_lengths(x_BLD.shape[1], self.group.size)
-        first = sum(self.lengths[: self.group.rank])
-        mine = slice(first, first + self.lengths[self.group.rank])
+    def __init__(self, group: SequenceGroup, num_heads: int, compiled: bool = False):
+        check_degrees(group.ulysses_degree, group.ring_degree, group.size, num_heads)
+        self.group, self.compiled = group, compiled
+        self.attentions: dict[int, Attention] = {}
+        """By the number of tokens; a compiled block knows each by its identity."""
+
+    def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
+        """The blocks on this process's tokens, all of them; the head's output is gathered, and begins at token `skip`."""
+        lengths = slice_lengths(x_BLD.shape[1], self.group.size)
+        first = sum(lengths[: self.group.rank])
+        mine = slice(first, first + lengths[self.group.rank])
         part = Grid(grid.cos_LK[mine], grid.sin_LK[mine], grid.tokens_per_frame, grid.first + first)
-        y_BLD = self.run_whole(x_BLD[:, mine], part, time, context, audio, masks_KL)
-        return gather_parts(y_BLD, 1, self.lengths, self.group.whole)[:, skip:]
+        y_BLD = blocks(x_BLD[:, mine], part, 0, self.attention_over(lengths))
+        return gather_parts(y_BLD, 1, lengths, self.group.whole)[:, skip:]
+
+    def attention_over(self, lengths: list[int]) -> Attention:
+        total = sum(lengths)
+        if total not in self.attentions:
+            attention = SliceAttention(lengths, self.group)
+            self.attentions[total] = outside_graphs(attention) if self.compiled else attention
+        return self.attentions[total]
+
+
+@dataclass(frozen=True)
+class SliceAttention:
+    """The Attention of one process's slice of tokens; `lengths[r]` is process r's."""
+
+    lengths: list[int]
+    group: SequenceGroup
 
     def attend(self, q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
         """Own tokens' attention to the whole chunk. xfuser takes half precision, and a ring only in equal slices."""
@@ -70,6 +70,18 @@ class SequenceParallel:
         extremes_SBK1 = torch.stack([-likeness_BKL.amin(-1, keepdim=True), likeness_BKL.amax(-1, keepdim=True)])
         dist.all_reduce(extremes_SBK1, dist.ReduceOp.MAX, group=self.group.whole)
         return line_positions(likeness_BKL, -extremes_SBK1[0], extremes_SBK1[1])
+
+
+@dataclass(frozen=True)
+class OutsideGraphs:
+    """An Attention that a compiler calls rather than looks into."""
+
+    attend: Callable[..., Tensor]
+    locate: Callable[..., Tensor]
+
+
+def outside_graphs(attention: Attention) -> OutsideGraphs:
+    return OutsideGraphs(torch.compiler.disable(attention.attend), torch.compiler.disable(attention.locate))
 
 
 def usp_attention(usp: Callable[..., Tensor], q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: list[int]) -> Tensor:

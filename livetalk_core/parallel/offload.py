@@ -1,9 +1,10 @@
 """The DiT on a device that cannot hold it: its blocks' weights wait on the host and are brought just before they are used.
 
-Put on from outside: the model's class, its state dict and its results stay as they are. A block's weights lie one after another in one flat
-tensor on the host, in the order of PARTS, so that a visit to the block brings in one copy what it uses and nothing else. At 14B in bfloat16
-a block has 928 MB: 598 for its forward, 105 more for audio that is not absorbed, 210 for the keys of prompt and picture, needed once a
-stream, and 16 for those of the sound, needed once a chunk, which stay on the device. A step brings 24 GB, where whole blocks are 37 GB.
+The model's class, its state dict and its results stay as they are; an OffloadedBlock runs a block. A block's weights lie one after
+another in one flat tensor on the host, in the order of PARTS, so that a visit to the block brings in one copy what it uses and nothing
+else. At 14B in bfloat16 a block has 928 MB: 598 for its forward, 105 more for audio that is not absorbed, 210 for the keys of prompt and
+picture, needed once a stream, and 16 for those of the sound, needed once a chunk, which stay on the device. A step brings 24 GB, where
+whole blocks are 37 GB.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
 
 from livetalk_core.models.audio_attention import AbsorbedAudio
 from livetalk_core.models.dit import AudioDiT, Block
+from livetalk_core.models.layers import ContextKeys, KeyValue
+from livetalk_core.models.rope import Grid
+from livetalk_core.models.runner import WHOLE, Attention, BlockRunner
 
 NUM_SLOTS = 2
 ALIGNMENT = 128
@@ -57,12 +60,12 @@ class Copies(Protocol):
 
 def offload_blocks(
     dit: AudioDiT, device: torch.device, dtype: torch.dtype, *, resident: int = 0, num_slots: int = NUM_SLOTS, copies: Copies | None = None
-) -> Conveyor:
-    """From now on the DiT, whose weights are on the CPU or only mapped there, works on `device` in `dtype`.
+) -> list[BlockRunner]:
+    """What runs the blocks of a DiT, whose weights are on the CPU or only mapped there, on `device` in `dtype`.
 
     `resident` blocks, spread evenly, stay on the device for good; the others pass through `num_slots` slots. Weights go to the host's
     memory block by block, so neither the device nor the host ever holds the DiT twice. They must not be changed or moved afterwards.
-    Raises ValueError when the host's memory does not suffice. The blocks keep the conveyor.
+    Raises ValueError when the host's memory does not suffice.
     """
     assert num_slots >= 2, "one slot is used while the next is filled"
     copies = copies or (StreamCopies(device) if device.type == "cuda" else PlainCopies(device))
@@ -77,9 +80,31 @@ def offload_blocks(
         else:
             block.to(device, dtype)
     conveyor = Conveyor(packed, dtype, num_slots, copies)
-    for i in brought:
-        conveyor.stand_before(i, dit.blocks[i])
-    return conveyor
+    return [OffloadedBlock(i, block, conveyor) if i in packed else block for i, block in enumerate(dit.blocks)]
+
+
+class OffloadedBlock:
+    """A BlockRunner: wherever the block's weights are used, they are brought first."""
+
+    def __init__(self, index: int, block: Block, conveyor: Conveyor):
+        self.index, self.block, self.conveyor = index, block, conveyor
+        self.run = torch.compiler.disable(conveyor.run)  # a compiler would keep the weights it saw first
+
+    def context_keys(self, text_BLD: Tensor, image_BLD: Tensor) -> ContextKeys:
+        return self.run(Visit(self.index, "context"), self.block.context_keys, text_BLD, image_BLD)
+
+    def audio_keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
+        """By weights that stay on the device."""
+        return self.block.audio_keys(tokens_BTAD, people)
+
+    def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
+        return self.run(Visit(self.index, "absorb"), self.block.absorb, audio, batch)
+
+    def __call__(
+        self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0, attention: Attention = WHOLE
+    ) -> Tensor:
+        kind = "absorbed" if isinstance(audio, AbsorbedAudio) else "whole"
+        return self.run(Visit(self.index, kind), self.block, x_BLD, grid, time_B6D, context, audio, masks_KL, skip, attention)
 
 
 def spread_evenly(count: int, total: int) -> list[int]:
@@ -170,22 +195,6 @@ class Conveyor:
         length = max((place.stop - place.start for place in places), default=0)
         self.slots = [Slot(copies.device_memory(length, dtype), copies.mark()) for _ in range(num_slots if packed else 0)]
         """The one used or filled last is last."""
-
-    def stand_before(self, i: int, block: Block) -> None:
-        """Wherever this block's weights are used, they are brought first."""
-        # Weak: else block and conveyor would hold each other, and their memory would stay until the garbage collector comes.
-        forward, keys, absorb = (WeakMethod(m) for m in (block.forward, block.cross_attn.keys, block.audio_cross_attn.absorb))
-
-        # Not compiled: a compiler would keep the weights it saw first.
-        run = torch.compiler.disable(self.run)
-
-        def run_forward(x_BLD, grid, time_B6D, context, audio, masks_KL, skip=0):
-            kind = "absorbed" if isinstance(audio, AbsorbedAudio) else "whole"
-            return run(Visit(i, kind), forward(), x_BLD, grid, time_B6D, context, audio, masks_KL, skip)
-
-        block.forward = run_forward
-        block.cross_attn.keys = lambda *inputs: run(Visit(i, "context"), keys(), *inputs)
-        block.audio_cross_attn.absorb = lambda *inputs: run(Visit(i, "absorb"), absorb(), *inputs)
 
     def run(self, visit: Visit, function: Callable, *inputs: object):
         """Call a function of a block with its weights on the device."""

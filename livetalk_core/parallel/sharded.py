@@ -1,6 +1,6 @@
 """The DiT whose weights a group of processes shares: each holds its part of every block, and a block is gathered just before it works.
 
-FSDP2 without a gradient, put on from outside: `fully_shard` per block, and apart from it for what is used apart from it.
+FSDP2 without a gradient: `fully_shard` per block, and apart from it for what is used apart from it. Blocks still run themselves.
 """
 
 from __future__ import annotations

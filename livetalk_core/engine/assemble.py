@@ -1,0 +1,92 @@
+"""The one place where networks are put together: where the DiT's weights wait, which processes share the work, what is compiled.
+
+`keep_dit` comes while loading, since weights go straight from their files to where they stay; `assemble` does all the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.engine import Engine
+from livetalk_core.models.convolution import lay_channels_last
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.fp8 import require_fp8
+from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DraftVAE, TinyDecoder
+from livetalk_core.models.vae import CausalVAE
+from livetalk_core.parallel.context import SequenceParallel
+from livetalk_core.parallel.group import SequenceGroup
+from livetalk_core.parallel.memory import free_bytes, settle_memory, working_room
+from livetalk_core.parallel.offload import offload_blocks
+from livetalk_core.parallel.vae import parallelize_vae
+
+log = logging.getLogger(__name__)
+
+
+def assemble(
+    engine: Engine, group: SequenceGroup | None = None, *, compile: bool = False, fast: str = "none", tiny: TinyDecoder | None = None
+) -> Engine:
+    """A loaded engine, made ready: its work shared with a group, its frames made by a tiny decoder, in 8 bits, compiled.
+
+    Products are in 8 bits from the first chunk on, on which that is measured. ValueError for what the model or the device cannot do.
+    """
+    dit = engine.models.dit
+    if group is not None:
+        dit.sequence = SequenceParallel(group, dit.config.num_heads, compiled=compile)
+        engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
+    if tiny is not None:
+        draft_with(engine, tiny)
+    if fast == "fp8":
+        require_fp8(dit, engine.device)
+        engine.deviations.fp8 = True
+    if compile:
+        compile_models(dit, engine.models.vae, engine.device)
+        engine.deviations.compiled = True
+    return engine
+
+
+def draft_with(engine: Engine, tiny: TinyDecoder) -> None:
+    """The engine's frames are made by the tiny decoder from now on. ValueError where latents are not Wan 2.1's."""
+    vae = engine.models.vae
+    fits = isinstance(vae, CausalVAE) and (vae.temporal_stride, vae.spatial_stride) == (TEMPORAL_STRIDE, SPATIAL_STRIDE)
+    if not fits or vae.config.z_dim != CHANNELS:
+        raise ValueError(
+            f"--decoder takes latents of the Wan 2.1 VAE, {CHANNELS} channels, and {engine.preset.name} has another VAE, "
+            f"{vae.config.z_dim} channels; leave it out, or choose a model with that VAE"
+        )
+    tiny.to(engine.device, engine.dtype)
+    if engine.device.type == "cuda":
+        lay_channels_last(tiny)
+    draft = DraftVAE(vae, tiny)
+    engine.models, engine.deviations.draft = replace(engine.models, vae=draft), draft
+
+
+def keep_dit(
+    dit: AudioDiT,
+    memory: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    group: SequenceGroup | None = None,
+    encoder_bytes: int = 0,
+    other_bytes: int = 0,
+) -> None:
+    """Move the DiT's weights from the CPU, or the files that are mapped there, to where `memory` says.
+
+    `encoder_bytes`: the largest network that comes for a moment; `other_bytes`: those that come to stay.
+    """
+    if memory == "sharded":
+        from livetalk_core.parallel.sharded import shard_blocks  # here, since what it imports takes 0.7 s
+
+        return shard_blocks(dit, group, dtype)
+    blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
+    count = len(dit.blocks)
+    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
+    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room)
+    if settled == "resident":
+        dit.to(device, dtype)
+    else:
+        dit.runners = offload_blocks(dit, device, dtype, resident=resident)
+    log.info("memory on %s: %s, %d of the DiT's %d blocks stay there", device, settled, resident, count)

@@ -8,6 +8,7 @@ from livetalk_core.models.audio import AudioConfig
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.image import ImageConfig
 from livetalk_core.models.patch_vae import PatchVAEConfig
+from livetalk_core.models.small_dit import SmallDiTConfig
 from livetalk_core.models.text import TextConfig
 from livetalk_core.models.vae import VAEConfig
 from livetalk_core.models.weightless import MelConfig, NoTextConfig, ThumbnailConfig
@@ -71,7 +72,7 @@ def nano() -> Preset:
     vae, audio, text, image = PatchVAEConfig(), MelConfig(), NoTextConfig(), ThumbnailConfig()
     return Preset(
         name="nano",
-        dit=DiTConfig(
+        dit=SmallDiTConfig(
             dim=256, ffn_dim=1024, num_heads=4, num_layers=6, in_dim=2 * vae.z_dim + 4, out_dim=vae.z_dim, freq_dim=128,
             text_dim=text.width, text_len=1, image_dim=image.width,
             audio_dim=audio.layers * audio.width, audio_hidden=768, audio_width=64, audio_tokens=8, predicts="change", picture_in="every",

@@ -19,6 +19,7 @@ from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.image import PUBLISHED_PARTS as IMAGE_PARTS
 from livetalk_core.models.image import ImageConfig, ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.models.text import PUBLISHED_PARTS as TEXT_PARTS
 from livetalk_core.models.text import TextConfig, TextEncoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
@@ -86,7 +87,7 @@ def write_small_folder(folder: Path, seed: int = 0) -> Path:
     preset = replace(preset, dit=replace(preset.dit, dim=48, ffn_dim=64, num_layers=1, audio_hidden=16, audio_width=16, audio_tokens=2))
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    save_file(AudioDiT(preset.dit).state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    save_file(build_dit(preset.dit).state_dict(), folder / "diffusion_pytorch_model.safetensors")
     save_file(PatchVAE(preset.vae).state_dict(), folder / "vae.safetensors")
     (folder / "config.json").write_text(json.dumps(config_of(preset)))
     return folder

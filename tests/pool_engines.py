@@ -93,14 +93,16 @@ def golden(group):
 def golden_reference(engine) -> Reference:
     """The recorded picture, text and features."""
     from livetalk_core.checks.parity import Golden
-    from livetalk_core.engine.engine import encode_condition
+    from livetalk_core.stream.condition import encode_condition, first_latent
 
     _, tensors = Golden(GOLDEN).read("stream")
     pixels_CHW = tensors["in.reference"][0, :, 0]
+    plan = engine.plan(48, 32)
+    cond_CTHW = encode_condition(engine.models.vae, pixels_CHW, plan)
     return Reference(
         text_LD=tensors["in.text"],
         image_LD=tensors["in.clip"][0],
-        cond_CTHW=encode_condition(engine.models.vae, pixels_CHW, engine.plan(48, 32)),
-        first_CTHW=engine.models.vae.encode(pixels_CHW[:, None]),
+        cond_CTHW=cond_CTHW,
+        first_CTHW=first_latent(cond_CTHW, plan),
         pixels_CHW=pixels_CHW,
     )

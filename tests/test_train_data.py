@@ -163,7 +163,9 @@ def test_a_source_that_is_not_there_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def encoders(engine):
     models = engine.models
-    return Encoders(vae=models.vae, audio=engine.encode_audio, text=engine.text_rows, image=engine.image_rows, plan=engine.plan)
+    return Encoders(
+        vae=models.vae, audio=engine.encode_audio, text=engine.text_rows, image=engine.image_rows, plan=engine.plan, dit=engine.preset.dit
+    )
 
 
 def test_an_encoded_clip_is_what_serving_would_encode(engine, encoders):
@@ -196,7 +198,8 @@ def test_a_small_models_clip_is_what_serving_would_encode_with_the_picture_in_ev
     truth = engine.reference(pixels_CHW, clip.caption)
     vae, heard, seen = engine.models.vae, engine.encode_audio, engine.image_rows
     for picture_in in ("every", "first"):
-        encoders = Encoders(vae=vae, audio=heard, text=engine.text_rows, image=seen, plan=engine.plan, picture_in=picture_in)
+        config = replace(engine.preset.dit, picture_in=picture_in)
+        encoders = Encoders(vae=vae, audio=heard, text=engine.text_rows, image=seen, plan=engine.plan, dit=config)
         sample = decode_tensors(clip.key, encode_clip(clip, encoders, CPU), plan)
         cond_CTHW = sample.reference.cond_CTHW
         same = torch.allclose(cond_CTHW[4:, 1:], cond_CTHW[4:, 1:2].expand(-1, 8, -1, -1), atol=1e-5)

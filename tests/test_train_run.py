@@ -220,7 +220,7 @@ def test_the_whole_way_from_drawn_people_to_a_talking_video(tmp_path, published,
     assert main([*arguments, "--dit", *dit, "--set", "steps=1"]) == 0
     exported = tmp_path / "run/diffusion_pytorch_model.safetensors"
     assert json.loads((tmp_path / "run/config.json").read_text()) == {
-        "num_heads": made.DIT.num_heads, "text_len": made.DIT.text_len, "predicts": "velocity", "picture_in": "first",
+        "num_heads": made.DIT.num_heads, "text_len": made.DIT.text_len,
     }  # fmt: skip
     engine = load_engine(published)
     assert load_file(exported).keys() == engine.models.dit.state_dict().keys()

@@ -1,19 +1,17 @@
 """Stage 1: what the network sees, what it is asked, and that it can learn it."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from toys import CPU, SMALL_DIT, pairs, sharded_net, toy_net, toy_sample, toy_sft, toy_state
 
 from livetalk_core.engine.denoiser import PLAIN, DiTDenoiser
-from livetalk_core.models.dit import T_FLOOR, AudioDiT
+from livetalk_core.models.dit import AudioDiT
 from livetalk_core.parallel.train import training_world
 from livetalk_core.train.config import SFT, Optim
 from livetalk_core.train.draws import Draws, shifted
 from livetalk_core.train.learner import Learner, make_optimizers
-from livetalk_core.train.net import NetDenoiser, VelocityNet, net_state, velocity
-from livetalk_core.train.sft import AdaptStage, cut_squares, drop_conditions, noise_sample, sft_loss
+from livetalk_core.train.net import NetDenoiser
+from livetalk_core.train.sft import AdaptStage, drop_conditions, noise_sample, sft_loss
 
 NULL = torch.zeros(2, SMALL_DIT.text_dim)
 KEEP_ALL = {"drop_text_and_audio": 0.0, "drop_text": 0.0, "drop_audio": 0.0}
@@ -38,22 +36,6 @@ def test_the_training_network_is_the_serving_one():
             ours = NetDenoiser(toy_net())(x, t, sample.reference, window)
             assert torch.equal(ours, theirs)
         assert not torch.allclose(ours, DiTDenoiser(dit, cuts=PLAIN)(x, t, sample.reference, sample.window(0)), atol=1e-4)
-
-
-@pytest.mark.parametrize("t", [1.0, 0.625, T_FLOOR, 0.04])
-def test_a_network_that_answers_the_change_is_the_same_in_training_and_serving(t):
-    """Its x0 is reference and answer from the floor of the flow times on; below, so much of the way to it."""
-    config, sample = replace(SMALL_DIT, predicts="change"), toy_sample()
-    dit, net, x, window = AudioDiT(config), VelocityNet(config), torch.randn(sample.plan.latent_shape), sample.window(0)
-    dit.load_state_dict(toy_state())
-    net.load_state_dict(net_state(toy_state()))
-    with torch.no_grad():
-        theirs, ours = (denoise(x, t, sample.reference, window) for denoise in (DiTDenoiser(dit, cuts=PLAIN), NetDenoiser(net)))
-        answer = velocity(toy_net(), x, t, sample.reference, window)
-    assert torch.allclose(ours, theirs, atol=1e-5)
-    share = min(1, t / T_FLOOR)
-    assert torch.allclose(theirs, share * (sample.reference.cond_CTHW[4:] + answer) + (1 - share) * x, atol=1e-5)
-    assert not torch.allclose(theirs, x - t * answer, atol=1e-2), "the control: the same weights, answering the velocity"
 
 
 def test_equation_1_the_input_is_motion_and_noised_latents_then_mask_then_reference(monkeypatch):
@@ -95,104 +77,6 @@ def test_the_answer_for_the_motion_latents_does_not_count():
     answer = torch.randn(1, *sample.plan.latent_shape, requires_grad=True)
     sft_loss(lambda *inputs: answer, [(sample, draws)], config, NULL).backward()
     assert (answer.grad[0, :, :2] == 0).all() and (answer.grad[0, :, 2:] != 0).all()
-
-
-def heard_or_not(heard, unheard):
-    """A network that answers one thing to sound, another to silence."""
-    return lambda x, t, condition, text, image, features, around: torch.stack([heard if clip.any() else unheard for clip in features])
-
-
-def test_where_guided_training_rests_the_answer_is_what_guidance_makes_of_the_data():
-    sample, draws, config = toy_sample(), Draws.of("g"), toy_sft(audio_guidance=1.5, **KEEP_ALL | {"drop_audio": 1e-9})
-    wanted = noise_sample(sample, draws, config, NULL).target_CTHW
-    unheard = torch.randn_like(wanted)
-    guided = unheard + 1.5 * (wanted - unheard)
-    losses = [float(sft_loss(heard_or_not(v, unheard), [(sample, draws)], config, NULL)) for v in (guided, wanted)]
-    assert losses[0] < 1e-10 and losses[1] > 0.1
-
-
-def test_guided_training_leaves_samples_without_sound_as_they_were():
-    config = toy_sft(audio_guidance=3.0, **KEEP_ALL | {"drop_audio": 1.0})
-    batch = pairs([toy_sample(0), toy_sample(1)])
-    with torch.no_grad():
-        guided, plain = (sft_loss(toy_net(), batch, c, NULL) for c in (config, replace(config, audio_guidance=1.0)))
-    assert torch.equal(guided, plain)
-
-
-def test_no_gradient_goes_through_what_guides():
-    sample, draws, config = toy_sample(), Draws.of("g"), toy_sft(audio_guidance=2.0, **KEEP_ALL | {"drop_audio": 1e-9})
-    row = noise_sample(sample, draws, config, NULL)
-    heard, unheard = (torch.randn_like(row.x_CTHW).requires_grad_() for _ in range(2))
-    sft_loss(heard_or_not(heard, unheard), [(sample, draws)], config, NULL).backward()
-    error = (heard - row.target_CTHW - 0.5 * (heard - unheard)).detach()
-    count = row.x_CTHW.shape[0] * row.weight_THW.sum()
-    assert unheard.grad is None and torch.allclose(heard.grad, 2 * error * row.weight_THW / count, atol=1e-7)
-
-
-def test_guidance_is_learned_from_the_step_asked_for(world):
-    """A second pass, without sound, from step 1 on."""
-    config = toy_sft(audio_guidance=2.0, guided_from=1, **KEEP_ALL | {"drop_audio": 1e-9})
-    stage = AdaptStage(config, Learner(sharded_net(), Optim(lr=1e-9)), NULL)
-    heard = []
-    stage.learner.net.register_forward_pre_hook(lambda net, inputs: heard.append(bool(inputs[5].any())))
-    stage.step([pairs([toy_sample()])], Draws.of("all"), 0)
-    assert heard == [True]
-    stage.step([pairs([toy_sample()])], Draws.of("all"), 1)
-    assert heard == [True, True, False]
-
-
-@pytest.mark.parametrize(
-    "changes, message", [({"audio_guidance": 0.5}, "must be 1"), ({"audio_guidance": 1.5, **KEEP_ALL}, "drop_audio=0.1")]
-)
-def test_guidance_that_cannot_be_learned_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        toy_sft(**changes)
-
-
-def test_squares_are_whole_tokens_of_everything_that_has_a_place():
-    sample = toy_sample()
-    height, width = sample.latents_KCTHW.shape[-2:]
-    numbers = torch.arange(height * width, dtype=torch.float32).view(height, width)
-    sample = replace(
-        sample,
-        latents_KCTHW=numbers.expand(sample.latents_KCTHW.shape),
-        reference=replace(sample.reference, cond_CTHW=numbers.expand(sample.reference.cond_CTHW.shape)),
-    )
-    places = set()
-    for i in range(20):
-        pieces = cut_squares(sample, Draws.of("square", i), toy_sft(square=1, squares=2))
-        assert len({draws.where for _, draws in pieces}) == 2, "each has its own chance"
-        for piece, _ in pieces:
-            square = piece.latents_KCTHW[0, 0, 0]
-            assert square.shape == piece.mouth_HW.shape == (2, 2) and torch.equal(square, piece.reference.cond_CTHW[0, 0])
-            top, left = divmod(int(square[0, 0]), width)
-            assert top % 2 == left % 2 == 0 and torch.equal(square, numbers[top : top + 2, left : left + 2])
-            places.add((top, left))
-    assert len(places) == height * width // 4, "all places are drawn"
-
-
-def test_every_other_square_is_at_the_mouth():
-    sample = toy_sample()
-    mouth_HW = torch.zeros_like(sample.mouth_HW)
-    mouth_HW[-1, -1] = 1
-    found = [
-        bool(piece.mouth_HW.any())
-        for i in range(200)
-        for piece, _ in cut_squares(replace(sample, mouth_HW=mouth_HW), Draws.of("at the mouth", i), toy_sft(square=1))
-    ]
-    tokens = mouth_HW.numel() // 4
-    assert abs(sum(found) / 200 - (0.5 + 0.5 / tokens)) < 0.1
-
-
-def test_whole_pictures_come_after_the_squares_and_too_large_squares_are_refused(world):
-    assert toy_sft(square=1, whole_from=3).at(2).square == 1 and toy_sft(square=1, whole_from=3).at(3).square == 0
-    sample, draws = toy_sample(), Draws.of("whole")
-    assert cut_squares(sample, draws, toy_sft()) == [(sample, draws)]
-    with pytest.raises(ValueError, match=r"square=99 must be at most \d+: \S+ has \d+x\d+ tokens"):
-        cut_squares(sample, draws, toy_sft(square=99))
-    stage = AdaptStage(toy_sft(square=1, squares=3, whole_from=1), Learner(sharded_net(), Optim(lr=1e-3)), NULL)
-    results = [stage.step([pairs([toy_sample(0), toy_sample(1)])], draws, number)["loss"] for number in range(2)]
-    assert all(loss.isfinite() for loss in results)
 
 
 def test_both_numbers_of_motion_latents_and_all_windows_are_drawn():
@@ -326,17 +210,3 @@ def test_the_rate_falls_in_a_line_from_one_update_to_another():
     optim = Optim(lr=1e-3, warmup=1, fall=(4, 7))
     assert [optim.rate(n) for n in range(1, 10)] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4, 0, 0])
     assert Optim(lr=1e-3).rate(10**6) == 1e-3
-
-
-def test_samples_of_little_noise_count_by_the_square_of_their_time():
-    share = []
-    for n in range(20):
-        draws = Draws.of("weight", n)
-        configs = [toy_sft(full_weight_from=at, **KEEP_ALL) for at in (0.0, 0.8)]
-        plain, weighed = (noise_sample(toy_sample(), draws, config, NULL) for config in configs)
-        assert plain.importance == 1 and weighed.importance == pytest.approx(min(1, weighed.t / 0.8) ** 2)
-        with torch.no_grad():
-            full, less = (float(sft_loss(toy_net(), [(toy_sample(), draws)], config, NULL)) for config in configs)
-        assert less == pytest.approx(weighed.importance * full, rel=1e-5)
-        share.append(weighed.importance)
-    assert min(share) < 0.5 and max(share) == 1

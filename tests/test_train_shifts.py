@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from toys import SMALL_VAE
 
-from livetalk_core.models.dit import AudioDiT, surround
 from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.small_dit import SmallDiT, SmallDiTConfig, surround
 from livetalk_core.presets import tiny
 from livetalk_core.train.films import PixelClip
 from livetalk_core.train.shifts import likely_moves, moved, shift_kernels, still_latents
@@ -50,7 +50,7 @@ def test_few_parts_weighted_come_near_every_move_of_a_picture_they_were_not_made
     vae, others = small_vae(smooth_pictures(12, 0)), smooth_pictures(4, 1)
     left = {}
     for parts in (3, 8):
-        dit = AudioDiT(replace(tiny().dit, in_dim=2 * 48 + 4, out_dim=48, predicts="change", shifts=parts))
+        dit = SmallDiT(SmallDiTConfig(**vars(tiny().dit) | {"in_dim": 2 * 48 + 4, "out_dim": 48}, predicts="change", shifts=parts))
         state = shift_kernels(vae, smooth_pictures(12, 0), parts)
         dit.load_state_dict(dit.state_dict() | state)
         with torch.no_grad():

@@ -10,17 +10,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.small_dit import SmallDiTConfig
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.train import shard
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import Preset, tiny
-from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run
+from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, SmallSFT
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
 from livetalk_core.train.run import Job, no_units
 from livetalk_core.train.sample import Sample, decode_tensors
 from livetalk_core.train.shards import NULL_KEY, ShardWriter
+from livetalk_core.train.small_net import make_net
 from livetalk_core.train.tokenizer import Autoencoder, autoencoder_state
 
 CPU = torch.device("cpu")
@@ -75,6 +77,12 @@ def sharded_net(seed: int = 0, **how) -> nn.Module:
     return shard(lambda: VelocityNet(SMALL_DIT), net_state(toy_state(seed)), blocks_of, CPU, **how)
 
 
+def sharded_small_net(seed: int = 0) -> nn.Module:
+    """Of the small model's kind, which moves its picture."""
+    config = SmallDiTConfig(**vars(SMALL_DIT), predicts="change", shifts=2)
+    return shard(lambda: make_net(config), net_state(fresh_state(config, seed)), blocks_of, CPU)
+
+
 def toy_vae_state() -> dict[str, Tensor]:
     """A small VAE's weights under Autoencoder's names, always the same."""
     with torch.random.fork_rng(devices=[]):
@@ -93,6 +101,10 @@ def pairs(samples: list[Sample], *where: object) -> list[tuple[Sample, Draws]]:
 
 def toy_sft(**changes) -> SFT:
     return replace(SFT(optim=Optim(lr=1e-3)), **changes)
+
+
+def toy_small_sft(**changes) -> SmallSFT:
+    return replace(SmallSFT(optim=Optim(lr=1e-3)), **changes)
 
 
 def toy_dmd(**changes) -> DMD:

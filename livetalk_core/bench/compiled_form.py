@@ -16,7 +16,7 @@ from livetalk_core.bench.fused import Fused, fuse, fuse_pieces
 from livetalk_core.bench.networks import META, default_dtype, random_engine
 from livetalk_core.engine.denoiser import Cuts
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
-from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.models.vae import DECODER_FORM, CausalVAE, fit_groups
 from livetalk_core.presets import Preset, livetalk_14b
 from livetalk_core.stream.session import DECODE_GROUPS
@@ -61,7 +61,7 @@ def weightless_inputs(preset: Preset, size: tuple[int, int], dtype: torch.dtype)
     engine = random_engine(preset, META, dtype)
     inputs = Inputs(engine, engine.plan(*size), Cuts(), preset.steps)
     with FakeTensorMode(), default_dtype(dtype):
-        dit, vae = (network.requires_grad_(False) for network in (AudioDiT(preset.dit), CausalVAE(preset.vae)))
+        dit, vae = (network.requires_grad_(False) for network in (build_dit(preset.dit), CausalVAE(preset.vae)))
         lay_channels_last(vae)
         fold_kernels(vae)
         engine.device, engine.models = torch.device("cpu"), replace(engine.models, dit=dit, vae=vae)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
-from livetalk_core.engine.engine import Engine, encode_condition
+from livetalk_core.engine.engine import Engine
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.condition import encode_condition
 from livetalk_core.stream.flow import flow_times
 from livetalk_core.stream.session import DECODE_GROUPS, Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
@@ -135,9 +136,9 @@ class Inputs:
         return partial(self.engine.models.vae.encode, self.video(self.plan.motion_frames).float())
 
     def condition(self) -> Call:
-        """The condition, and the motion latents of the first chunk."""
-        vae, pixels_CHW = self.engine.models.vae, self.video(1)[:, 0]
-        return lambda: (encode_condition(vae, pixels_CHW, self.plan, self.engine.preset.dit.picture_in), vae.encode(pixels_CHW[:, None]))
+        """The condition, which has the motion latents of the first chunk in it."""
+        picture_frames = self.engine.preset.dit.picture_frames(self.plan.chunk_frames)
+        return partial(encode_condition, self.engine.models.vae, self.video(1)[:, 0], self.plan, picture_frames)
 
     def audio_encoder(self) -> Call:
         return partial(self.engine.models.audio, self.random(self.plan.context_samples, dtype=torch.float32) * 0.1)

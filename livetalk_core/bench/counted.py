@@ -17,8 +17,8 @@ from livetalk_core.bench.plain import make_plain
 from livetalk_core.engine.assemble import draft_with
 from livetalk_core.engine.denoiser import PLAIN, Cuts
 from livetalk_core.engine.engine import Engine
-from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.rope import Grid
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
@@ -79,7 +79,7 @@ def count_components(preset: Preset, size: tuple[int, int], dtype: torch.dtype, 
 def count_weights(preset: Preset) -> int:
     """Weights of the DiT."""
     with META:
-        return sum(weight.numel() for weight in AudioDiT(preset.dit).parameters())
+        return sum(weight.numel() for weight in build_dit(preset.dit).parameters())
 
 
 def plain_calls(engine: Engine, plan: StreamPlan) -> dict[str, tuple[Engine, Callable]]:

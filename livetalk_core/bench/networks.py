@@ -11,7 +11,7 @@ import torch
 
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.load import KINDS, gather_models
-from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.presets import Preset
 
 META = torch.device("meta")
@@ -21,7 +21,7 @@ def random_engine(preset: Preset, device: torch.device, dtype: torch.dtype) -> E
     """An engine with random weights made where they stay; on the meta device there are none. Precision of each network as on a GPU."""
     half = dtype != torch.float32
     kinds = {"audio": torch.float32, "image": torch.float16 if half else torch.float32}
-    parts = {name: KINDS[type(vars(preset)[name])] for name in ("vae", "audio", "text", "image")} | {"dit": AudioDiT}
+    parts = {name: KINDS[type(vars(preset)[name])] for name in ("vae", "audio", "text", "image")} | {"dit": build_dit}
     built = {}
     for name, kind in parts.items():
         with torch.device(device), default_dtype(kinds.get(name, dtype)):

@@ -17,7 +17,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import DiTDenoiser
-from livetalk_core.engine.engine import encode_condition
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
 from livetalk_core.models.convolution import fold_kernels
@@ -27,6 +26,7 @@ from livetalk_core.models.text import TextEncoder, map_text_keys, text_config_fr
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.color import lab_stats, match_color
+from livetalk_core.stream.condition import encode_condition, first_latent
 from livetalk_core.stream.flow import flow_times
 from livetalk_core.stream.session import Session
 from livetalk_core.stream.window import LiveWindows
@@ -191,7 +191,7 @@ def check_stream(golden: Golden) -> Errors:
         text_LD=tensors["in.text"],
         image_LD=tensors["in.clip"][0],
         cond_CTHW=condition,
-        first_CTHW=golden.vae.encode(pixels_CHW[:, None]),
+        first_CTHW=first_latent(condition, plan),
         pixels_CHW=pixels_CHW,
     )
     settings = StreamSettings(

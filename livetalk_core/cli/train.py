@@ -128,7 +128,7 @@ def run_prepare(options: argparse.Namespace, engine, choose) -> int:
         text=engine.text_rows,
         image=engine.image_rows,
         plan=engine.plan,
-        picture_in=engine.preset.dit.picture_in,
+        dit=engine.preset.dit,
     )
     negative = NEGATIVE_PROMPT if options.negative is None else options.negative
     added = prepare(clips, encoders, options.out, engine.device, source=options.source, negative=negative, part=f"{part:03d}")

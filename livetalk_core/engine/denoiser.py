@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.models.audio_attention import AbsorbedAudio
-from livetalk_core.models.dit import AudioDiT, EmbeddedCondition, TimeEmbedding, to_velocity
+from livetalk_core.models.dit import AudioDiT, EmbeddedCondition, TimeEmbedding
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue
 from livetalk_core.types import AudioWindow, Reference
@@ -66,7 +66,7 @@ class DiTDenoiser:
             reference.speaker_masks_KHW,
             motion_latents if self.cuts.skip_motion else 0,
         )
-        return x_CTHW - t * to_velocity(answer[0], x_CTHW, t, reference.cond_CTHW, self.dit.config.predicts)
+        return x_CTHW - t * self.dit.to_velocity(answer[0], x_CTHW, t, reference.cond_CTHW)
 
     def hold_reference(self, reference: Reference) -> None:
         """Compute what picture, prompt and schedule give: constant over the stream."""

@@ -26,13 +26,11 @@ from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
 from livetalk_core.stream.color import match_color
+from livetalk_core.stream.condition import encode_condition, first_latent
 from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings, VideoVAE
-
-ENCODE_GROUPS = (1, 2)
-"""Latent frames of the condition encoded at a time, to bound memory."""
+from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +69,14 @@ class Engine:
         """
         plan = self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
         pixels_CHW = pixels_CHW.to(self.device, self.dtype)
+        picture_frames = self.preset.dit.picture_frames(plan.chunk_frames)
         with self.turn:
+            cond_CTHW = encode_condition(self.models.vae, pixels_CHW, plan, picture_frames)
             return Reference(
                 text_LD=self.text_rows(prompt),
                 image_LD=self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
-                cond_CTHW=encode_condition(self.models.vae, pixels_CHW, plan, self.preset.dit.picture_in),
-                first_CTHW=self.models.vae.encode(pixels_CHW[:, None]),
+                cond_CTHW=cond_CTHW,
+                first_CTHW=first_latent(cond_CTHW, plan),
                 pixels_CHW=pixels_CHW,
                 speaker_masks_KHW=None if speaker_masks_KHW is None else speaker_masks_KHW.to(self.device),
             )
@@ -230,13 +230,3 @@ class Stream:
 
     def close(self) -> None:
         """Nothing to free: memory goes with the object."""
-
-
-def encode_condition(vae: VideoVAE, pixels_CHW: Tensor, plan: StreamPlan, picture_in: str = "first") -> Tensor:
-    """[4 + 16, t, h, w]: a mask that is 1 in the first latent frame, and latents of [picture, grey, grey, ...], or of the still picture."""
-    video_CTHW = torch.zeros(3, plan.chunk_frames, plan.height, plan.width, dtype=pixels_CHW.dtype, device=pixels_CHW.device)
-    video_CTHW[:, : 1 if picture_in == "first" else None] = pixels_CHW[:, None]
-    latents_CTHW = vae.encode(video_CTHW, ENCODE_GROUPS)
-    mask_CTHW = torch.zeros(plan.temporal_stride, *latents_CTHW.shape[1:], dtype=latents_CTHW.dtype, device=latents_CTHW.device)
-    mask_CTHW[:, 0] = 1
-    return torch.cat([mask_CTHW, latents_CTHW])

@@ -17,9 +17,9 @@ from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
-from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
@@ -137,7 +137,7 @@ def build_random(
     """An engine with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        dit = AudioDiT(preset.dit)
+        dit = build_dit(preset.dit)
         vae, audio, text, image = (KINDS[type(config)](config) for config in (preset.vae, preset.audio, preset.text, preset.image))
     keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group)
     for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.engine.engine import ENCODE_GROUPS, Engine, Stream
+from livetalk_core.engine.engine import Engine, Stream
 from livetalk_core.evaluate.measures import (
     background_mask,
     best_lag,
@@ -26,6 +26,7 @@ from livetalk_core.evaluate.measures import (
     steps_between,
 )
 from livetalk_core.evaluate.reader import READS, Reader
+from livetalk_core.stream.condition import ENCODE_GROUPS
 from livetalk_core.stream.session import DECODE_GROUPS, to_uint8
 from livetalk_core.train.sample import to_signed
 from livetalk_core.types import StreamSettings

@@ -25,8 +25,6 @@ from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceR
 
 TEXT_ROWS = 64
 """Keys of a prompt come in multiples of this."""
-T_FLOOR = 0.1
-"""Flow time below which x is nearly x0, and what a model says of x0 counts less and less."""
 
 
 class TimeEmbedding(NamedTuple):
@@ -41,8 +39,6 @@ class EmbeddedCondition(NamedTuple):
 
     tokens_BLD: Tensor
     grid: Grid
-    shifted_BSCHW: Tensor | None = None
-    """What each of the S kernels that move the reference latents adds to them."""
 
 
 class AudioDiT(nn.Module):
@@ -60,7 +56,6 @@ class AudioDiT(nn.Module):
         self.audio_proj = AudioProjection(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
-        self.shifts = nn.Conv2d(config.out_dim, config.shifts * config.out_dim, kernel_size=3) if config.shifts else None
         self.runners: Sequence[BlockRunner] = list(self.blocks)
         """What runs each block."""
         self.sequence: SequenceRunner = WholeSequence()
@@ -75,21 +70,20 @@ class AudioDiT(nn.Module):
         speaker_masks_KHW: Tensor | None = None,
         skip_frames: int = 0,
     ) -> Tensor:
-        """The answer [B, 16, T, H, W] float32, see `to_velocity`; 0 in the first `skip_frames` latent frames, which nobody asks for.
+        """The answer [B, 16, T, H, W] float32: the velocity; 0 in the first `skip_frames` latent frames, which nobody asks for.
 
         `condition` [B, 4 + 16, T, H, W] or what `embed_condition` made of it; `context` and `audio` have an item a block.
         Masks are needed for two people, and then nothing is skipped.
         """
         if isinstance(condition, Tensor):
             condition = self.embed_condition(condition)
-        tokens_BLD, grid, shifted_BSCHW = condition
-        x_BLD = tokens_BLD + self.patch_tokens(latent_BCTHW, slice(0, latent_BCTHW.shape[1]))
+        grid = condition.grid
+        x_BLD = condition.tokens_BLD + self.patch_tokens(latent_BCTHW, slice(0, latent_BCTHW.shape[1]))
         masks_KL = None if speaker_masks_KHW is None else token_masks(speaker_masks_KHW, latent_BCTHW.shape[-2:], self.config.patch_size)
         skip = skip_frames * grid.tokens_per_frame if masks_KL is None else 0
         run = partial(self.run_blocks, time=time, context=context, audio=audio, masks_KL=masks_KL)
         x_BLD = self.sequence.run(run, x_BLD, grid, skip)
-        answer_BXTHW = self.unpatchify(F.pad(x_BLD, (0, 0, skip, 0)), latent_BCTHW.shape)
-        return answer_BXTHW if shifted_BSCHW is None else mix_shifts(answer_BXTHW, shifted_BSCHW)
+        return self.unpatchify(F.pad(x_BLD, (0, 0, skip, 0)), latent_BCTHW.shape)
 
     def run_blocks(self, x_BLD, grid: Grid, skip: int, attention: Attention, *, time: TimeEmbedding, context, audio, masks_KL) -> Tensor:
         """All blocks and the head on the tokens in hand; its output begins at token `skip` of these."""
@@ -98,26 +92,18 @@ class AudioDiT(nn.Module):
             x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL, skip if last else 0, attention)
         return self.head(x_BLD, time.head_BD)
 
-    def embed_condition(self, condition_BCTHW: Tensor, around_BCHW: Tensor | None = None) -> EmbeddedCondition:
-        """The condition's part of the patch embedding, and the chunk's grid: tokens in frame, row, column order.
+    def to_velocity(self, answer: Tensor, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:
+        """The flow's velocity from an answer [..., C, T, H, W] at x and t: what the published model answers."""
+        return answer
 
-        `around_BCHW`: the picture's latents with one more on each side, where the condition is a part of a picture and that is known.
-        """
+    def embed_condition(self, condition_BCTHW: Tensor) -> EmbeddedCondition:
+        """The condition's part of the patch embedding, and the chunk's grid: tokens in frame, row, column order."""
         first = self.config.in_dim - condition_BCTHW.shape[1]
         tokens_BLD = self.patch_tokens(condition_BCTHW, slice(first, None)) + self.patch_embedding.bias
         frames, size = condition_BCTHW.shape[2], condition_BCTHW.shape[-2:]
         rows, columns = (n // self.config.patch_size for n in size)
         cos_LK, sin_LK = rope_table(frames, rows, columns, self.config.dim // self.config.num_heads, tokens_BLD.device)
-        return EmbeddedCondition(tokens_BLD, Grid(cos_LK, sin_LK, rows * columns), self.shift_picture(condition_BCTHW, around_BCHW))
-
-    def shift_picture(self, condition_BCTHW: Tensor, around_BCHW: Tensor | None) -> Tensor | None:
-        """[B, S, C, H, W] float32: what each kernel adds to the first latent frame's picture."""
-        if self.shifts is None:
-            return None
-        channels = self.config.out_dim
-        if around_BCHW is None:
-            around_BCHW = surround(condition_BCTHW[:, -channels:, 0])
-        return self.shifts(around_BCHW.to(self.shifts.weight.dtype)).unflatten(1, (-1, channels)).float()
+        return EmbeddedCondition(tokens_BLD, Grid(cos_LK, sin_LK, rows * columns))
 
     def patch_tokens(self, x_BCTHW: Tensor, channels: slice) -> Tensor:
         """Some input channels' share of the patch embedding, without its bias: [B, L, D]."""
@@ -255,34 +241,11 @@ class Head(nn.Module):
         super().__init__()
         self.eps = config.eps
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
-        self.head = nn.Linear(config.dim, config.patch_size**2 * (config.out_dim + config.shifts))
+        self.head = nn.Linear(config.dim, config.patch_size**2 * config.answer_dim)
 
     def forward(self, x_BLD: Tensor, time_BD: Tensor) -> Tensor:
         shift, scale = (self.modulation.float() + time_BD[:, None]).split(1, dim=1)
         return linear_fp32(self.head, modulate(x_BLD, shift, scale, self.eps, dtype=torch.float32))
-
-
-def to_velocity(answer: Tensor, x: Tensor, t: Tensor | float, condition: Tensor, predicts: str) -> Tensor:
-    """The flow's velocity from a DiT's answer [..., C, T, H, W] at x: itself, or (x - x0) / t with x0 = reference latents + answer.
-
-    Below T_FLOOR the division is as if at it. The reference latents are the last C channels of the condition.
-    """
-    if predicts == "velocity":
-        return answer
-    reference = condition.narrow(-4, condition.shape[-4] - x.shape[-4], x.shape[-4])
-    return (x - reference - answer) / (max(t, T_FLOOR) if isinstance(t, float) else t.clamp_min(T_FLOOR))
-
-
-def mix_shifts(answer_BXTHW: Tensor, shifted_BSCHW: Tensor) -> Tensor:
-    """[B, C, T, H, W]: the answer's first C channels, and of each kernel's share as much as one of the S others says."""
-    ways, channels = shifted_BSCHW.shape[1:3]
-    change_BCTHW, weight_BSTHW = answer_BXTHW.split((channels, ways), dim=1)
-    return change_BCTHW + torch.einsum("bsthw,bschw->bcthw", weight_BSTHW, shifted_BSCHW)
-
-
-def surround(picture_BCHW: Tensor) -> Tensor:
-    """Latents with one more on each side, which repeats the outermost."""
-    return F.pad(picture_BCHW, (1, 1, 1, 1), mode="replicate")
 
 
 def timestep_features(timestep_B: Tensor, width: int) -> Tensor:

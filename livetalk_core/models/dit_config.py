@@ -28,18 +28,12 @@ class DiTConfig:
     patch_size: int = 2
     temporal_stride: int = 4
     eps: float = 1e-6
-    predicts: str = "velocity"
-    """velocity, or change: x0 less the reference latents. A narrow model can say that of wide latents, since it need repeat neither the
-    noise (Li and He 2025) nor what stays."""
-    picture_in: str = "first"
-    """The latent frames whose condition has the picture: the first, the others grey, as published; or every."""
-    shifts: int = 0
-    """Kernels that move the reference latents, for a change to be mixed of too, place by place (Jia et al. 2016): what a head's motion
-    does to wide latents, a narrow model need only point at."""
 
-    def __post_init__(self) -> None:
-        for name, allowed in (("predicts", ("velocity", "change")), ("picture_in", ("first", "every"))):
-            if vars(self)[name] not in allowed:
-                raise ValueError(f"{name}={vars(self)[name]!r} must be {' or '.join(allowed)}")
-        if self.shifts and self.predicts != "change":
-            raise ValueError(f"shifts={self.shifts} are part of a change; set predicts='change', or shifts=0")
+    @property
+    def answer_dim(self) -> int:
+        """Channels of the answer: the velocity's."""
+        return self.out_dim
+
+    def picture_frames(self, frames: int) -> int:
+        """How many of a condition's video frames show the picture, from the first on; the others are grey."""
+        return 1

@@ -19,6 +19,7 @@ from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.small_dit import build_dit, choose_config
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 
@@ -114,7 +115,7 @@ def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, device
     """The DiT of these tensors (see dit_config_from for `known`)."""
     refuse_scaled(tensors, "the DiT")
     config = dit_config_from(shapes_of(tensors), **known)
-    return build(lambda: AudioDiT(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
+    return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
 
 
 def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
@@ -177,7 +178,7 @@ def dit_config_from(
         raise ValueError(f"dim={dim} of the DiT is not a multiple of its published head size {HEAD_DIM}; give num_heads in config.json")
     rows = shapes["head.head.weight"][0] // patch_size**2
     shifts = shapes["shifts.weight"][0] // shapes["shifts.weight"][1] if "shifts.weight" in shapes else 0
-    return DiTConfig(
+    return choose_config(
         dim=dim,
         ffn_dim=shapes["blocks.0.ffn.0.weight"][0],
         num_heads=num_heads or dim // HEAD_DIM,

@@ -88,6 +88,19 @@ class SFT:
     drop_text_and_audio: float = 0.05
     drop_text: float = 0.05
     drop_audio: float = 0.0
+    mouth_weight: float = 0.0
+    """Added to the loss weight of 1 where the mouth is."""
+
+    def __post_init__(self) -> None:
+        total = self.drop_text_and_audio + self.drop_text + self.drop_audio
+        if not 0 <= total <= 1:
+            raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallSFT(SFT):
+    """Stage 1 of the small model: cheaper, since its clips are cut, and stronger, since it learns guidance."""
+
     audio_guidance: float = 1.0
     """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
     guided_from: int = 0
@@ -97,15 +110,11 @@ class SFT:
     squares: int = 1
     """Of each clip, each at its own time with its own noise."""
     whole_from: int = 0
-    mouth_weight: float = 0.0
-    """Added to the loss weight of 1 where the mouth is."""
     full_weight_from: float = 0.0
     """Flow time below which a sample's loss counts (t / this)^2: a network that answers x0 errs by 1 / t in the velocity."""
 
     def __post_init__(self) -> None:
-        total = self.drop_text_and_audio + self.drop_text + self.drop_audio
-        if not 0 <= total <= 1:
-            raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
+        SFT.__post_init__(self)
         if self.audio_guidance < 1:
             raise ValueError(f"audio_guidance={self.audio_guidance} must be 1 (none) or more; 1.5 is usual for a small model")
         if self.squares < 1:
@@ -113,7 +122,7 @@ class SFT:
         if self.audio_guidance > 1 and not self.drop_audio + self.drop_text_and_audio:
             raise ValueError(f"audio_guidance={self.audio_guidance} needs samples without sound to compare with; set drop_audio=0.1")
 
-    def at(self, step: int) -> SFT:
+    def at(self, step: int) -> SmallSFT:
         """What holds at this step, without what begins later or is over."""
         guidance = self.audio_guidance if step >= self.guided_from else 1.0
         return replace(self, audio_guidance=guidance, square=0 if step >= self.whole_from else self.square)

@@ -23,7 +23,7 @@ from livetalk_core.train.draws import Draws
 from livetalk_core.train.manifest import Stretch
 from livetalk_core.train.sample import Clip
 
-FPS, SAMPLES_PER_FRAME = 25, 640
+FPS, SAMPLES_PER_FRAME = StreamPlan.fps, StreamPlan.sample_rate // StreamPlan.fps
 BESIDE = 33
 """The reference is at most this many frames before or after its clip: further away the person has changed, within it the pose is copied."""
 AROUND_S = 2

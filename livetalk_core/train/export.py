@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from livetalk_core.models.small_dit import SmallDiTConfig
 from livetalk_core.models.weightless import MelConfig
 from livetalk_core.parallel.train import is_first
 from livetalk_core.presets import Preset
@@ -26,7 +27,9 @@ def export_net(net: nn.Module, prefix: str, path: Path, dtype: torch.dtype, mode
 
 def config_of(model: Preset) -> dict[str, object]:
     """config.json: what a loader cannot read from the tensors."""
-    config = {name: vars(model.dit)[name] for name in ("num_heads", "text_len", "predicts", "picture_in")}
+    config = {"num_heads": model.dit.num_heads, "text_len": model.dit.text_len}
+    if isinstance(model.dit, SmallDiTConfig):
+        config |= {"predicts": model.dit.predicts, "picture_in": model.dit.picture_in}
     return config | ({"preset": model.name} if isinstance(model.audio, MelConfig) else {})
 
 

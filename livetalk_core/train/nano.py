@@ -26,13 +26,14 @@ from livetalk_core.train.audio_pretraining import Lesson, examine, teach, write_
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
-from livetalk_core.train.net import VelocityNet, fresh_state, net_state
+from livetalk_core.train.net import fresh_state, net_state
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders, to_signed
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.shifts import shift_kernels
+from livetalk_core.train.small_net import SmallVelocityNet
 from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 from livetalk_core.types import StreamSettings
 
@@ -74,7 +75,7 @@ def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
 
 def collect_errors(dit: Path, data: Path, folder: Path) -> int:
     """What the trained DiT gets wrong of samples from the first to the last, as it is served."""
-    preset, net = nano(), VelocityNet(nano().dit)
+    preset, net = nano(), SmallVelocityNet(nano().dit)
     net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
     schedule = preset.settled(StreamSettings(steps=preset.steps))
     return write_errors(net, open_shards(data, preset.plan), folder, schedule, MISTAKEN)
@@ -139,7 +140,7 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
         text=lambda prompt: read(*no_tokens(prompt)),
         image=see,
         plan=preset.plan,
-        picture_in=preset.dit.picture_in,
+        dit=preset.dit,
     )
     return prepare(film_clips(films, CAPTION, AROUND_FRAMES), encoders, data, cpu, source="talker")
 

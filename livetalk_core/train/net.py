@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from livetalk_core.models.dit import AudioDiT, Block, to_velocity
+from livetalk_core.models.dit import Block, EmbeddedCondition
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import KeyValue, heads
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.types import AudioWindow, Reference
 
 
@@ -22,7 +23,7 @@ class VelocityNet(nn.Module):
 
     def __init__(self, config: DiTConfig):
         super().__init__()
-        self.dit = AudioDiT(config)
+        self.dit = build_dit(config)
 
     def forward(
         self,
@@ -32,12 +33,22 @@ class VelocityNet(nn.Module):
         text_BLD: Tensor,
         image_BLD: Tensor,
         features_BPTWX: Tensor,
-        around_BCHW: Tensor | None = None,
     ) -> Tensor:
-        """v [B, C, T, H, W] float32 at flow times t in [0, 1]. Text has at most `text_len` rows; features [B, P, 4 T - 3, W, S x D].
+        """v [B, C, T, H, W] float32 at flow times t in [0, 1]. Text has at most `text_len` rows; features [B, P, 4 T - 3, W, S x D]."""
+        embedded = self.dit.embed_condition(condition_BCTHW)
+        return self.velocity(x_BCTHW, t_B, condition_BCTHW, embedded, text_BLD, image_BLD, features_BPTWX)
 
-        `around_BCHW`: see `AudioDiT.embed_condition`.
-        """
+    def velocity(
+        self,
+        x_BCTHW: Tensor,
+        t_B: Tensor,
+        condition_BCTHW: Tensor,
+        embedded: EmbeddedCondition,
+        text_BLD: Tensor,
+        image_BLD: Tensor,
+        features_BPTWX: Tensor,
+    ) -> Tensor:
+        """The same, of a condition that is embedded already."""
         dit = self.dit
         dtype = dit.patch_embedding.weight.dtype
         missing = dit.config.text_len - text_BLD.shape[1]
@@ -46,9 +57,8 @@ class VelocityNet(nn.Module):
         tokens_BTAD = dit.audio_proj(features_BPTWX.to(dtype))
         context = [LateContext(block, text_BLD, image_BLD) for block in dit.blocks]
         audio = [LateAudio(block, tokens_BTAD, features_BPTWX.shape[1]) for block in dit.blocks]
-        condition = dit.embed_condition(condition_BCTHW, around_BCHW)
-        answer_BCTHW = dit(x_BCTHW, condition, dit.embed_time(1000 * t_B.float()), context, audio)
-        return to_velocity(answer_BCTHW, x_BCTHW, t_B.view(-1, 1, 1, 1, 1), condition_BCTHW, dit.config.predicts)
+        answer_BCTHW = dit(x_BCTHW, embedded, dit.embed_time(1000 * t_B.float()), context, audio)
+        return dit.to_velocity(answer_BCTHW, x_BCTHW, t_B.view(-1, 1, 1, 1, 1), condition_BCTHW)
 
 
 class LateContext:
@@ -115,7 +125,7 @@ def fresh_state(config: DiTConfig, seed: int) -> dict[str, Tensor]:
     """A DiT's first weights for training from nothing: Xavier, small embeddings, a head that says zero. Same seed, same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        dit = AudioDiT(config)
+        dit = build_dit(config)
         for module in dit.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

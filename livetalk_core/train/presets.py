@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from livetalk_core.presets import livetalk_14b, nano
-from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, Tokenizer
+from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, SmallSFT, Tokenizer
 
 GIVEN = ("audio_proj", "shifts")
 """What the small model has before Stage 1, and keeps: its hearing, and the kernels that move a picture."""
@@ -61,7 +61,7 @@ def sft_nano() -> Recipe:
             steps=4000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.995, ema_start=300,
             save_every=100, validate_every=4000, validate_chunks=3, log_every=10,
         ),
-        stage=SFT(
+        stage=SmallSFT(
             optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=GIVEN),
             square=4, squares=2, whole_from=3550, audio_guidance=1.5, guided_from=3200,
             shift=3.0, full_weight_from=0.4, noise_motion=0.1,

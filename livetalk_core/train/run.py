@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from livetalk_core.models import weights
-from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.small_dit import build_dit
 from livetalk_core.parallel.train import is_first, own_device, shard, training_world
-from livetalk_core.train.config import DMD, SFT, Recipe, Tokenizer
+from livetalk_core.train.config import DMD, SFT, Recipe, SmallSFT, Tokenizer
 from livetalk_core.train.dmd import DistillStage
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import export_net, gather_net, write_tensors
 from livetalk_core.train.films import FilmSet
 from livetalk_core.train.learner import Learner
-from livetalk_core.train.net import VelocityNet, blocks_of, fresh_state, net_state
+from livetalk_core.train.net import blocks_of, fresh_state, net_state
 from livetalk_core.train.sft import AdaptStage
 from livetalk_core.train.shards import ShardSet, open_shards, read_null_text
+from livetalk_core.train.small_net import make_net
+from livetalk_core.train.small_sft import SmallAdaptStage
 from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, first_vae_state
 from livetalk_core.train.trainer import Trainer
 from livetalk_core.train.validation import averaged, show_rebuilt, show_talk
@@ -61,8 +63,8 @@ def train(job: Job) -> Path | None:
 def build_sft(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
     recipe = job.recipe
     data = open_data(job, 1)
-    learner = Learner(make_net(recipe, job.dit, device), recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
-    stage = AdaptStage(recipe.stage, learner, read_null_text(job.data).to(device))
+    learner = Learner(shard_net(recipe, job.dit, device), recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
+    stage = ADAPT[type(recipe.stage)](recipe.stage, learner, read_null_text(job.data).to(device))
     show = talker_shown(job, learner, load_vae(job, device), data, TEACHER_STEPS, device)
     return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, learner)
 
@@ -72,9 +74,9 @@ def build_dmd(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Pat
     if not job.dit:
         raise ValueError(f"{recipe.name} distills a model that Stage 1 made; name its file with --dit")
     data, vae = open_data(job, config.chunks), load_vae(job, device)
-    generator = Learner(make_net(recipe, job.dit, device), config.generator, recipe.run.ema_decay, recipe.run.ema_start)
-    critic = Learner(make_net(recipe, job.teacher or job.dit, device), config.critic)
-    teacher = make_net(recipe, job.teacher or job.dit, device, frozen=True)
+    generator = Learner(shard_net(recipe, job.dit, device), config.generator, recipe.run.ema_decay, recipe.run.ema_start)
+    critic = Learner(shard_net(recipe, job.teacher or job.dit, device), config.critic)
+    teacher = shard_net(recipe, job.teacher or job.dit, device, frozen=True)
     stage = DistillStage(config, generator, critic, teacher, vae, read_null_text(job.data).to(device))
     show = talker_shown(job, generator, vae, data, config.steps, device)
     return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, generator)
@@ -112,17 +114,18 @@ def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
     return first_vae_state(recipe.model.vae, clips, recipe.run.seed)
 
 
-BUILD = {SFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer}
+ADAPT = {SFT: AdaptStage, SmallSFT: SmallAdaptStage}
+BUILD = {SFT: build_sft, SmallSFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer}
 
 
-def make_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, frozen: bool = False) -> nn.Module:
+def shard_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, frozen: bool = False) -> nn.Module:
     """The recipe's DiT, sharded: from files, or fresh from the recipe's seed. ValueError for files of another model."""
     config = recipe.model.dit
     state = weights.read_tensors(files) if files else fresh_state(config, recipe.run.seed)
     with torch.device("meta"):
-        weights.check_fit(AudioDiT(config), state, f"the DiT of {recipe.model.name}")
+        weights.check_fit(build_dit(config), state, f"the DiT of {recipe.model.name}")
     net = shard(
-        lambda: VelocityNet(config), rank_0s(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
+        lambda: make_net(config), rank_0s(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
         master=dtype_of(recipe) if frozen else torch.float32, checkpoint_activations=recipe.run.checkpoint_activations and not frozen,
     )  # fmt: skip
     if recipe.run.compile:

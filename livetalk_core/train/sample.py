@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from livetalk_core.models.dit import surround
+from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.condition import ENCODE_GROUPS, encode_picture, first_latent, mask_condition
 from livetalk_core.stream.window import slice_windows
 from livetalk_core.types import AudioWindow, Reference, VideoVAE
-
-ENCODE_GROUPS = (1, 2)
-"""Latent frames encoded at a time, to bound memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +48,8 @@ class Encoders:
     text: Callable[[str], Tensor]
     image: Callable[[Tensor], Tensor]
     plan: Callable[[int, int], StreamPlan]
-    picture_in: str = "first"
-    """See DiTConfig."""
+    dit: DiTConfig
+    """Of the network that learns: it says what its condition shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,6 @@ class Sample:
     """float32, the clip's own."""
     mouth_HW: Tensor
     """float32 [h, w] at the latents' size, 1 where the mouth is."""
-    around_CHW: Tensor
-    """The picture's latents [C, h + 2, w + 2]: one more on each side."""
 
     @property
     def chunks(self) -> int:
@@ -97,7 +93,6 @@ class Sample:
             latents_KCTHW=self.latents_KCTHW.to(device),
             features_TSD=self.features_TSD.to(device),
             mouth_HW=self.mouth_HW.to(device),
-            around_CHW=self.around_CHW.to(device),
         )
 
 
@@ -111,9 +106,10 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
     starts = range(0, video_CTHW.shape[1] - plan.chunk_frames + 1, plan.new_frames)
     windows = [encoders.vae.encode(video_CTHW[:, start : start + plan.chunk_frames], ENCODE_GROUPS) for start in starts]
     picture_CHW = to_signed(clip.reference_HWC[None])[:, 0].to(device, dtype)
+    picture_frames = encoders.dit.picture_frames(plan.chunk_frames)
     return {
         "latents": torch.stack(windows).bfloat16().cpu(),
-        "reference": encode_alone(encoders.vae, picture_CHW, plan, encoders.picture_in).bfloat16().cpu(),
+        "reference": encode_picture(encoders.vae, picture_CHW, plan, picture_frames).bfloat16().cpu(),
         "pixels": clip.reference_HWC.permute(2, 0, 1).contiguous(),
         "text": encoders.text(clip.caption).bfloat16().cpu(),
         "image": encoders.image(picture_CHW).bfloat16().cpu(),
@@ -125,9 +121,7 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
 
 def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sample:
     """The Sample of stored tensors, float32."""
-    latents_CTHW = tensors["reference"].float()
-    mask_CTHW = torch.zeros(plan.temporal_stride, *latents_CTHW.shape[1:])
-    mask_CTHW[:, 0] = 1
+    cond_CTHW = mask_condition(tensors["reference"].float(), plan)
     return Sample(
         key=key,
         plan=plan,
@@ -135,22 +129,14 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
         reference=Reference(
             text_LD=tensors["text"].float(),
             image_LD=tensors["image"].float(),
-            cond_CTHW=torch.cat([mask_CTHW, latents_CTHW]),
-            first_CTHW=latents_CTHW[:, :1].clone(),
+            cond_CTHW=cond_CTHW,
+            first_CTHW=first_latent(cond_CTHW, plan),
             pixels_CHW=tensors["pixels"].float() / 127.5 - 1,
         ),
         features_TSD=tensors["features"].float(),
         sound_N=tensors["sound"].float() / 32767,
         mouth_HW=tensors["mouth"].float(),
-        around_CHW=surround(latents_CTHW[None, :, 0])[0],
     )
-
-
-def encode_alone(vae: VideoVAE, picture_CHW: Tensor, plan: StreamPlan, picture_in: str) -> Tensor:
-    """Latents [C, t, h, w] of [picture, grey, grey, ...], or of the still picture."""
-    video_CTHW = picture_CHW.new_zeros(3, plan.chunk_frames, plan.height, plan.width)
-    video_CTHW[:, : 1 if picture_in == "first" else None] = picture_CHW[:, None]
-    return vae.encode(video_CTHW, ENCODE_GROUPS)
 
 
 def cut_features(features_TSD: Tensor, clip: Clip, plan: StreamPlan) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from livetalk_core.stream.flow import pin_motion
 from livetalk_core.train.config import SFT
 from livetalk_core.train.draws import Draws, shifted
-from livetalk_core.train.films import place_square
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.sample import Sample
 from livetalk_core.types import AudioWindow, Reference
@@ -29,13 +28,9 @@ class Noised(NamedTuple):
     target_CTHW: Tensor
     weight_THW: Tensor
     """0 on the motion latents."""
-    importance: float
-    """Of the whole sample."""
     t: float
     reference: Reference
     window: AudioWindow
-    around_CHW: Tensor
-    """Of the picture, see Sample."""
 
 
 class AdaptStage:
@@ -48,74 +43,29 @@ class AdaptStage:
 
     def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
         """One update from `passes` of samples, each with its own chance."""
-        config = self.config.at(number)
-        losses = [lambda batch=batch: sft_loss(self.learner.net, batch, config, self.null_text_LD) for batch in passes]
-        loss, norm = self.learner.update(losses)
+        loss, norm = self.learner.update([lambda batch=batch: self.loss(batch, number) for batch in passes])
         return {"loss": loss, "grad_norm": norm}
+
+    def loss(self, batch: Sequence[tuple[Sample, Draws]], number: int) -> Tensor:
+        return sft_loss(self.learner.net, batch, self.config, self.null_text_LD)
 
 
 def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT, null_text_LD: Tensor) -> Tensor:
     """Weighted mean of (v - (noise - x0))^2 over each sample's new latents, then over samples."""
-    rows = [noise_sample(*piece, config, null_text_LD) for sample, draws in batch for piece in cut_squares(sample, draws, config)]
-    v_BCTHW = answer(net, rows, [row.window for row in rows])
-    target_BCTHW = torch.stack([row.target_CTHW for row in rows])
-    if config.audio_guidance != 1:
-        target_BCTHW = target_BCTHW + guiding(net, rows, v_BCTHW, config.audio_guidance)
-    errors = [
-        row.importance * weighted_error(v, target, row.weight_THW) for v, target, row in zip(v_BCTHW, target_BCTHW, rows, strict=True)
-    ]
+    rows = [noise_sample(sample, draws, config, null_text_LD) for sample, draws in batch]
+    errors = [weighted_error(v, row.target_CTHW, row.weight_THW) for v, row in zip(net(*network_inputs(rows)), rows, strict=True)]
     return torch.stack(errors).mean()
 
 
-def answer(net: nn.Module, rows: Sequence[Noised], windows: Sequence[AudioWindow]) -> Tensor:
-    """v [B, C, T, H, W] of all rows at once, to the sound of these windows."""
-    return net(
+def network_inputs(rows: Sequence[Noised]) -> tuple[Tensor, ...]:
+    """All rows at once, as `VelocityNet` takes them."""
+    return (
         torch.stack([row.x_CTHW for row in rows]),
         torch.tensor([row.t for row in rows], device=rows[0].x_CTHW.device),
         torch.stack([row.reference.cond_CTHW for row in rows]),
         stack_rows([row.reference.text_LD for row in rows]),
         torch.stack([row.reference.image_LD for row in rows]),
-        torch.stack([window.features_PTWSD.flatten(-2) for window in windows]),
-        torch.stack([row.around_CHW for row in rows]),
-    )
-
-
-@torch.no_grad()
-def guiding(net: nn.Module, rows: Sequence[Noised], v_BCTHW: Tensor, guidance: float) -> Tensor:
-    """What the target moves by, so that the network comes to answer as guidance would make it, in one pass (Tang et al. 2025).
-
-    (1 - 1 / g) (v - v without sound): where the network rests, v - v without sound is g times what the data has. Nothing for a sample
-    whose sound was dropped.
-    """
-    unheard_BCTHW = answer(net, rows, [silent(row.window) for row in rows])
-    return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
-
-
-def cut_squares(sample: Sample, draws: Draws, config: SFT) -> list[tuple[Sample, Draws]]:
-    """The sample, or squares of it, each with its own chance. ValueError for squares larger than the picture."""
-    if not config.square:
-        return [(sample, draws)]
-    patch = sample.plan.patch_size
-    mouth_HW = F.max_pool2d(sample.mouth_HW[None], patch)[0].bool()
-    height, width = mouth_HW.shape
-    if config.square > min(height, width):
-        raise ValueError(f"square={config.square} must be at most {min(height, width)}: {sample.key} has {width}x{height} tokens")
-    chances = [draws.at("square", i) for i in range(config.squares)]
-    places = [place_square(chance, mouth_HW, config.square) for chance in chances]
-    return [(cut_sample(sample, patch, place, config.square), chance) for place, chance in zip(places, chances, strict=True)]
-
-
-def cut_sample(sample: Sample, patch: int, place: Sequence[int], side: int) -> Sample:
-    """A square of `side` tokens, from the token at `place` on."""
-    rows, columns = (slice(patch * first, patch * (first + side)) for first in place)
-    high, wide = (slice(part.start, part.stop + 2) for part in (rows, columns))
-    reference = replace(sample.reference, cond_CTHW=sample.reference.cond_CTHW[..., rows, columns])
-    return replace(
-        sample,
-        reference=reference,
-        latents_KCTHW=sample.latents_KCTHW[..., rows, columns],
-        mouth_HW=sample.mouth_HW[rows, columns],
-        around_CHW=sample.around_CHW[:, high, wide],
+        torch.stack([row.window.features_PTWSD.flatten(-2) for row in rows]),
     )
 
 
@@ -131,9 +81,8 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
         x_t = pin_motion(x_t, x0[:, :count])
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
     weight_THW[:count] = 0
-    importance = min(1.0, t / config.full_weight_from) ** 2 if config.full_weight_from else 1.0
     reference, window = drop_conditions(sample.reference, sample.window(index), draws.number("drop"), config, null_text_LD)
-    return Noised(x_t, noise - x0, weight_THW, importance, t, reference, window, sample.around_CHW)
+    return Noised(x_t, noise - x0, weight_THW, t, reference, window)
 
 
 def drop_conditions(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from livetalk_core.models.dit import surround
+from livetalk_core.models.small_dit import surround
 from livetalk_core.types import VideoVAE
 
 REACH, STEP, SPREAD = 3.0, 0.5, 1.2
@@ -26,7 +26,7 @@ RIDGE = 1e-4
 
 @torch.no_grad()
 def shift_kernels(vae: VideoVAE, pictures: Iterable[Tensor], parts: int) -> dict[str, Tensor]:
-    """The weights of `AudioDiT.shifts` of so many parts, the most important first. Pictures [3, H, W] in [-1, 1].
+    """The weights of `SmallDiT.shifts` of so many parts, the most important first. Pictures [3, H, W] in [-1, 1].
 
     A part's size is such that its weight has a variance of 1 over the moves.
     """

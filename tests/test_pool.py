@@ -269,7 +269,7 @@ def test_a_hundred_streams_leave_nothing_behind(light):
     after = kept()
     assert after[:4] == before[:4] and after[3] == 0, (before, after)
     assert after[4] - before[4] < 10 and after[5] - before[5] < 10, "MB"
-    assert [member.process.pid for member in light.workers.members] == pids and light.workers.agenda.waiting == []
+    assert [member.process.pid for member in light.workers.members] == pids and light.workers.schedule.waiting == []
 
 
 def test_two_pools_at_once_do_not_disturb_each_other(light):

@@ -1,7 +1,12 @@
 """Load LiveTalk Model: settings in, an engine handle out."""
 
+from livetalk_core.engine.options import DTYPES, EngineOptions
+
 from . import engines, folders
 from .types import CATEGORY, EngineWire, io
+
+KERNELS = ("auto", "sdpa", "flash2", "flash3")
+"""Those that most have use for."""
 
 
 class LoadModel(io.ComfyNode):
@@ -20,14 +25,14 @@ class LoadModel(io.ComfyNode):
                 model_input(*folders.base_names()),
                 io.Combo.Input(
                     "precision",
-                    options=list(engines.PRECISIONS),
+                    options=list(DTYPES),
                     default="auto",
                     tooltip="Number format of the weights: auto is bfloat16 on a GPU and float32 on a CPU.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "attention",
-                    options=list(engines.KERNELS),
+                    options=list(KERNELS),
                     default="auto",
                     tooltip="Attention kernel: auto takes the fastest that is installed; flash2 and flash3 need their packages.",
                     advanced=True,
@@ -68,9 +73,8 @@ class LoadModel(io.ComfyNode):
     def execute(
         cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH
     ) -> io.NodeOutput:
-        spec = engines.EngineSpec(
-            model=model, audio_patch=audio_patch, precision=precision, attention=attention, gpus=gpus, compile=compile
-        )
+        shown = {"dtype": precision, "attention": attention, "gpus": gpus or "auto", "compile": compile}
+        spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=EngineOptions(**shown))
         engines.engine_for(spec)
         return io.NodeOutput(spec)
 

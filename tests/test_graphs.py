@@ -5,7 +5,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from livetalk_core.engine.graphs import Graphed, graph_models
-from livetalk_core.engine.load import load_engine, load_member
+from livetalk_core.engine.load import load_engine
 from livetalk_core.types import StreamSettings
 
 
@@ -103,12 +103,3 @@ def test_what_is_only_measured_is_not_recorded():
     assert same(talk(engine), talk(eager)), "recorded with the products of the exact way, it would not be"
     assert engine.deviations.found == eager.deviations.found
     assert recorder.replayed > 0 and not engine.models.dit.run_blocks.paused
-
-
-def test_where_nothing_can_be_recorded_is_refused():
-    with pytest.raises(ValueError, match="needs CUDA, and the device is cpu; leave --graphs out"):
-        load_engine("tiny", device="cpu", graphs=True)
-    with pytest.raises(ValueError, match="works in one process only"):
-        load_member(object(), "tiny", "cpu", graphs=True)
-    with pytest.raises(ValueError, match="'sharded' works without compile, fast and graphs only"):
-        load_member(None, "tiny", "cpu", memory="sharded", graphs=True)

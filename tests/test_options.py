@@ -62,7 +62,7 @@ def test_every_word_reaches_its_field():
     assert changed == {field.name for field in fields(EngineOptions)} - {"warm", "size"}, "a field without a word in this test"
 
 
-def test_a_new_field_is_on_the_command_line(monkeypatch, capsys):
+def test_a_new_field_is_on_the_command_line_and_in_the_node(nodes, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "EngineOptions", Wider)
     for command, needed in COMMANDS.items():
         given = parser().parse_args([command, *needed, "--eight-bits", "--shade", "dark", "--helpers", "2", "--recipe", "r"])
@@ -72,6 +72,16 @@ def test_a_new_field_is_on_the_command_line(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["generate", "--help"])
     assert "--shade SHADE" in (told := capsys.readouterr().out) and "how dark the picture is: light or dark (default: light)" in told
+    before = {part.id for part in nodes.SetEngineOptions.define_schema().inputs}
+    monkeypatch.setattr(nodes.options, "EngineOptions", Wider)
+    inputs = {part.id: part for part in nodes.SetEngineOptions.define_schema().inputs}
+    assert inputs.keys() - before == {"eight_bits", "shade", "helpers", "recipe"}
+    assert inputs["shade"].fields["options"] == ["light", "dark"] and inputs["shade"].fields["default"] == "light"
+    assert inputs["helpers"].kind == "INT" and inputs["eight_bits"].kind == "BOOLEAN"
+    defaults = {name: part.fields["default"] for name, part in inputs.items()}
+    assert nodes.SetEngineOptions.execute(**defaults).args[0] == Wider()
+    chosen = {"eight_bits": True, "shade": "dark", "helpers": 2, "recipe": "r"}
+    assert nodes.SetEngineOptions.execute(**defaults | chosen).args[0] == Wider(**chosen | {"recipe": Path("r")})
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import ray
 from aiohttp import web
 from ray import serve
 
-from livetalk_core.pool import place as placement
-from livetalk_core.pool.pool import Pool, Recipe
+from livetalk_core.open import EngineOptions, open_pool
+from livetalk_core.pool.pool import Pool
 from livetalk_core.serve.service import Service
 
 BOXES, GPUS = int(os.environ.get("LIVETALK_BOXES", "2")), int(os.environ.get("LIVETALK_GPUS", "8"))
@@ -25,11 +25,7 @@ MODEL, SESSIONS = os.environ.get("LIVETALK_MODEL", "/models/SoulX-FlashTalk-14B"
 
 def make_pool() -> Pool:
     """A pool of the GPUs that Ray has given this replica; with LIVETALK_GPUS=0, two processes on the CPU."""
-    demand = placement.demand_of(MODEL)
-    if GPUS == 0:
-        return Pool(placement.place_on_cpu("2", demand), Recipe(arguments={"model": MODEL, "device": "cpu"}))
-    place = placement.place_on_gpus(str(GPUS), demand, placement.visible_gpus())
-    return Pool(place, Recipe(arguments={"model": MODEL, "device": "cuda:0"}))
+    return open_pool(EngineOptions(model=MODEL, workers=2) if GPUS == 0 else EngineOptions(model=MODEL, gpus=GPUS))
 
 
 @serve.deployment(num_replicas=BOXES, ray_actor_options={"num_gpus": GPUS, "num_cpus": 1})
@@ -38,7 +34,6 @@ class Box:
 
     def __init__(self) -> None:
         self.pool = make_pool()
-        self.pool.start()
         self.service, self.url, self.opening = Service([self.pool], SESSIONS), "", asyncio.Lock()
 
     async def __call__(self, request: object) -> dict[str, str]:

@@ -4,13 +4,23 @@ from . import host, live, startup
 from .audio import AudioEmbedding
 from .decode import ParallelVAEDecode
 from .load import LoadModel
+from .options import SetEngineOptions
 from .preview import LivePreview
 from .reference import ReferenceConditioning
 from .sample import StreamingBidirectionalSampler
 from .types import ComfyExtension, io
 from .video import Generate
 
-NODES = (LoadModel, AudioEmbedding, ReferenceConditioning, StreamingBidirectionalSampler, ParallelVAEDecode, Generate, LivePreview)
+NODES = (
+    LoadModel,
+    SetEngineOptions,
+    AudioEmbedding,
+    ReferenceConditioning,
+    StreamingBidirectionalSampler,
+    ParallelVAEDecode,
+    Generate,
+    LivePreview,
+)
 
 
 class LiveTalkExtension(ComfyExtension):

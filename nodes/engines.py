@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from livetalk_core.engine.options import EngineOptions
+
 from . import folders
+from .words import in_nodes_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "bfloat16", "float32")
-KERNELS = ("auto", "sdpa", "flash2", "flash3")
 NUM_REFERENCES = 4
 """References kept by an engine, so that a queue of prompts with one picture encodes it once."""
 
@@ -28,10 +29,8 @@ class EngineSpec:
 
     model: str = folders.SHIPPED
     audio_patch: str = folders.NO_PATCH
-    precision: str = "auto"
-    attention: str = "auto"
-    gpus: int = 1
-    compile: bool = False
+    options: EngineOptions = EngineOptions()
+    """The rest of what is asked, without a model and a device."""
 
 
 @dataclass(kw_only=True)
@@ -68,60 +67,45 @@ def engine_for(spec: EngineSpec):
     """The engine of these settings, loaded now if it is not; ComfyUI knows of it and can close it to free memory."""
     from .patcher import hold
 
-    if spec not in SLOTS:
-        SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(source_of(spec)))
-    slot = SLOTS[spec]
-    hold(slot)
-    use_kernel(spec.attention)
+    as_gpus = {} if spec.options.workers else {"workers=": "gpus="}
+    with in_nodes_words(as_gpus):
+        if spec not in SLOTS:
+            SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(options_of(spec).source))
+        slot = SLOTS[spec]
+        hold(slot)
+        use_kernel(spec.options.attention)
     return slot.engine
 
 
-def source_of(spec: EngineSpec):
-    """What load_engine takes for these settings' model."""
-    return folders.find_model(spec.model, spec.audio_patch)
+def options_of(spec: EngineSpec) -> EngineOptions:
+    """What the core is asked for: the model's files, on the device that ComfyUI uses. Where that is the CPU, GPUs are processes there."""
+    import comfy.model_management as mm
+
+    device = str(mm.get_torch_device())
+    options = replace(spec.options, model=folders.find_model(spec.model, spec.audio_patch), device=device)
+    if device != "cpu" or options.gpus == 1 or options.workers is not None:
+        return options
+    return replace(options, workers=1 if options.gpus == "auto" else options.gpus, gpus=1)
 
 
 def make_engine(spec: EngineSpec) -> tuple[object, int]:
-    """The engine of these settings and the bytes of its weights. The one place that knows which kind of engine runs where."""
-    return engine_here(spec) if spec.gpus == 1 else engine_in_pool(spec)
+    """The engine of these settings and the bytes of its weights."""
+    from livetalk_core.open import open_engine
+
+    options = options_of(spec)
+    engine = open_engine(options, lambda line: log.info("LiveTalk: %s", line))
+    return engine, bytes_in_pool(options) if options.in_pool else bytes_here(engine)
 
 
-def engine_here(spec: EngineSpec) -> tuple[object, int]:
-    """In this process, on the device that ComfyUI uses."""
-    import comfy.model_management as mm
-
-    from livetalk_core.engine.load import load_engine
-
-    engine = load_engine(source_of(spec), str(mm.get_torch_device()), dtype_of(spec), compile=spec.compile)
+def bytes_here(engine) -> int:
     modules = (engine.models.dit, engine.models.vae, engine.models.audio)
-    return engine, sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
-def engine_in_pool(spec: EngineSpec) -> tuple[object, int]:
-    """In workers, one a GPU; where ComfyUI itself runs on the CPU, in as many processes there."""
-    import comfy.model_management as mm
+def bytes_in_pool(options: EngineOptions) -> int:
+    from livetalk_core.pool.place import demand_of
 
-    from livetalk_core.pool import place as placement
-    from livetalk_core.pool.pool import Pool, Recipe
-
-    model, wanted = source_of(spec), "auto" if spec.gpus == 0 else str(spec.gpus)
-    demand = placement.demand_of(model)
-    if str(mm.get_torch_device()) == "cpu":
-        place, device = placement.place_on_cpu("1" if wanted == "auto" else wanted, demand), "cpu"
-    else:
-        place, device = placement.place_on_gpus(wanted, demand, placement.visible_gpus()), "cuda:0"
-    log.info("LiveTalk: %s", place.reason)
-    how = {"dtype": dtype_of(spec), "attention": spec.attention, "compile": spec.compile}
-    pool = Pool(place, Recipe(arguments={"model": model, "device": device} | how))
-    pool.start()
-    return pool, demand.num_bytes
-
-
-def dtype_of(spec: EngineSpec):
-    """The torch type of the weights; None for the engine's own choice."""
-    import torch
-
-    return None if spec.precision == "auto" else {"bfloat16": torch.bfloat16, "float32": torch.float32}[spec.precision]
+    return demand_of(options.source).num_bytes
 
 
 def use_kernel(name: str) -> None:

@@ -29,6 +29,8 @@ PARTS = {
     "audio": ("audio_encoders", re.compile(r"wav2vec", re.IGNORECASE)),
 }
 """Where ComfyUI keeps the other parts, and how their files are called."""
+FOLDERS = {"audio_encoder": "audio_encoders", "decoder": "vae_approx", "image": "clip_vision", "text": "text_encoders", "vae": "vae"}
+"""Where ComfyUI keeps the single files that an engine can be asked for, by the name of their option."""
 
 
 def model_names() -> list[str]:
@@ -98,6 +100,18 @@ def collect_parts(dit: Path) -> ModelFiles:
 def first_match(kind: str, pattern: re.Pattern) -> Path | None:
     name = next((name for name in host.model_files(kind) if pattern.search(name)), None)
     return name and host.model_path(kind, name)
+
+
+def file_names(option: str) -> list[str]:
+    """Choices of a single file."""
+    return host.model_files(FOLDERS[option])
+
+
+def find_file(option: str, name: str) -> Path:
+    """ValueError for a file that is not, or no longer, among the choices."""
+    if name not in file_names(option):
+        raise ValueError(f"{name!r} is not in models/{FOLDERS[option]}; choose another file, or none")
+    return host.model_path(FOLDERS[option], name)
 
 
 def size_on_disk(source: str | Path | ModelFiles) -> int:

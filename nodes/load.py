@@ -1,7 +1,15 @@
 """Load LiveTalk Model: settings in, an engine handle out."""
 
+from dataclasses import fields, replace
+
+from livetalk_core.engine.options import DTYPES, EngineOptions
+
 from . import engines, folders
-from .types import CATEGORY, EngineWire, io
+from .types import CATEGORY, EngineWire, OptionsWire, io
+from .words import in_nodes_words
+
+KERNELS = ("auto", "sdpa", "flash2", "flash3")
+"""Those that most have use for; LiveTalk Engine Options has all."""
 
 
 class LoadModel(io.ComfyNode):
@@ -20,14 +28,14 @@ class LoadModel(io.ComfyNode):
                 model_input(*folders.base_names()),
                 io.Combo.Input(
                     "precision",
-                    options=list(engines.PRECISIONS),
+                    options=list(DTYPES),
                     default="auto",
                     tooltip="Number format of the weights: auto is bfloat16 on a GPU and float32 on a CPU.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "attention",
-                    options=list(engines.KERNELS),
+                    options=list(KERNELS),
                     default="auto",
                     tooltip="Attention kernel: auto takes the fastest that is installed; flash2 and flash3 need their packages.",
                     advanced=True,
@@ -60,19 +68,30 @@ class LoadModel(io.ComfyNode):
                     ),
                     advanced=True,
                 ),
+                OptionsWire.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From LiveTalk Engine Options: further settings. What is set there is taken instead of what is set here.",
+                ),
             ],
             outputs=[EngineWire.Output("engine", display_name="engine", tooltip="The model, for the other LiveTalk nodes.")],
         )
 
     @classmethod
     def execute(
-        cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH
+        cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH, options=None
     ) -> io.NodeOutput:
-        spec = engines.EngineSpec(
-            model=model, audio_patch=audio_patch, precision=precision, attention=attention, gpus=gpus, compile=compile
-        )
+        shown = {"dtype": precision, "attention": attention, "gpus": gpus or "auto", "compile": compile}
+        with in_nodes_words():
+            spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=fill_in(options or EngineOptions(), shown))
         engines.engine_for(spec)
         return io.NodeOutput(spec)
+
+
+def fill_in(options: EngineOptions, shown: dict[str, object]) -> EngineOptions:
+    """The options, with the values that the loader shows where they are at their defaults."""
+    defaults = {field.name: field.default for field in fields(options)}
+    return replace(options, **{name: value for name, value in shown.items() if vars(options)[name] == defaults[name]})
 
 
 def model_input(*more: str) -> io.Input:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from livetalk_core.engine.options import EngineOptions, option
 from livetalk_core.presets import tiny
 from livetalk_core.types import Chunk, Reference
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightOptions(EngineOptions):
+    step_s: float = option(0.01, help="seconds that a step of the light engine takes")
+    load_s: float = option(0.0, help="seconds that it takes to load")
 
 
 class Light:
@@ -19,8 +27,9 @@ class Light:
 
     device, dtype = torch.device("cpu"), torch.float32
 
-    def __init__(self, group, step_s: float = 0.01):
-        self.group, self.step_s, self.preset = group, step_s, tiny()
+    def __init__(self, group, options: LightOptions):
+        self.group, self.step_s, self.preset = group, options.step_s, tiny()
+        time.sleep(options.load_s)
 
     def reference(self, pixels_CHW, prompt="none"):
         if prompt == "fail on rank 1" and dist.get_rank() == 1:
@@ -70,7 +79,7 @@ class LightStream:
         pass
 
 
-def golden(group):
+def golden(group, options=None):
     """The engine of the recorded stream, with its recorded noise and window features' own encoder."""
     from livetalk_core.checks.parity import Golden, recorded_noise
     from livetalk_core.engine import engine as module

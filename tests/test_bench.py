@@ -272,5 +272,5 @@ def test_random_weights_without_room_are_refused_before_they_are_made(capsys, mo
 
 def test_the_command_in_the_report_is_the_one_given_less_what_changes_no_number():
     options = parser().parse_args(["bench", "--model", "a folder", "--workers", "2", "--dit", "a.safetensors", "b.safetensors", "--json"])
-    assert command_of(options) == "livetalk bench --model 'a folder' --dit a.safetensors b.safetensors --workers 2"
-    assert parser().parse_args(command_of(options).replace("'a folder'", "folder").split()[1:]).workers == "2"
+    assert command_of(options) == "livetalk bench --model 'a folder' --workers 2 --dit a.safetensors b.safetensors"
+    assert parser().parse_args(command_of(options).replace("'a folder'", "folder").split()[1:]).workers == 2

@@ -15,10 +15,11 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from livetalk_core.cli.main import parser
+from livetalk_core.cli.options import engine_options
 from livetalk_core.engine import compile as compiled
 from livetalk_core.engine import warm as warming
 from livetalk_core.engine.compile import compile_models
-from livetalk_core.engine.load import build_random, load_engine, load_member
+from livetalk_core.engine.load import build_random, load_engine
 from livetalk_core.engine.warm import warm_up
 from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.open import open_pool
@@ -204,7 +205,7 @@ def test_weights_that_come_and_go_are_not_compiled():
     with pytest.raises(ValueError, match="3 of 3 blocks wait on the host; leave it out"):
         compile_models(engine.models.dit, None, torch.device("meta"))
     with pytest.raises(ValueError, match="memory='sharded' works without compile"):
-        load_member(None, "tiny", "cpu", memory="sharded", compile=True)
+        load_engine("tiny", "cpu", memory="sharded", compile=True)
 
 
 def test_an_unknown_saving_is_refused():
@@ -216,7 +217,7 @@ def test_an_unknown_saving_is_refused():
 def test_a_server_warms_up_what_is_compiled_before_it_listens_and_a_film_is_not_waited_for(monkeypatch, command, sizes):
     class FakePool:
         def __init__(self, placement, recipe):
-            assert recipe.arguments["compile"] and recipe.arguments["fast"] == "none"
+            assert recipe.options.compile and recipe.options.fast == "none" and recipe.options.device == "cpu"
 
         def start(self):
             warmed.clear()
@@ -225,4 +226,4 @@ def test_a_server_warms_up_what_is_compiled_before_it_listens_and_a_film_is_not_
     monkeypatch.setattr(pool_module, "Pool", FakePool)
     monkeypatch.setattr(warming, "warm_up", lambda pool, size: warmed.append(size) or 1.0)
     options = parser().parse_args([command, "--model", "tiny", "--workers", "2", "--compile", "--size", "48x32"])
-    assert isinstance(open_pool(options), FakePool) and warmed == sizes
+    assert isinstance(open_pool(engine_options(options)), FakePool) and warmed == sizes

@@ -96,6 +96,11 @@ def test_no_file_imports_itself_by_way_of_others():
     assert circle(import_graph()) == []
 
 
+def test_only_the_command_line_reads_arguments():
+    readers = {room_of(path) for path in CORE.rglob("*.py") if "argparse" in imports(path)}
+    assert readers == {"cli"}
+
+
 def test_a_circle_of_imports_is_caught():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
 

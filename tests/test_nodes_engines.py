@@ -8,6 +8,7 @@ from made import pixels, write_published_folder
 from safetensors.torch import save_file
 
 from livetalk_core.engine.files import SHIPPED
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.types import StreamSettings
 
 
@@ -62,19 +63,19 @@ def test_a_reference_of_the_same_picture_and_prompt_is_encoded_once(nodes):
 def test_two_processes_make_what_one_makes_and_close_with_the_slot(nodes):
     """On the CPU, `gpus` are processes."""
     engines = nodes.load.engines
-    one, two = (engines.engine_for(engines.EngineSpec(gpus=count)) for count in (1, 2))
+    one, two = (engines.engine_for(engines.EngineSpec(options=EngineOptions(gpus=count))) for count in (1, 2))
     frames = []
     for engine in (one, two):
         stream = engine.open(engine.reference(pixels()), StreamSettings(steps=1))
         frames.append(torch.cat([chunk.frames_THWC for chunk in stream.finish(3)]).int())
     assert (frames[0] - frames[1]).abs().max() <= 1
-    engines.SLOTS[engines.EngineSpec(gpus=2)].close()
+    engines.SLOTS[engines.EngineSpec(options=EngineOptions(gpus=2))].close()
     assert two.state.kind == "closed"
 
 
 def test_what_a_pool_cannot_do_is_refused_with_the_way_out(nodes):
-    with pytest.raises(ValueError, match="workers=64 leave some without work"):
-        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(gpus=64))
+    with pytest.raises(ValueError, match="gpus=64 leave some without work"):
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(options=EngineOptions(gpus=64)))
 
 
 def test_a_model_that_is_gone_is_refused_with_the_list(nodes):
@@ -95,7 +96,7 @@ def test_comfyui_is_told_the_shipped_models_size_before_it_is_loaded(nodes):
 def test_the_shipped_model_runs_in_either_precision(nodes):
     engines = nodes.load.engines
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("auto", torch.float32)):
-        engine = engines.engine_for(engines.EngineSpec(precision=precision))
+        engine = engines.engine_for(engines.EngineSpec(options=EngineOptions(dtype=precision)))
         (chunk,) = engine.open(engine.reference(pixels()), StreamSettings(steps=1)).finish(3)
         assert engine.dtype == dtype and chunk.frames_THWC.shape == (3, 32, 48, 3)
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from made import pixels, speech_like, write_small_folder
-from pool_engines import GOLDEN, golden, golden_reference
+from pool_engines import GOLDEN, LightOptions, golden, golden_reference
 
 from livetalk_core.checks.parity import Golden
 from livetalk_core.engine.load import load_engine
@@ -29,9 +29,9 @@ def placement(num_workers: int) -> Placement:
     return Placement(num_workers=num_workers, ulysses_degree=ulysses, ring_degree=ring)
 
 
-def make_pool(num_workers: int, make: str = "pool_engines:Light", limits=None, **arguments) -> Pool:
+def make_pool(num_workers: int, make: str = "pool_engines:Light", limits=None, **asked) -> Pool:
     limits = {} if limits is None else {"limits": limits}
-    return Pool(placement(num_workers), Recipe(make=make, arguments=arguments), **limits)
+    return Pool(placement(num_workers), Recipe(make=make, options=LightOptions(**asked)), **limits)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_loaded_is_refused_and_no_process_stays(tests_on_
 
 
 def test_a_user_sees_what_the_pool_does(tests_on_path):
-    pool, seen = make_pool(1, step_s=0.1), []
+    pool, seen = make_pool(1, step_s=0.1, load_s=0.5), []
     assert pool.state.kind == "closed" and pool.state.text == "not started yet"
     starter = threading.Thread(target=pool.start)
     starter.start()
@@ -269,7 +269,7 @@ def test_a_hundred_streams_leave_nothing_behind(light):
     after = kept()
     assert after[:4] == before[:4] and after[3] == 0, (before, after)
     assert after[4] - before[4] < 10 and after[5] - before[5] < 10, "MB"
-    assert [member.process.pid for member in light.workers.members] == pids and light.workers.agenda.waiting == []
+    assert [member.process.pid for member in light.workers.members] == pids and light.workers.schedule.waiting == []
 
 
 def test_two_pools_at_once_do_not_disturb_each_other(light):

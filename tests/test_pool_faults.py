@@ -219,12 +219,12 @@ def test_a_rank_that_waits_for_ever_meets_its_limit_and_leaves_its_stack(tests_o
 
 def test_workers_with_nothing_to_do_are_asked_whether_they_are_there(light):
     speak(light)
-    workers, submit, pings = light.workers, light.workers.agenda.submit, []
-    workers.agenda.submit = lambda job: submit(job) if job.what != "ping" else pings.append(job) or submit(job)
+    workers, submit, pings = light.workers, light.workers.schedule.submit, []
+    workers.schedule.submit = lambda job: submit(job) if job.what != "ping" else pings.append(job) or submit(job)
     seconds_until(lambda: len(pings) == 2 and pings[1].ended.is_set(), 3 * PULSE_S + slack())
-    del workers.agenda.submit
+    del workers.schedule.submit
     assert [ping.error for ping in pings] == [None, None] and light.state.kind == "ready"
-    assert sorted(workers.agenda.free_slots) == list(range(4)), "they leave no slot taken"
+    assert sorted(workers.schedule.free_slots) == list(range(4)), "they leave no slot taken"
 
 
 def test_a_refusal_by_all_ranks_is_no_failure(light):

@@ -44,18 +44,18 @@ def test_the_first_piece_of_a_chunk_brings_its_latents(tiny_pool):  # noqa: F811
 def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
     """A stream far ahead of its viewer lets one pass that has just begun, whoever asked first."""
     light.start()
-    reference, agenda, begun = light.reference(pixels()), light.workers.agenda, []
+    reference, schedule, begun = light.reference(pixels()), light.workers.schedule, []
     streams = {name: light.open(reference, StreamSettings(steps=steps)) for name, steps in (("long", 100), ("ahead", 1), ("new", 1))}
     names = {stream.session: name for name, stream in streams.items()}
     list(streams["ahead"].push(CHUNK.repeat(20)))  # shown in 22 s
-    begin, pushes = agenda.begin, lambda: [job for _, _, job in agenda.waiting if job.what == "push"]
+    begin, pushes = schedule.begin, lambda: [job for _, _, job in schedule.waiting if job.what == "push"]
 
     def noted():
         if (job := begin()) is not None and job.what == "push":
             begun.append(names[job.command.session])
         return job
 
-    agenda.begin = noted
+    schedule.begin = noted
     threads = {name: threading.Thread(target=lambda name=name: list(streams[name].push(CHUNK))) for name in streams}
     threads["long"].start()
     wait_until(lambda: begun)
@@ -64,7 +64,7 @@ def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
         wait_until(lambda count=count: len(pushes()) == count)
     for thread in threads.values():
         thread.join()
-    del agenda.begin
+    del schedule.begin
     assert begun == ["long", "new", "ahead"]
 
 
@@ -78,13 +78,13 @@ def wait_until(met) -> None:
 def test_a_long_decode_takes_its_turns_as_they_come(tiny_pool):  # noqa: F811
     """Each piece is due when it is asked for, so a stream's late piece goes before the rest of a decode."""
     tiny_pool.start()
-    agenda, dues = tiny_pool.workers.agenda, []
-    submit = agenda.submit
-    agenda.submit = lambda job: dues.append(job.due) or submit(job)
+    schedule, dues = tiny_pool.workers.schedule, []
+    submit = schedule.submit
+    schedule.submit = lambda job: dues.append(job.due) or submit(job)
     try:
         list(tiny_pool.decode(torch.zeros(16, 9, 4, 6)))
     finally:
-        del agenda.submit
+        del schedule.submit
     asked = [due for due in dues if due]
     assert len(asked) == 5 and asked == sorted(set(asked)), "to open it, for three pieces, and for the end"
 

@@ -14,6 +14,7 @@ from test_parallel_dit import EVEN, UNEVEN, difference, inputs, small_model, sta
 from torch.distributed.tensor import DTensor
 
 from livetalk_core.engine.load import load_engine
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import close_group, init_group
 from livetalk_core.parallel.sharded import shard_blocks
@@ -155,7 +156,7 @@ def test_a_pool_talks_as_one_process_wherever_its_weights_are_kept(memory, tmp_p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     write_published_folder(tmp_path / "m")
     place = Placement(num_workers=2, ulysses_degree=1, ring_degree=2)
-    pool = Pool(place, Recipe(arguments={"model": tmp_path / "m", "device": "cpu", "memory": memory}))
+    pool = Pool(place, Recipe(options=EngineOptions(model=tmp_path / "m", device="cpu", memory=memory)))
     try:
         ours = talk(pool)
     finally:
@@ -167,7 +168,7 @@ def test_a_pool_talks_as_one_process_wherever_its_weights_are_kept(memory, tmp_p
 def test_a_single_worker_has_nobody_to_share_with(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     place = Placement(num_workers=1, ulysses_degree=1, ring_degree=1)
-    pool = Pool(place, Recipe(arguments={"model": "tiny", "device": "cpu", "memory": "sharded"}))
+    pool = Pool(place, Recipe(options=EngineOptions(model="tiny", device="cpu", memory="sharded")))
     with pytest.raises(ValueError, match="memory='sharded' shares the weights over 2 processes or more, and this is one"):
         pool.start()
 

@@ -14,6 +14,7 @@ from livetalk_core.cli.main import main
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.denoiser import Cuts
 from livetalk_core.engine.load import load_engine, load_member
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.media.video import probe_video
 from livetalk_core.models.tiny_decoder import DraftVAE, TinyDecoder
 from livetalk_core.presets import tiny
@@ -146,13 +147,14 @@ def test_a_file_of_another_layout_is_refused_in_one_line(tmp_path, tensors, mess
 
 
 def test_what_it_cannot_work_with_is_refused_in_one_line(file, tmp_path, capsys):
+    asked = EngineOptions(model="tiny", device="cpu", decoder=file)
     with pytest.raises(ValueError, match="16 channels, and nano has another VAE, .* leave it out"):
         load_engine("nano", device="cpu", decoder=file)
     with pytest.raises(ValueError, match="works in one process only; leave it out"):
-        load_member(object(), "tiny", "cpu", decoder=file)
+        load_member(object(), asked)
     with pytest.raises(FileNotFoundError, match="--decoder .*gone.pth is missing; name a file of taew2_1.pth"):
         load_engine("tiny", device="cpu", decoder=tmp_path / "gone.pth")
-    assert load_member(None, "tiny", "cpu", decoder=file).models.vae.config.z_dim == 16, "control: a pool of one process has it"
+    assert load_member(None, asked).models.vae.config.z_dim == 16, "control: a pool of one process has it"
 
 
 def talk(engine, steps=4, chunks=2):

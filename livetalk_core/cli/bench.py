@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from livetalk_core.cli.options import add_model, add_pool
+from livetalk_core.cli.options import add_engine, engine_fields, engine_options, tell
 
 NOT_SAID = {"run", "verbose", "parser", "json", "report", "files"}
 """Options that change nothing in the numbers."""
@@ -19,8 +18,7 @@ ROOM = 1.25
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
-    add_model(sub)
-    add_pool(sub)
+    add_engine(sub, engine_fields(pool=True))
     sub.add_argument("--size", default="auto", metavar="WxH", help="picture size (default: the model's own)")
     sub.add_argument("--chunks", type=int, default=5, metavar="N", help="chunks to time after the warm-up (default: 5)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps a chunk (default: the model's own)")
@@ -144,35 +142,34 @@ def open_engine(options: argparse.Namespace):
     """The engine that the options name. ValueError for random weights of what is no preset, or has no room."""
     from livetalk_core.open import open_engine
 
+    asked = engine_options(options)
     if not options.random_weights:
-        return open_engine(options, sys.stderr)
+        return open_engine(asked, tell)
     from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
     from livetalk_core.engine.assemble import assemble
-    from livetalk_core.engine.load import check_fast, choose_device
+    from livetalk_core.engine.load import choose_device
     from livetalk_core.models.attention import select_kernel
     from livetalk_core.models.weights import read_tiny_decoder
-    from livetalk_core.open import named_dtype
     from livetalk_core.presets import BY_NAME
 
-    if options.model not in BY_NAME:
-        raise ValueError(f"random weights need a preset, and {options.model!r} is none; choose {', '.join(BY_NAME)}")
-    if options.workers is not None or options.gpus != "1":
+    if asked.model not in BY_NAME:
+        raise ValueError(f"random weights need a preset, and {asked.model!r} is none; choose {', '.join(BY_NAME)}")
+    if asked.in_pool:
         raise ValueError("random weights are made in one process; leave out --workers and --gpus, or give the model's folder")
     import torch
 
-    device = choose_device(options.device)
-    dtype = named_dtype(options) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    preset = BY_NAME[options.model]()
+    device = choose_device(asked.device)
+    dtype = asked.torch_dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    preset = BY_NAME[asked.model]()
     needed, free = ROOM * weight_bytes(preset, dtype), free_bytes(device)
     if needed > free:
         raise ValueError(
-            f"{options.model} needs {needed / 1e9:.0f} GB on {device}, and {free / 1e9:.0f} GB are free; use --counters, which need none"
+            f"{asked.model} needs {needed / 1e9:.0f} GB on {device}, and {free / 1e9:.0f} GB are free; use --counters, which need none"
         )
-    select_kernel(options.attention)
-    check_fast(options.fast)
-    tiny = None if options.decoder is None else read_tiny_decoder(options.decoder)
-    print(f"model {options.model}: RANDOM WEIGHTS, good for times only", file=sys.stderr)
-    return assemble(random_engine(preset, device, dtype), compile=options.compile, fast=options.fast, tiny=tiny)
+    select_kernel(asked.attention)
+    tiny = None if asked.decoder is None else read_tiny_decoder(asked.decoder)
+    tell(f"model {asked.model}: RANDOM WEIGHTS, good for times only")
+    return assemble(random_engine(preset, device, dtype), asked, tiny=tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 
-from livetalk_core.cli.options import add_model
+from livetalk_core.cli.options import add_engine, engine_fields, engine_options, tell
 
 SHEET_CLIPS = 10
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("out", type=Path, help="folder for results.json, sheet.jpg and long.png")
-    add_model(sub)
+    add_engine(sub, engine_fields(pool=False))
     sub.add_argument(
         "--reader", type=Path, metavar="FILE", help="the reader of mouths; trained if it is not there (default: in the folder)"
     )
@@ -36,12 +35,12 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """0 when every target is met, else 1."""
     from livetalk_core.evaluate import report
-    from livetalk_core.open import open_here
+    from livetalk_core.open import open_engine
 
     check_options(options)
     others = [json.loads(path.read_text()) for path in options.against]
     reader = find_reader(options)
-    with closing(open_here(options)) as engine:
+    with closing(open_engine(engine_options(options), tell)) as engine:
         results = evaluate(options, engine, reader)
     rows = report.rows_of(results)
     print(report.table(rows))
@@ -129,7 +128,3 @@ def write(results: dict, sheet: list, out: Path) -> None:
     rows = [vars(row) | {"passed": row.passed} for row in report.rows_of(results)]
     (out / "results.json").write_text(json.dumps(results | {"rows": rows}, indent=1))
     report.contact_sheet(sheet, out / "sheet.jpg")
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
-from livetalk_core.cli.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
+from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, add_serve, engine_fields, engine_options, tell
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
@@ -57,13 +57,13 @@ def parser() -> Parser:
     add_serve(command(commands, "serve", run_serve, "answer streams from the network with this machine's pool of workers"))
     prepare = command(commands, "prepare", run_prepare, "encode talking videos once, into shards to train on")
     add_prepare(prepare)
-    add_model(prepare)
+    add_engine(prepare, engine_fields(pool=False))
     add_train(command(commands, "train", run_train, "run one stage of training by its recipe; a stopped run goes on"))
     add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
     add_study(command(commands, "study", run_study, "compare the choices of Stage 2 on a small model, several seeds each"))
     add_curves(command(commands, "curves", run_curves, "draw the curves of training runs"))
     doctor = command(commands, "doctor", run_doctor, "look at this machine and the model files; say what is missing")
-    add_model(doctor)
+    add_engine(doctor, engine_fields(pool=False))
     for sub in (parity, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return top
@@ -83,6 +83,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.presets import PROMPT
     from livetalk_core.types import StreamSettings
 
+    asked = engine_options(options)
     settings = StreamSettings(
         seed=options.seed,
         steps=options.steps,
@@ -105,7 +106,7 @@ def run_generate(options: argparse.Namespace) -> int:
     inputs = check_inputs(job)
     for note in inputs.picture.notes:
         print(f"picture: {note}")
-    engine = open_engine(options, sys.stdout)
+    engine = open_engine(asked, print)
     progress = Progress()
     try:
         with closing(engine), progress:
@@ -140,7 +141,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     if options.pools < 1 or options.sessions < 1:
         raise ValueError(f"pools={options.pools} and sessions={options.sessions} must be 1 or more")
-    pools = [open_pool(options) for _ in range(options.pools)]
+    pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
     run_service(Service(pools, options.sessions, tuple(options.origin), options.size), options.host, options.port)
     return 0
 
@@ -150,13 +151,13 @@ def run_prepare(options: argparse.Namespace) -> int:
     from livetalk_core.open import open_frozen
     from livetalk_core.sizes import choose_size
 
-    return training.run_prepare(options, open_frozen(options), choose_size)
+    return training.run_prepare(options, open_frozen(engine_options(options)), choose_size)
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     from livetalk_core.checks.doctor import examine
 
-    findings = examine(options.model)
+    findings = examine(engine_options(options).model)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import NoReturn
+
+from livetalk_core.engine.options import EngineOptions, option_of
 
 BAD_INPUT = 2
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -17,12 +22,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+def tell(line: str) -> None:
+    """To the user, beside a command's results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("picture", nargs="?", type=Path, default=ASSETS / "portrait.png", help="portrait, any format (default: a sample)")
     sub.add_argument("audio", nargs="?", type=Path, default=ASSETS / "speech.flac", help="speech, sound or video file (default: a sample)")
     sub.add_argument("output", nargs="?", type=Path, default=Path("talking.mp4"), help="MP4 to write (default: talking.mp4)")
-    add_model(sub)
-    add_pool(sub)
+    add_engine(sub, engine_fields(pool=True))
     sub.add_argument("--prompt", help="what the picture shows (default: the published prompt)")
     sub.add_argument(
         "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
@@ -46,51 +55,39 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
-def add_model(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", default="nano", help="nano (in the package), tiny (random weights), or a model's folder (default: nano)")
-    sub.add_argument("--dit", type=Path, nargs="+", metavar="FILE", help="DiT files; a Wan 2.1 I2V base may be followed by its audio patch")
-    for part, text in (("vae", "VAE"), ("text", "umT5 encoder"), ("image", "CLIP vision encoder"), ("audio-encoder", "wav2vec2 encoder")):
-        sub.add_argument(f"--{part}", type=Path, metavar="FILE", help=f"{text} file instead of the folder's")
-    sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of umT5's tokenizer.json instead of the model folder's")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    sub.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="precision (default: bfloat16 on cuda)")
-    sub.add_argument(
-        "--memory",
-        default="auto",
-        help="where the DiT's weights are kept: resident, offload (on the host, brought block by block), sharded (a part on each of "
-        "several GPUs), or auto: resident where they fit, else offload (default: auto)",
-    )
-    sub.add_argument(
-        "--attention",
-        default="auto",
-        help="attention kernel: auto, the fastest on this GPU; sdpa, cudnn, flash, efficient (torch's own), flash2, flash3; or sage, "
-        "8-bit, which changes the result and is measured (default: auto)",
-    )
-    sub.add_argument("--compile", action="store_true", help="compile with torch.compile: faster chunks after a slow first one")
-    sub.add_argument(
-        "--fast",
-        default="none",
-        help="savings that change the result: none, or fp8, products in 8 bits (default: none). Each option that changes the result is "
-        "measured against the exact way on the first chunk, which takes longer by one more chunk, and one for each",
-    )
-    sub.add_argument(
-        "--decoder",
-        type=Path,
-        metavar="FILE",
-        help="for drafts: a tiny decoder (taew2_1, .pth or .safetensors) in place of the Wan 2.1 VAE's, which changes the result and is "
-        "measured as for --fast; motion frames are its own too, encoded as ever (one process)",
-    )
-    sub.set_defaults(warm=False)
+def engine_fields(*, pool: bool) -> list[Field]:
+    """What the command line asks of an engine; without `pool`, of one in this process. Each command sets `warm` and `size` itself."""
+    left_out = {"warm", "size"} | (set() if pool else {"gpus", "workers"})
+    return [field for field in fields(EngineOptions) if field.name not in left_out]
 
 
-def add_pool(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--gpus", default="1", metavar="N", help="GPUs that make one video together, or auto (default: 1, without workers)")
-    sub.add_argument("--workers", "--pool", metavar="N", help="processes on the CPU in place of GPUs")
+def add_engine(sub: argparse.ArgumentParser, asked: Iterable[Field]) -> None:
+    """An argument for each field of EngineOptions."""
+    for field in asked:
+        option = option_of(field)
+        names = [f"--{name.replace('_', '-')}" for name in (field.name, *option.aliases)]
+        if option.kind is bool:
+            sub.add_argument(*names, action="store_true", help=option.help)
+        else:
+            read = read_count if option.kind is int else option.kind
+            how = {"type": read, "default": field.default, "metavar": option.metavar, "nargs": "+" if option.many else None}
+            told = f" (default: {field.default})" if field.default not in (None, ()) else ""
+            sub.add_argument(*names, help=option.help + told, **how)
+
+
+def read_count(text: str) -> int | str:
+    """A number; other words are left for EngineOptions to judge."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+def engine_options(given: argparse.Namespace) -> EngineOptions:
+    """What the arguments ask of an engine. ValueError for what it cannot be."""
+    found = {field.name: vars(given)[field.name] for field in fields(EngineOptions) if field.name in given}
+    return EngineOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
 
 def add_serve(sub: argparse.ArgumentParser) -> None:
-    add_model(sub)
-    add_pool(sub)
+    add_engine(sub, engine_fields(pool=True))
     sub.set_defaults(warm=True)
     sub.add_argument("--size", default="auto", metavar="WxH", help="picture size when a client names none (default: auto)")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from livetalk_core.cli.evaluate import tell
+from livetalk_core.cli.options import tell
 
 
 def add_study(sub: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.engine import Engine
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models.convolution import lay_channels_last
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import require_fp8
@@ -26,23 +27,21 @@ from livetalk_core.parallel.vae import parallelize_vae
 log = logging.getLogger(__name__)
 
 
-def assemble(
-    engine: Engine, group: SequenceGroup | None = None, *, compile: bool = False, fast: str = "none", tiny: TinyDecoder | None = None
-) -> Engine:
+def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None = None, tiny: TinyDecoder | None = None) -> Engine:
     """A loaded engine, made ready: its work shared with a group, its frames made by a tiny decoder, in 8 bits, compiled.
 
     Products are in 8 bits from the first chunk on, on which that is measured. ValueError for what the model or the device cannot do.
     """
     dit = engine.models.dit
     if group is not None:
-        dit.sequence = SequenceParallel(group, dit.config.num_heads, compiled=compile)
+        dit.sequence = SequenceParallel(group, dit.config.num_heads, compiled=options.compile)
         engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
     if tiny is not None:
         draft_with(engine, tiny)
-    if fast == "fp8":
+    if options.fast == "fp8":
         require_fp8(dit, engine.device)
         engine.deviations.fp8 = True
-    if compile:
+    if options.compile:
         compile_models(dit, engine.models.vae, engine.device)
         engine.deviations.compiled = True
     return engine

@@ -13,6 +13,7 @@ import torch
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
@@ -36,66 +37,25 @@ KINDS = {
 """The network of each config."""
 
 
-FAST = ("none", "fp8")
-"""Savings that change the result: the DiT's large products in 8 bits."""
+def load_engine(model: str | Path | ModelFiles = "nano", device: str = "auto", **asked: object) -> Engine:
+    """An engine in this process: `load_engine("nano", device="cpu")`. `asked`: further fields of EngineOptions."""
+    return load_member(None, EngineOptions(model=model, device=device, **asked))
 
 
-def load_engine(
-    model: str | Path | ModelFiles = "nano",
-    device: str = "auto",
-    dtype: torch.dtype | None = None,
-    memory: str = "auto",
-    compile: bool = False,
-    fast: str = "none",
-    decoder: str | Path | None = None,
-) -> Engine:
-    """An engine of a preset's name, of a published model folder, or of named files.
-
-    `device` auto: CUDA where there is one. `dtype`: bfloat16 on CUDA and float32 on the CPU unless given. `memory`: the DiT's weights
-    are resident, on the device, or offload, on the host and brought block by block; auto: resident where they fit. `compile`: DiT and VAE
-    compiled with torch.compile, for resident weights. `fast`: one of FAST. `decoder`: file of a tiny decoder (taew2_1), which makes the
-    frames of drafts.
-    """
-    check_fast(fast)
-    tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    return assemble(load_part(None, model, device, dtype, check_memory(memory)), compile=compile, fast=fast, tiny=tiny)
+def load_member(group: SequenceGroup | None, options: EngineOptions) -> Engine:
+    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group."""
+    select_kernel(options.attention)
+    if group is not None and options.decoder is not None:
+        raise ValueError(f"--decoder {options.decoder} works in one process only; leave it out, or leave out --gpus and --workers")
+    check_memory(options.memory, 1 if group is None else group.size)
+    tiny = None if options.decoder is None else weights.read_tiny_decoder(Path(options.decoder))
+    return assemble(load_part(group, options), options, group, tiny)
 
 
-def load_member(
-    group: SequenceGroup | None,
-    model: str | Path | ModelFiles,
-    device: str,
-    dtype: torch.dtype | None = None,
-    attention: str = "auto",
-    memory: str = "auto",
-    compile: bool = False,
-    fast: str = "none",
-    decoder: str | Path | None = None,
-) -> Engine:
-    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group.
-
-    `memory` may also be sharded: each process holds its part of the DiT's weights, neither compiled nor in 8 bits.
-    """
-    select_kernel(attention)
-    check_fast(fast)
-    if memory == "sharded" and (compile or fast != "none"):
-        raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
-    if group is not None and decoder is not None:
-        raise ValueError(f"--decoder {decoder} works in one process only; leave it out, or leave out --gpus and --workers")
-    check_memory(memory, 1 if group is None else group.size)
-    tiny = None if decoder is None else weights.read_tiny_decoder(Path(decoder))
-    return assemble(load_part(group, model, device, dtype, memory), group, compile=compile, fast=fast, tiny=tiny)
-
-
-def check_fast(name: str) -> None:
-    if name not in FAST:
-        raise ValueError(f"fast={name!r} must be one of {', '.join(FAST)}")
-
-
-def load_part(group: SequenceGroup | None, model: str | Path | ModelFiles, device: str, dtype: torch.dtype | None, memory: str) -> Engine:
-    """An engine, not parallel yet, whose DiT's weights are already where `memory` says."""
-    place = choose_device(device)
-    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:
+    """An engine, not parallel yet, whose DiT's weights are already where the options say."""
+    place, model, memory = choose_device(options.device), options.source, options.memory
+    dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if isinstance(model, ModelFiles):
         return load_files(model, place, dtype, memory, group)
     if model in BY_NAME:

@@ -6,7 +6,6 @@ import torch
 
 from livetalk_core.parallel.offload import NUM_SLOTS
 
-CHOICES = ("auto", "resident", "offload", "sharded")
 GIB = 1 << 30
 WORKING_BYTES = 6 * GIB
 """What the large model needs beyond its weights, for a chunk of 720 x 416: an estimate."""
@@ -19,13 +18,10 @@ GATHERED_BLOCKS = 4
 """Blocks' worth of memory for the one at work, the one being gathered, and the copies between: an estimate."""
 
 
-def check_memory(memory: str, num_processes: int = 1) -> str:
-    """The choice itself; ValueError for one that is unknown or needs more processes."""
-    if memory not in CHOICES:
-        raise ValueError(f"memory={memory!r} must be one of {', '.join(CHOICES)}")
+def check_memory(memory: str, num_processes: int) -> None:
+    """ValueError for weights that are shared out in one process."""
     if memory == "sharded" and num_processes < 2:
         raise ValueError("memory='sharded' shares the weights over 2 processes or more, and this is one; use more GPUs, or 'offload'")
-    return memory
 
 
 def blocks_on_device(memory: str, block_bytes: int, num_blocks: int, count: int = 1) -> int:

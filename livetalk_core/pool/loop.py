@@ -115,7 +115,7 @@ class Worker:
         group = join(command) if command.recipe.grouped and command.placement.num_workers > 1 else None
         self.note("loading the model")
         module, _, name = command.recipe.make.partition(":")
-        self.engine = vars(importlib.import_module(module))[name](group, **command.recipe.arguments)
+        self.engine = vars(importlib.import_module(module))[name](group, command.recipe.options)
         self.brake = CancelFlag(self.engine.device, grouped=group is not None)
         return wire.Facts(preset=self.engine.preset, dtype=self.engine.dtype, device=self.engine.device.type)
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from livetalk_core.engine.files import ModelFiles, find_files
 from livetalk_core.models.weights import HEAD_DIM
@@ -50,8 +51,8 @@ class Demand:
         return rest + blocks_on_device(memory, self.block_bytes, self.num_blocks, count)
 
 
-def place_on_gpus(wanted: str, demand: Demand, gpus: list[Gpu], memory: str = "auto") -> Placement:
-    """`wanted`: auto or a count. ValueError, with the possible choices, for what is not there or not free.
+def place_on_gpus(wanted: int | Literal["auto"], demand: Demand, gpus: list[Gpu], memory: str = "auto") -> Placement:
+    """`wanted`: a count or auto. ValueError, with the possible choices, for what is not there or not free.
 
     `memory`: where the DiT's weights are kept; auto takes GPUs that hold them whole.
     """
@@ -61,11 +62,9 @@ def place_on_gpus(wanted: str, demand: Demand, gpus: list[Gpu], memory: str = "a
     choices = fitting_counts(demand, gpus, memory)
     if not choices:
         raise ValueError(f"gpus={wanted}: {explain_misfit(demand, gpus, memory)}")
-    if wanted == "auto":
-        count = max(choices, key=lambda n: (choose_topology(n, demand.heads, demand.tokens).ring_degree == 1, n))
-    else:
-        count = check_count("gpus", wanted)
-        check_memory(memory, count)
+    best = max(choices, key=lambda n: (choose_topology(n, demand.heads, demand.tokens).ring_degree == 1, n))
+    count = best if wanted == "auto" else wanted
+    check_memory(memory, count)
     fitting = fitting_gpus(demand.on_each(memory, count), gpus)
     need = in_gib(demand.on_each(memory, count)) + " free each"
     if count not in choices:
@@ -126,9 +125,8 @@ def in_gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.0f} GiB"
 
 
-def place_on_cpu(wanted: str, demand: Demand, memory: str = "auto") -> Placement:
-    """`wanted` processes on the CPU. ValueError with the possible choices."""
-    count = check_count("workers", wanted)
+def place_on_cpu(count: int, demand: Demand, memory: str = "auto") -> Placement:
+    """`count` processes on the CPU. ValueError with the possible choices."""
     check_memory(memory, count)
     choices = possible_counts(count, demand)
     if count not in choices:
@@ -140,12 +138,6 @@ def place_on_cpu(wanted: str, demand: Demand, memory: str = "auto") -> Placement
         reason=f"{count} processes on the CPU; {topology.reason.replace('GPUs', 'processes').replace('GPU', 'process')}",
         **degrees,
     )
-
-
-def check_count(name: str, wanted: str) -> int:
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise ValueError(f"{name}={wanted} must be 1 or more" + (", or auto" if name == "gpus" else ""))
-    return int(wanted)
 
 
 def possible_counts(most: int, demand: Demand) -> list[int]:

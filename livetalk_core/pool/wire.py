@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.types import Reference, StreamSettings
 
 HEADER = struct.Struct("!Q")
@@ -38,9 +39,9 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a worker makes its engine: a function "module:name", called with the worker's SequenceGroup (None for one worker)."""
+    """How a worker makes its engine: a function "module:name", called with the worker's SequenceGroup (None for one worker) and options."""
 
-    arguments: dict[str, object] = field(default_factory=dict)
+    options: EngineOptions = EngineOptions()
     make: str = "livetalk_core.engine.load:load_member"
     grouped: bool = True
     """Whether the workers form a torch.distributed group."""

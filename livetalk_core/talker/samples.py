@@ -1,8 +1,8 @@
-"""Writes the shipped samples: `python -m livetalk_core.talker.samples` makes assets/portrait.png and assets/speech.flac anew."""
+"""Writes the shipped samples: `python -m livetalk_core.talker.samples [FOLDER]` makes assets/portrait.png and assets/speech.flac anew."""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import av
@@ -53,10 +53,7 @@ SPEECH = Utterance(
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the sample portrait and speech anew.")
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write into (default: the package's assets)")
-    out: Path = parser.parse_args().out
+def main(out: Path = ASSETS) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_portrait(out / "portrait.png")
     write_speech(out / "speech.flac")
@@ -81,4 +78,4 @@ def write_speech(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:2]))

@@ -180,13 +180,38 @@ def test_other_engine_settings_make_other_engines_that_run(server, settings):
 
 
 @pytest.mark.parametrize(
-    "settings, message", [({"gpus": 64}, "workers=64 leave some without work"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
+    "settings, message", [({"gpus": 64}, "gpus=64 leave some without work"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
 )
 def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(server, settings, message):
     prompt = workflow("full_graph")
     prompt["1"]["inputs"] |= settings
     report = failure(server.run(prompt))
     assert report["node_type"] == "LiveTalkModelLoader" and message in report["exception_message"]
+
+
+def short_graph(options: dict) -> dict:
+    """The full graph at 32 x 32 for 0.4 s, with LiveTalk Engine Options at its loader."""
+    prompt = workflow("full_graph")
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32}
+    prompt["7"]["inputs"]["duration"] = 0.4
+    prompt["20"] = {"class_type": "LiveTalkEngineOptions", "inputs": options}
+    prompt["1"]["inputs"]["options"] = ["20", 0]
+    return prompt
+
+
+@pytest.mark.parametrize("options, said", [({"memory": "offload", "fast": "none"}, ""), ({"workers": 2}, "2 processes on the CPU")])
+def test_engine_options_make_the_engine_that_they_ask_for(server, options, said):
+    loads = server.count_in_log(LOADED)
+    entry = server.run(short_graph(options))
+    assert entry["status"]["status_str"] == "success", failure(entry)
+    assert server.count_in_log(LOADED) == loads + 1 and said in server.log()
+
+
+def test_engine_options_that_do_not_fit_are_refused_in_the_words_of_the_nodes(server):
+    report = failure(server.run(short_graph({"memory": "sharded", "compile": True})))
+    assert report["node_type"] == "LiveTalkEngineOptions" and "choose another memory" in report["exception_message"]
+    report = failure(server.run(short_graph({"memory": "sharded"})))
+    assert report["node_type"] == "LiveTalkModelLoader" and "memory='sharded' shares the weights" in report["exception_message"]
 
 
 def test_the_output_that_was_not_chosen_names_the_way_out(server):

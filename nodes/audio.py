@@ -28,7 +28,7 @@ class AudioEmbedding(io.ComfyNode):
             ],
             outputs=[
                 SpeechWire.Output("speech", display_name="speech", tooltip="Sound for the sampler."),
-                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: round(25 x seconds)."),
+                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: 25 x seconds, halves rounded up."),
             ],
         )
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from livetalk_core.plan import StreamPlan
+from livetalk_core.plan import StreamPlan, nearest_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ class Speech:
 
     @property
     def num_frames(self) -> int:
-        """Frames of video for it: round(25 x seconds), at least one, so no tail is lost."""
-        return max(1, round(self.duration * FPS))
+        """Frames of video for it: 25 x seconds to the nearest, halves up, at least one, so no tail is lost."""
+        return nearest_frames(self.duration, FPS)
 
     def blocks(self, rate: int = 16000) -> Iterator[Tensor]:
         """[people, N] float32 at `rate`, a second at a time, silence after the shorter one's end."""

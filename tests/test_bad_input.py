@@ -179,7 +179,7 @@ def first_frame(place, picture, *options):
     loaded = load_picture(picture)
     out = place.folder / f"{picture.stem}.mp4"
     assert main(["generate", str(picture), str(place.sound), str(out), *SMALL, *options]) == 0
-    assert probe_video(out).frames == 62 and next(read_frames(out)).shape == (32, 48, 3)
+    assert probe_video(out).frames == 63 and next(read_frames(out)).shape == (32, 48, 3)
     return crop_cover(loaded.image, 48, 32), loaded.notes
 
 

@@ -33,10 +33,10 @@ def talk(engine, seconds=2.5, settings=None, cuts=(10**9,), seed=0, reference=No
 def test_chunks_follow_on_without_gap_or_overlap(engine):
     """In pieces: four frames of a chunk first, then twelve and twelve."""
     chunks = talk(engine, 2.5)
-    counts = [4, 12, 12, 4, 12, 12, 4, 2]
+    counts = [4, 12, 12, 4, 12, 12, 4, 3]
     assert [c.index for c in chunks] == [0, 0, 0, 1, 1, 1, 2, 2] and [c.first_frame for c in chunks] == [0, 4, 16, 28, 32, 44, 56, 60]
     assert [len(c.frames_THWC) for c in chunks] == counts and [len(c.samples) for c in chunks] == [640 * n for n in counts]
-    assert torch.equal(torch.cat([c.samples for c in chunks])[:40000], torch.from_numpy(speech_like(2.5))[: 62 * 640][:40000])
+    assert torch.equal(torch.cat([c.samples for c in chunks])[:40000], torch.from_numpy(speech_like(2.5)))
     assert all(c.frames_THWC.dtype == torch.uint8 and c.frames_THWC.device.type == "cpu" for c in chunks)
     assert set(chunks[0].seconds) == {"audio", "denoise", "decode", "color"} and set(chunks[1].seconds) == {"decode", "color"}
     assert set(chunks[3].seconds) == {"audio", "denoise", "decode", "color", "encode"}, "with the motion latents that it begins with"

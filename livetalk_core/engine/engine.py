@@ -192,7 +192,7 @@ class Stream:
         yield from self.run(self.windows.push(samples_PN))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         yield from self.run(self.windows.finish(num_frames))
 
     def run(self, windows: Iterator[AudioWindow]) -> Iterator[Chunk]:

@@ -229,7 +229,7 @@ class PoolStream:
             yield from self.run(wire.Push(session=self.session, blocks=blocks))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         blocks, self.blocks, self.waiting = self.blocks, [], 0
         yield from self.run(wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames))
 

@@ -27,7 +27,9 @@ def test_blocks_joined_are_the_whole_sound_resampled(nodes, rate, channels, seco
     assert np.array_equal(joined[0].numpy(), to_mono(given["waveform"][0].numpy(), rate))
 
 
-@pytest.mark.parametrize("num_samples, frames", [(1, 1), (640, 1), (959, 1), (960, 2), (961, 2), (8000, 13), (16000, 25), (40000, 63), (40321, 63)])
+@pytest.mark.parametrize(
+    "num_samples, frames", [(1, 1), (640, 1), (959, 1), (960, 2), (961, 2), (8000, 13), (16000, 25), (40000, 63), (40321, 63)]
+)
 def test_the_length_is_the_nearest_number_of_frames(nodes, num_samples, frames):
     speech = nodes.audio.speech_from({"waveform": torch.zeros(1, 1, num_samples), "sample_rate": 16000}, None, True)
     assert speech.num_frames == frames

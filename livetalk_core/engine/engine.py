@@ -13,7 +13,7 @@ from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
 from livetalk_core.engine.deviation import Deviations, FirstChunk
-from livetalk_core.models.audio import AudioEncoder, normalize_loudness
+from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
@@ -27,6 +27,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
 from livetalk_core.stream.color import match_color
 from livetalk_core.stream.flow import flow_times, seeded_noise
+from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
 from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings, VideoVAE
@@ -137,7 +138,8 @@ class Engine:
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
         session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents)
         kind = WholeWindows if settings.whole_audio else LiveWindows
-        windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
+        levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
+        windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers)
 
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}

@@ -5,7 +5,7 @@ Frame k of the video shows samples [640 k, 640 (k + 1)). Window c covers the fra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.loudness import Leveler
 from livetalk_core.types import AudioWindow
 
 Encode = Callable[[Tensor], Tensor]
@@ -25,8 +26,9 @@ class LiveWindows:
     However the sound is cut into pushes, the windows are the same.
     """
 
-    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1):
-        self.plan, self.encode, self.people = plan, encode, people
+    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1, levelers: Sequence[Leveler] = ()):
+        """`levelers`: one a speaker, for the loudness that the encoder hears; none leaves the sound as it is."""
+        self.plan, self.encode, self.people, self.levelers = plan, encode, people, levelers
         self.context_PN = torch.zeros(people, plan.context_samples)
         self.waiting_PN = torch.zeros(people, 0)
         self.index = 0
@@ -52,7 +54,7 @@ class LiveWindows:
         """Move the buffer on by one chunk and encode it."""
         new_PN, self.waiting_PN = self.waiting_PN.split([self.plan.new_samples, self.waiting_PN.shape[1] - self.plan.new_samples], dim=1)
         self.context_PN = torch.cat([self.context_PN, new_PN], dim=1)[:, -self.plan.context_samples :]
-        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in self.context_PN])
+        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in leveled(self.context_PN, self.levelers)])
         end = features_PTSD.shape[1]
         windows = slice_windows(features_PTSD, end - self.plan.chunk_frames, self.plan)
         self.index += 1
@@ -65,8 +67,9 @@ class WholeWindows:
     Memory grows with the recording, and the encoder's time with its square: for minutes, not hours.
     """
 
-    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1):
-        self.plan, self.encode, self.people = plan, encode, people
+    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1, levelers: Sequence[Leveler] = ()):
+        """`levelers`: one a speaker, for the loudness that the encoder hears; none leaves the sound as it is."""
+        self.plan, self.encode, self.people, self.levelers = plan, encode, people, levelers
         self.parts_PN: list[Tensor] = [torch.zeros(people, plan.motion_frames * plan.samples_per_frame)]
 
     def push(self, samples_PN: Tensor) -> Iterator[AudioWindow]:
@@ -82,7 +85,7 @@ class WholeWindows:
         total = plan.frames_in(seconds) if num_frames is None else num_frames
         length = before + plan.chunks_in(total) * plan.new_samples
         samples_PN = F.pad(samples_PN, (0, max(0, length - samples_PN.shape[1])))[:, :length]
-        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in samples_PN])
+        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in leveled(samples_PN, self.levelers)])
         for index in range(plan.chunks_in(total)):
             windows = slice_windows(features_PTSD, index * plan.new_frames, plan)
             new_PN = samples_PN[:, before + index * plan.new_samples :][:, : plan.new_samples]
@@ -96,6 +99,12 @@ def slice_windows(features_PTSD: Tensor, first: int, plan: StreamPlan) -> Tensor
     offsets = torch.arange(plan.audio_window, device=device) - plan.audio_window // 2
     frames = torch.arange(first, first + plan.chunk_frames, device=device)[:, None] + offsets
     return features_PTSD[:, frames.clamp(0, features_PTSD.shape[1] - 1)]
+
+
+def leveled(samples_PN: Tensor, levelers: Sequence[Leveler]) -> list[Tensor]:
+    """Each speaker's window [N] at the loudness that the encoder is to hear."""
+    rows = list(samples_PN.cpu())
+    return [leveler.level(samples_N) for leveler, samples_N in zip(levelers, rows, strict=True)] if levelers else rows
 
 
 def mix(samples_PN: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from livetalk_core.engine.engine import Engine
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.audio import probe_audio
 from livetalk_core.media.video import probe_video, read_frames
+from livetalk_core.presets import tiny
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import Chunk
 
@@ -44,7 +45,7 @@ def test_n_seconds_of_speech_give_25_n_frames_and_all_the_sound(tmp_path, portra
 class Loud:
     """An engine that shows each frame's loudness as its grey: made of the real windows, so their step with the sound is what is tested."""
 
-    preset, turn = None, None
+    preset, turn, device = tiny(), None, torch.device("cpu")
 
     def __init__(self, real: Engine):
         self.plan = real.plan
@@ -52,7 +53,7 @@ class Loud:
     def reference(self, pixels_CHW, prompt, masks):
         return self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
 
-    def open(self, plan, settings, people):
+    def open(self, plan, settings, people, **how):
         level = lambda samples_N: samples_N.reshape(-1, 640).square().mean(1).sqrt()[:, None, None]  # noqa: E731
         self.plan_now, self.windows = plan, LiveWindows(plan, level, people)
         return self

@@ -77,9 +77,9 @@ def command(commands, name: str, run: Callable[[argparse.Namespace], int], text:
 
 def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.cli.progress import Progress
-    from livetalk_core.generate import Job, check_inputs, generate
+    from livetalk_core.cli.signals import stopped_by_signals
+    from livetalk_core.generate import Job, Report, check_inputs, generate
     from livetalk_core.open import open_engine
-    from livetalk_core.pool.pool import WorkerFailure
     from livetalk_core.presets import PROMPT
     from livetalk_core.types import StreamSettings
 
@@ -98,24 +98,38 @@ def run_generate(options: argparse.Namespace) -> int:
         output=options.output,
         prompt=PROMPT if options.prompt is None else options.prompt,
         size=options.size,
+        audio_track=options.audio_track,
+        split_channels=options.split_channels,
+        any_size=options.any_size,
+        crop=options.crop,
         masks=tuple(options.masks or ()),
         overwrite=options.overwrite,
+        resume=options.resume,
+        engine=", ".join(f"{name} {vars(options)[name]}" for name in CHANGING if vars(options).get(name) is not None),
         settings=settings,
     )
-    inputs = check_inputs(job)
-    for note in inputs.picture.notes:
-        print(f"picture: {note}")
-    engine = open_engine(options, sys.stdout)
+    saved: list[tuple[Path, int]] = []
     progress = Progress()
-    try:
-        with closing(engine), progress:
-            generate(engine, inputs, progress.show)
-    except (KeyboardInterrupt, WorkerFailure):
-        if progress.frames:
-            print(f"stopped: {job.output} holds the {progress.frames} frames made so far")
-        raise
-    print(f"{job.output}: {progress.frames} frames, {progress.frames / 25:.2f} s of video in {progress.seconds:.1f} s")
+    report = Report(chunk=progress.show, note=print, resumed=progress.begin_at, saved=lambda path, frames: saved.append((path, frames)))
+    with stopped_by_signals():
+        inputs = check_inputs(job)
+        for note in inputs.notes:
+            print(note)
+        engine = open_engine(options, sys.stdout)
+        try:
+            with closing(engine), progress:
+                generate(engine, inputs, report=report)
+        except BaseException:
+            for path, frames in saved:
+                print(f"stopped: {path} holds the {frames} frames made so far")
+            raise
+    ((path, frames),) = saved
+    print(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
+
+
+CHANGING = ("model", "dit", "vae", "audio_encoder", "text", "image", "dtype", "fast", "attention", "decoder", "workers", "gpus")
+"""Options of the engine that may change the result."""
 
 
 def run_parity(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings, VideoVAE
+from livetalk_core.types import AudioWindow, Chunk, Reference, Start, StreamSettings, VideoVAE
 
 ENCODE_GROUPS = (1, 2)
 """Latent frames of the condition encoded at a time, to bound memory."""
@@ -122,9 +122,10 @@ class Engine:
         people: int = 1,
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
+        start: Start | None = None,
     ) -> Stream:
         """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
-        each chunk's latents."""
+        each chunk's latents. `start`: make the chunks from there on only."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
@@ -136,10 +137,12 @@ class Engine:
         make, vae = Session, self.models.vae
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
-        windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers)
+        windows = kind(
+            plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, 0 if start is None else start.index
+        )
 
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
@@ -188,6 +191,7 @@ class Stream:
         self.calls: deque[Iterator[AudioWindow]] = deque()
         """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
         self.pieces: Iterator[Chunk] = iter(())
+        self.begun = False
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
         """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
@@ -216,7 +220,8 @@ class Stream:
         if window is None:
             return None
         seconds = {"audio": time.perf_counter() - start}
-        if window.index == 0:
+        if not self.begun:
+            self.begun = True
             self.on_first(window)
         self.pieces = self.session.step(window)
         piece = next(self.pieces)

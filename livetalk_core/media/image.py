@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import threading
@@ -65,23 +66,54 @@ def picture_from_tensor(image_HWC: Tensor) -> Image.Image:
     return to_srgb("picture tensor", image, [])
 
 
-def crop_cover(image: Image.Image, width: int, height: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The published crop: scale to cover, cut the center; [3, H, W] in [-1, 1], computed in `dtype`."""
-    scaled, (left, top) = cover(*image.size, width, height)
+Focus = tuple[float, float]
+"""The point of a picture that its crop is centered on, as far as the picture goes: fractions from the left and from the top."""
+CENTER: Focus = (0.5, 0.5)
+FOCUSES = {"center": CENTER, "top": (0.5, 0.0)}
+NOTED_CUT = 0.05
+"""Part of a side that may be cut without a word."""
+
+
+def crop_cover(image: Image.Image, width: int, height: int, dtype: torch.dtype = torch.float32, focus: Focus = CENTER) -> Tensor:
+    """The published crop: scale to cover, cut the center, or around another point; [3, H, W] in [-1, 1], computed in `dtype`."""
+    scaled, (left, top) = cover(*image.size, width, height, focus)
     resized = image.convert("RGB").resize(scaled, Image.Resampling.BILINEAR)
     pixels_HWC = np.array(resized.crop((left, top, left + width, top + height)))
     pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().to(dtype)
     return ((pixels_CHW / 255) - 0.5) * 2
 
 
-def crop_box(width0: int, height0: int, width: int, height: int) -> tuple[float, float, float, float]:
+def parse_focus(text: str) -> Focus:
+    """'center', 'top', or 'X,Y' with fractions 0 to 1 from the left and the top. ValueError for anything else."""
+    if text.strip().lower() in FOCUSES:
+        return FOCUSES[text.strip().lower()]
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        x = y = math.nan
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise ValueError(f"crop {text!r} must be center, top, or X,Y with fractions of the picture from 0 to 1, such as 0.5,0.3")
+    return x, y
+
+
+def crop_note(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> str | None:
+    """One sentence on how much of a picture is cut; None where that is a twentieth of a side or less."""
+    left, top, right, bottom = crop_box(width0, height0, width, height, focus)
+    cuts = {"left": left / width0, "right": 1 - right / width0, "top": top / height0, "bottom": 1 - bottom / height0}
+    if sum(cuts.values()) <= NOTED_CUT:
+        return None
+    parts = " and ".join(f"{100 * cut:.0f} % at the {side}" for side, cut in cuts.items() if cut > 0.005)
+    return f"of {width0}x{height0} pixels, {parts} are cut to fill {width}x{height}"
+
+
+def crop_box(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) in pixels of a width0 x height0 picture: what `crop_cover` keeps of it."""
-    (scaled_width, scaled_height), (left, top) = cover(width0, height0, width, height)
+    (scaled_width, scaled_height), (left, top) = cover(width0, height0, width, height, focus)
     x, y = width0 / scaled_width, height0 / scaled_height
     return (left * x, top * y, (left + width) * x, (top + height) * y)
 
 
-def cover(width0: int, height0: int, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def cover(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> tuple[tuple[int, int], tuple[int, int]]:
     """((scaled width, scaled height), (left, top)) in whole pixels; halves round to even, as published."""
     scale = max(height / height0, width / width0)
     scaled_width, scaled_height = math.ceil(scale * width0), math.ceil(scale * height0)
@@ -89,7 +121,11 @@ def cover(width0: int, height0: int, width: int, height: int) -> tuple[tuple[int
         raise ValueError(
             f"picture of {width0}x{height0} pixels is too long and thin to fill {width}x{height}; crop it nearer to that shape"
         )
-    return (scaled_width, scaled_height), (round((scaled_width - width) / 2), round((scaled_height - height) / 2))
+    left, top = (
+        round(min(max(at * scaled - kept / 2, 0), scaled - kept))
+        for at, scaled, kept in zip(focus, (scaled_width, scaled_height), (width, height), strict=True)
+    )
+    return (scaled_width, scaled_height), (left, top)
 
 
 @contextmanager
@@ -105,10 +141,19 @@ def pillow_limit() -> Iterator[None]:
 
 
 def open_picture(path: Path) -> Image.Image:
+    read_heif()
     try:
         return Image.open(path)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path}: is not a picture that can be read; save it as PNG or JPEG") from error
+
+
+@functools.cache
+def read_heif() -> None:
+    """Have Pillow know HEIC, as telephones write it; AVIF it knows itself."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def decode_picture(path: Path, image: Image.Image) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.types import Reference, StreamSettings
+from livetalk_core.types import Reference, Start, StreamSettings
 
 HEADER = struct.Struct("!Q")
 RECEIVE_BYTES = 1 << 20
@@ -97,6 +97,7 @@ class Open:
     people: int
     latents: bool
     """Whether the first piece of a chunk comes with the chunk's latents."""
+    start: Start | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

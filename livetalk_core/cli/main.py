@@ -14,6 +14,7 @@ from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
 from livetalk_core.cli.options import BAD_INPUT, Parser, add_generate, add_model, add_serve
+from livetalk_core.cli.say import Steady, say
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
@@ -36,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return fail(f"out of GPU memory: {error}; use a smaller --size or another --device")
     except KeyboardInterrupt:
-        print("livetalk: interrupted", file=sys.stderr)
+        say("livetalk: interrupted", sys.stderr)
         return INTERRUPTED
 
 
 def fail(message: str, status: int = BAD_INPUT) -> int:
-    print(f"livetalk: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"livetalk: error: {' '.join(message.split())}", sys.stderr)
     return status
 
 
@@ -110,21 +111,21 @@ def run_generate(options: argparse.Namespace) -> int:
     )
     saved: list[tuple[Path, int]] = []
     progress = Progress()
-    report = Report(chunk=progress.show, note=print, resumed=progress.begin_at, saved=lambda path, frames: saved.append((path, frames)))
+    report = Report(chunk=progress.show, note=say, resumed=progress.begin_at, saved=lambda path, frames: saved.append((path, frames)))
     with stopped_by_signals():
         inputs = check_inputs(job)
         for note in inputs.notes:
-            print(note)
-        engine = open_engine(options, sys.stdout)
+            say(note)
+        engine = open_engine(options, Steady(sys.stdout))
         try:
             with closing(engine), progress:
                 generate(engine, inputs, report=report)
         except BaseException:
             for path, frames in saved:
-                print(f"stopped: {path} holds the {frames} frames made so far")
+                say(f"stopped: {path} holds the {frames} frames made so far")
             raise
     ((path, frames),) = saved
-    print(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
+    say(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
 
 

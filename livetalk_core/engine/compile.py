@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -58,8 +60,17 @@ def keep_compiled_forms() -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
+
+
+def cache_folder() -> Path:
+    """Where compiled forms are kept: in the user's cache, or in the folder for temporary files if there is none that can be written."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livetalk" / "compiled"
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.gettempdir()) / f"livetalk-{os.getuid() if hasattr(os, 'getuid') else 'user'}" / "compiled"
 
 
 def require_compiler(device: torch.device) -> None:

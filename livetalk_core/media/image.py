@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from livetalk_core.media.source import check_file
@@ -22,6 +22,8 @@ MIN_SIDE = 32
 MAX_PIXELS = 200_000_000
 MAX_SCALED_PIXELS = 1_000_000_000
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+HEIF_HEAD = 1 << 16
+"""Bytes in which a HEIC file's properties stand."""
 PILLOW_LIMIT = threading.Lock()
 """Held while Pillow's process-wide pixel limit is changed."""
 
@@ -46,6 +48,7 @@ def load_picture(path: str | Path) -> Picture:
         check_size(str(path), *image.size)
         num_frames = count_frames(path, image)
         decode_picture(path, image)
+        settle_heif_orientation(path, image)
         upright = ImageOps.exif_transpose(image)
     if num_frames > 1:
         notes.append(f"the file holds {num_frames} pictures; the first one is used")
@@ -154,6 +157,17 @@ def read_heif() -> None:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+
+
+def settle_heif_orientation(path: Path, image: Image.Image) -> None:
+    """A HEIC picture is turned by its container (irot, imir), as it has been by now; only one without goes by its EXIF orientation."""
+    orientation = image.info.get("original_orientation")
+    if orientation is None:
+        return
+    with path.open("rb") as file:
+        head = file.read(HEIF_HEAD)
+    if b"irot" not in head and b"imir" not in head:
+        image.getexif()[ExifTags.Base.Orientation] = orientation
 
 
 def decode_picture(path: Path, image: Image.Image) -> None:

@@ -21,6 +21,7 @@ from livetalk_core.models.vae import DECODER_FORM, CausalVAE
 
 log = logging.getLogger(__name__)
 
+KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 64
 """Forms of one function, by shapes, that are compiled before torch gives up: sizes of pictures times pieces of a decode."""
 
@@ -44,7 +45,7 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
         block.compile(dynamic=False, fullgraph=whole)
     if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
         vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
-    log.info("compiled forms on %s, kept in %s", device, os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    log.info("compiled forms on %s, kept in %s", device, os.environ[KEPT_IN])
 
 
 def keep_exchanges(layer: nn.Module) -> bool:
@@ -56,11 +57,18 @@ def keep_exchanges(layer: nn.Module) -> bool:
 
 
 def keep_compiled_forms() -> None:
-    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Its import sets it to a temporary one, which is none."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Torch sets it to a temporary one, which is none."""
+    if os.environ.get(KEPT_IN) in (None, temporary_folder()):
+        os.environ[KEPT_IN] = str(cache_folder())
 
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder())
+
+def temporary_folder() -> str | None:
+    """Torch's own choice; None for a user without a name, for whom it has none and cannot be imported before another is set."""
+    with suppress(KeyError, OSError):
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+        return default_cache_dir()
+    return None
 
 
 def cache_folder() -> Path:

@@ -96,7 +96,7 @@ class Pool:
     def await_load(self, workers: Workers) -> None:
         """Wait until the engine is there. What the engine refuses ends the workers."""
         try:
-            self.facts, _ = workers.agenda.take(workers.loaded)
+            self.facts, _ = workers.schedule.take(workers.loaded)
         except BaseException:
             workers.close()
             if workers.failure is None:

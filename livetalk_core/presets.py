@@ -13,6 +13,7 @@ from livetalk_core.models.text import TextConfig
 from livetalk_core.models.vae import VAEConfig
 from livetalk_core.models.weightless import MelConfig, NoTextConfig, ThumbnailConfig
 from livetalk_core.plan import StreamPlan
+from livetalk_core.sizes import sizes_near, suits
 from livetalk_core.types import StreamSettings
 
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
@@ -30,6 +31,8 @@ class Preset:
     text: TextConfig | NoTextConfig
     image: ImageConfig | ThumbnailConfig
     bucket: str
+    made_for: tuple[str, ...] = ()
+    """Buckets whose sizes it was trained on; none: whatever it can compute."""
     steps: int = 4
     shift: float = 5.0
     last_noise: float = 1.0
@@ -48,6 +51,14 @@ class Preset:
             patch_size=self.dit.patch_size,
         )
 
+    def check_size(self, width: int, height: int, way_out: str) -> None:
+        """ValueError, ending in `way_out`, for a size far from what the model was trained on: it gives a face that does not talk."""
+        if not self.made_for or suits(width, height, self.made_for):
+            return
+        known = [f"{w}x{h}" for w, h in sizes_near(self.made_for)]
+        some = ", ".join(known[:6]) + (f" and {len(known) - 6} more up to {known[-1]}" if len(known) > 6 else "")
+        raise ValueError(f"size {width}x{height} is none that {self.name} was made for, and its face would not talk; use {some}, {way_out}")
+
     def settled(self, settings: StreamSettings) -> StreamSettings:
         """The settings with the model's own where a stream does not choose."""
         own = {name: getattr(self, name) for name in ("shift", "last_noise") if getattr(settings, name) is None}
@@ -64,6 +75,7 @@ def livetalk_14b() -> Preset:
         text=TextConfig(vocab=256384, width=4096, attention_width=4096, heads=64, ffn_width=10240, layers=24),
         image=ImageConfig(width=1280, layers=32, heads=16, ffn_width=5120),
         bucket="416",
+        made_for=("416", "627", "960"),
     )
 
 
@@ -83,6 +95,7 @@ def nano() -> Preset:
         text=text,
         image=image,
         bucket="128",
+        made_for=("128",),
         shift=3.0,
         last_noise=0.0,
     )  # fmt: skip

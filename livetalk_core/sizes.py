@@ -37,6 +37,18 @@ def choose_size(width: int, height: int, bucket: str) -> Size:
     return min(BUCKETS[bucket], key=lambda size: abs(math.log(size[0] / size[1]) - math.log(width / height)))
 
 
+def sizes_near(buckets: tuple[str, ...]) -> tuple[Size, ...]:
+    """All sizes of some buckets."""
+    return tuple(size for name in buckets for size in BUCKETS[name])
+
+
+def suits(width: int, height: int, buckets: tuple[str, ...]) -> bool:
+    """Whether a size has an area and a shape between the extremes of these buckets' sizes."""
+    areas = [w * h for w, h in sizes_near(buckets)]
+    shapes = [w / h for w, h in sizes_near(buckets)]
+    return min(areas) <= width * height <= max(areas) and min(shapes) <= width / height <= max(shapes)
+
+
 def parse_size(text: str) -> Size:
     """'720x416' -> (720, 416). ValueError for another form."""
     width, cross, height = text.lower().partition("x")

@@ -65,6 +65,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a stream goes on that was stopped: the chunk it makes first, and what that begins with. Sound is pushed from the start."""
+
+    index: int
+    motion_CTHW: Tensor
+    """Motion latents, as they stand first in that chunk's latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamSettings:
     """What one stream may choose. Raises ValueError for values out of range."""
 
@@ -124,7 +133,7 @@ class AvatarStream(Protocol):
         ...
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         ...
 
     def close(self) -> None: ...

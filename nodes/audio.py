@@ -25,16 +25,23 @@ class AudioEmbedding(io.ComfyNode):
                     tooltip="A second speaker's speech, starting with the first's; silence follows the shorter. Needs two speaker masks.",
                 ),
                 loudness_input(),
+                io.Boolean.Input(
+                    "split_channels",
+                    optional=True,
+                    default=False,
+                    tooltip="The two channels of audio are two speakers, left first. Needs two speaker masks.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 SpeechWire.Output("speech", display_name="speech", tooltip="Sound for the sampler."),
-                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: round(25 x seconds)."),
+                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: 25 x seconds, halves rounded up."),
             ],
         )
 
     @classmethod
-    def execute(cls, audio, loudness: bool, second_audio=None) -> io.NodeOutput:
-        speech = speech_from(audio, second_audio, loudness)
+    def execute(cls, audio=None, loudness: bool = True, second_audio=None, split_channels: bool = False) -> io.NodeOutput:
+        speech = speech_from(audio, second_audio, loudness, split_channels)
         length = f"{speech.num_frames} frames, {float(speech.duration):.2f} s, {speech.people} speaker(s)"
         return io.NodeOutput(speech, speech.num_frames, ui=ui.PreviewText(length))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from livetalk_core.sizes import BUCKETS, choose_size
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from livetalk_core.types import Reference
 
+log = logging.getLogger(__name__)
+
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The core's own default, repeated here so that the list of nodes does not load torch."""
 SIZES = ("auto", *BUCKETS, "custom")
@@ -22,7 +25,9 @@ SIZES = ("auto", *BUCKETS, "custom")
 class ReferenceConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        mask_text = "Where speaker {} is, in the whole picture: white on black, the picture's shape. Give both masks or none."
+        mask_text = (
+            "Where speaker {} is, in the whole picture: white on black, the picture's shape. With the first alone, all others keep still."
+        )
         return io.Schema(
             node_id="LiveTalkReferenceConditioning",
             display_name="LiveTalk Reference Conditioning",
@@ -41,16 +46,26 @@ class ReferenceConditioning(io.ComfyNode):
                 ),
                 io.Mask.Input("first_mask", optional=True, tooltip=mask_text.format(1)),
                 io.Mask.Input("second_mask", optional=True, tooltip=mask_text.format(2)),
+                io.String.Input(
+                    "crop",
+                    optional=True,
+                    default="center",
+                    tooltip=(
+                        "What stays of a picture of another shape than the video: center, top, or X,Y, the point around which it is cut, "
+                        "in fractions of width and height: 0.5,0.3."
+                    ),
+                    advanced=True,
+                ),
             ],
             outputs=[ReferenceWire.Output("reference", display_name="reference", tooltip="Picture and prompt, for the sampler.")],
         )
 
     @classmethod
     def execute(
-        cls, engine, image, prompt, size, width, height, clip_vision_output=None, first_mask=None, second_mask=None
+        cls, engine, image, prompt, size, width, height, clip_vision_output=None, first_mask=None, second_mask=None, crop="center"
     ) -> io.NodeOutput:
         features_LD = None if clip_vision_output is None else clip_vision_output["penultimate_hidden_states"][0]
-        reference = make_reference(engine, image, prompt, size, width, height, (first_mask, second_mask), features_LD)
+        reference = make_reference(engine, image, prompt, size, width, height, (first_mask, second_mask), features_LD, crop)
         crop_HWC = (reference.pixels_CHW.float().cpu().permute(1, 2, 0) + 1) / 2
         return io.NodeOutput(reference, ui=ui.PreviewImage(crop_HWC[None], cls=cls))
 
@@ -85,17 +100,22 @@ def prompt_and_size() -> list[io.Input]:
     ]
 
 
-def make_reference(spec, image_BHWC: Tensor, prompt, size, width, height, masks=(None, None), image_LD=None) -> Reference:
-    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a batch, a small picture, a bad size, one mask only."""
-    from livetalk_core.media.image import crop_cover, picture_from_tensor
+def make_reference(
+    spec, image_BHWC: Tensor, prompt, size, width, height, masks=(None, None), image_LD=None, crop: str = "center"
+) -> Reference:
+    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a batch, a small picture, a bad size or crop, no first mask."""
+    from livetalk_core.media.image import crop_cover, crop_note, parse_focus, picture_from_tensor
 
     if image_BHWC.shape[0] != 1:
         raise ValueError(f"image is a batch of {image_BHWC.shape[0]}; a stream has one picture: choose one with Get Image from Batch")
     picture = picture_from_tensor(image_BHWC[0])
     engine = engines.engine_for(spec)
     plan = engine.plan(*video_size(engine, picture.size, size, width, height))
-    pixels_CHW = crop_cover(picture, plan.width, plan.height)
-    masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height)
+    focus = parse_focus(crop)
+    if note := crop_note(*picture.size, plan.width, plan.height, focus):
+        log.info("LiveTalk: picture: %s; crop keeps another part", note)
+    pixels_CHW = crop_cover(picture, plan.width, plan.height, focus=focus)
+    masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height, focus)
     return engines.reference_for(spec, pixels_CHW, prompt, masks_KHW, image_LD)
 
 
@@ -105,22 +125,23 @@ def video_size(engine, picture_size: tuple[int, int], size: str, width: int, hei
     return choose_size(*picture_size, engine.preset.bucket if size == "auto" else size)
 
 
-def crop_masks(masks, picture_size: tuple[int, int], width: int, height: int) -> Tensor | None:
-    """[3, H, W] of 0 and 1: first speaker, second speaker, background, cropped as the picture is. None without masks."""
-    import torch
+def crop_masks(masks, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor | None:
+    """[3, H, W] of 0 and 1: first speaker, second speaker, background, cropped as the picture is. None without masks.
 
-    given = [mask is not None for mask in masks]
-    if not any(given):
+    With the first mask alone the rest of the picture is the second speaker, who is silent.
+    """
+    from livetalk_core.job import speaker_masks
+
+    first, second = masks
+    if first is None and second is None:
         return None
-    if not all(given):
-        raise ValueError("one speaker mask is given; two speakers need first_mask and second_mask, one speaker needs none")
-    people = [
-        crop_mask(name, mask[0], picture_size, width, height) for name, mask in zip(("first_mask", "second_mask"), masks, strict=True)
-    ]
-    return torch.stack([*people, 1 - torch.stack(people).amax(0)])
+    if first is None:
+        raise ValueError("second_mask is given without first_mask; connect the first speaker's mask, or one speaker's to first_mask alone")
+    given = {"first_mask": first} | ({} if second is None else {"second_mask": second})
+    return speaker_masks([crop_mask(name, mask[0], picture_size, width, height, focus) for name, mask in given.items()])
 
 
-def crop_mask(name: str, mask_HW: Tensor, picture_size: tuple[int, int], width: int, height: int) -> Tensor:
+def crop_mask(name: str, mask_HW: Tensor, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor:
     """ValueError for a mask of another shape than the picture's, or black in the crop."""
     from livetalk_core.media.image import crop_cover, picture_from_tensor
 
@@ -128,7 +149,7 @@ def crop_mask(name: str, mask_HW: Tensor, picture_size: tuple[int, int], width: 
     if size != picture_size:
         raise ValueError(f"{name} of {size[0]}x{size[1]} pixels must be as large as the picture, {picture_size[0]}x{picture_size[1]}")
     gray = picture_from_tensor(mask_HW.float()[..., None].expand(-1, -1, 3))
-    cropped_HW = (crop_cover(gray, width, height).mean(0) > 0).float()
+    cropped_HW = (crop_cover(gray, width, height, focus=focus).mean(0) > 0).float()
     if not cropped_HW.any():
         raise ValueError(f"{name} is black in the cropped picture; paint the speaker white")
     return cropped_HW

@@ -88,9 +88,11 @@ def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, co
     """A stream, not yet run. ValueError for settings out of range, or speakers and masks that do not fit."""
     from livetalk_core.types import StreamSettings
 
-    if (speech.people == 2) != (reference.speaker_masks_KHW is not None):
-        masks = "no" if reference.speaker_masks_KHW is None else "two"
-        raise ValueError(f"{speech.people} speaker(s) with {masks} speaker masks; two speakers need two, one needs none")
+    masks_KHW = reference.speaker_masks_KHW
+    two_masks = masks_KHW is not None and bool(masks_KHW[-1].any())
+    if (speech.people == 2 and masks_KHW is None) or (speech.people == 1 and two_masks):
+        given = "two" if two_masks else "no"
+        raise ValueError(f"{speech.people} speaker(s) with {given} speaker masks; two speakers need two, one needs one or none")
     settings = StreamSettings(
         seed=seed,
         steps=steps,

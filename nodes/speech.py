@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from livetalk_core.plan import StreamPlan
+from livetalk_core.plan import StreamPlan, nearest_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,8 @@ class Speech:
     """[C, N] float in [-1, 1] each."""
     sample_rates: tuple[int, ...]
     loudness: bool
+    both_CN: Tensor | None = None
+    """The sound that two speakers share, one on each channel: the video's sound track as it is."""
 
     @property
     def people(self) -> int:
@@ -44,8 +46,8 @@ class Speech:
 
     @property
     def num_frames(self) -> int:
-        """Frames of video for it: round(25 x seconds), at least one, so no tail is lost."""
-        return max(1, round(self.duration * FPS))
+        """Frames of video for it: 25 x seconds to the nearest, halves up, at least one, so no tail is lost."""
+        return nearest_frames(self.duration, FPS)
 
     def blocks(self, rate: int = 16000) -> Iterator[Tensor]:
         """[people, N] float32 at `rate`, a second at a time, silence after the shorter one's end."""
@@ -55,21 +57,62 @@ class Speech:
         return side_by_side([mono_blocks(waveform_CN, old, rate) for waveform_CN, old in pairs], rate)
 
 
-def speech_from(audio: dict, second: dict | None, loudness: bool) -> Speech:
-    """ComfyUI's AUDIO, {waveform [1, C, N], sample_rate}, one or two. ValueError for a batch, no samples, or no numbers."""
+def speech_from(audio: dict | None, second: dict | None, loudness: bool, split: bool = False) -> Speech:
+    """ComfyUI's AUDIO, {waveform [1, C, N], sample_rate}, one or two; `split`: one whose two channels are two speakers.
+
+    ValueError for none, a batch, no samples, no numbers, or a sample rate that is none.
+    """
+    if audio is None:
+        raise ValueError(
+            "second_audio is given and audio is empty: there is no first speaker; connect the first one's sound to audio"
+            if second is not None
+            else "audio is empty: the video that it comes from has no sound; connect a sound, or a video that has one"
+        )
     given = [sound for sound in (audio, second) if sound is not None]
     waveforms = tuple(checked(sound["waveform"]) for sound in given)
-    return Speech(waveforms=waveforms, sample_rates=tuple(int(sound["sample_rate"]) for sound in given), loudness=loudness)
+    rates = tuple(checked_rate(sound["sample_rate"]) for sound in given)
+    if not split:
+        return Speech(waveforms=waveforms, sample_rates=rates, loudness=loudness)
+    if second is not None or waveforms[0].shape[0] != 2:
+        raise ValueError(
+            f"split_channels takes two speakers from the 2 channels of audio, and it has {waveforms[0].shape[0]}"
+            f"{' and there is a second_audio' if second is not None else ''}; switch it off"
+        )
+    left_1N, right_1N = waveforms[0].split(1)
+    return Speech(waveforms=(left_1N, right_1N), sample_rates=rates * 2, loudness=loudness, both_CN=waveforms[0])
 
 
 def checked(waveform_BCN: Tensor) -> Tensor:
+    """[C, N] float32 of a sound of any number type: whole numbers are scaled by the range of their type."""
+    import torch
+
     if waveform_BCN.ndim != 3 or waveform_BCN.shape[0] != 1:
         raise ValueError(f"audio of shape {list(waveform_BCN.shape)} must be one sound, [1, channels, samples]; split a batch first")
     if waveform_BCN.numel() == 0:
         raise ValueError("audio has no samples; give at least 0.04 s, the time of one frame")
-    if not waveform_BCN.isfinite().all():
+    if waveform_BCN.is_complex() or waveform_BCN.dtype == torch.bool:
+        raise ValueError(f"audio of type {waveform_BCN.dtype} must hold numbers: floats in [-1, 1], or integers")
+    waveform_CN = waveform_BCN[0].detach().cpu()
+    if not waveform_CN.is_floating_point():
+        return scaled(waveform_CN)
+    if not waveform_CN.isfinite().all():
         raise ValueError("audio has NaN or infinity in it; load or record it again")
-    return waveform_BCN[0].detach().cpu()
+    return waveform_CN.float()
+
+
+def scaled(waveform_CN: Tensor) -> Tensor:
+    """Integers over the range of their type -> float32 in [-1, 1)."""
+    import torch
+
+    limits = torch.iinfo(waveform_CN.dtype)
+    middle, half = (limits.max + 1 + limits.min) // 2, (limits.max + 1 - limits.min) // 2
+    return ((waveform_CN.double() - middle) / half).float()
+
+
+def checked_rate(sample_rate: float) -> int:
+    if sample_rate != int(sample_rate) or not 1000 <= sample_rate <= 1_000_000:
+        raise ValueError(f"audio with a sample rate of {sample_rate} Hz must have 1000 to 1000000; usual ones are 16000, 44100 and 48000")
+    return int(sample_rate)
 
 
 def mono_blocks(waveform_CN: Tensor, sample_rate: int, rate: int) -> Iterator[np.ndarray]:
@@ -83,11 +126,11 @@ def mono_blocks(waveform_CN: Tensor, sample_rate: int, rate: int) -> Iterator[np
 
 
 def write_sound_track(speech: Speech, path: Path) -> Path:
-    """A 16-bit WAV for the video: one speaker's channels and rate as they are, two speakers mixed."""
+    """A 16-bit WAV for the video: one sound's channels and rate as they are, two sounds mixed."""
     from livetalk_core.stream.window import mix
 
-    if speech.people == 1:
-        waveform_CN, rate = speech.waveforms[0], speech.sample_rates[0]
+    if speech.people == 1 or speech.both_CN is not None:
+        waveform_CN, rate = speech.waveforms[0] if speech.both_CN is None else speech.both_CN, speech.sample_rates[0]
         return write_wav(path, waveform_CN.split(rate, dim=1), waveform_CN.shape[0], rate, waveform_CN.shape[1])
     num_samples = -(-speech.duration.numerator * TRACK_RATE // speech.duration.denominator)
     return write_wav(path, (mix(block_PN)[None] for block_PN in speech.blocks(TRACK_RATE)), 1, TRACK_RATE, num_samples)

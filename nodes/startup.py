@@ -10,7 +10,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("av", "einops", "ftfy", "numpy", "PIL", "pyloudnorm", "safetensors", "tqdm", "transformers")
+PACKAGES = ("av", "einops", "ftfy", "numpy", "PIL", "pillow_heif", "pyloudnorm", "safetensors", "tqdm", "transformers")
 SAMPLES = {
     "livetalk_portrait.png": "portrait.png",
     "livetalk_speech.flac": "speech.flac",

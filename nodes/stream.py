@@ -56,11 +56,13 @@ class TalkStream:
     def make(self, on_latents=None) -> Iterator[Chunk]:
         """Run the engine. Stops between steps, within the chunk, when the user stops the prompt."""
         from livetalk_core.generate import talk
+        from livetalk_core.job import with_silent
 
         engine = engines.engine_for(self.spec)
-        opened = engine.open(self.reference, self.settings, self.speech.people, host.check_interrupt, on_latents)
+        people = 1 if self.reference.speaker_masks_KHW is None else 2
+        opened = engine.open(self.reference, self.settings, people, host.check_interrupt, on_latents)
         try:
-            yield from talk(opened, self.speech.blocks(), self.num_frames)
+            yield from talk(opened, with_silent(self.speech.blocks(), people), self.num_frames)
         finally:
             opened.close()
 

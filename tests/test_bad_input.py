@@ -149,7 +149,7 @@ def test_a_bad_sound_never_touches_the_output_it_may_overwrite(place, capsys):
 
 
 def test_a_disk_that_fills_up(place):
-    """Files may grow to 20 kB: the error names the file, the part file goes, the older output stays."""
+    """Files may grow to 20 kB: the error names the file and the one with what was made before, and the older output stays."""
     long = write_wav(place.folder / "long.wav", speech_like(20.0, 44100), 44100)
     command = [sys.executable, "-m", "livetalk_core.cli", "generate", place.picture, long, place.output, "--overwrite", *SMALL]
 
@@ -162,7 +162,9 @@ def test_a_disk_that_fills_up(place):
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("livetalk: error: ") and "talk.mp4" in last and "Traceback" not in done.stderr
-    assert place.output.read_bytes() == b"precious" and os.listdir(place.output.parent) == ["talk.mp4"]
+    assert place.output.read_bytes() == b"precious" and sorted(os.listdir(place.output.parent)) == ["talk-2.mp4", "talk.mp4"]
+    frames = probe_video(place.output.with_name("talk-2.mp4")).frames
+    assert frames > 0 and f"talk-2.mp4 has the first {frames} frames" in last
 
 
 def gradient(mode):
@@ -179,7 +181,7 @@ def first_frame(place, picture, *options):
     loaded = load_picture(picture)
     out = place.folder / f"{picture.stem}.mp4"
     assert main(["generate", str(picture), str(place.sound), str(out), *SMALL, *options]) == 0
-    assert probe_video(out).frames == 62 and next(read_frames(out)).shape == (32, 48, 3)
+    assert probe_video(out).frames == 63 and next(read_frames(out)).shape == (32, 48, 3)
     return crop_cover(loaded.image, 48, 32), loaded.notes
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "plan": set(),
     "sizes": set(),
     "types": set(),
-    "presets": {"models", "plan", "types"},
+    "presets": {"models", "plan", "sizes", "types"},
     "models": set(),
     "stream": {"plan", "types"},
     "media": set(),
@@ -28,7 +28,9 @@ ALLOWED = {
     "bench": {"engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
     "checks": {"engine", "models", "plan", "presets", "stream", "types"},
     "serve": {"media", "pool", "sizes", "types"},
-    "generate": {"engine", "media", "plan", "pool", "presets", "sizes", "stream", "types"},
+    "job": {"media", "plan", "presets", "sizes", "types"},
+    "resume": {"media", "types"},
+    "generate": {"engine", "job", "media", "plan", "pool", "presets", "resume", "stream", "types"},
     "cli": None,
 }
 """What each room may import of the others; the command line opens every door."""

@@ -25,6 +25,21 @@ FORMATS = [
 ]
 
 
+HALF = math.sqrt(0.5)
+WEIGHTS = {
+    name: np.array(weights)
+    for name, weights in {
+        "mono": [1],
+        "stereo": [1, 1],
+        "4.0": [1, 1, 2 * HALF, 2 * 0.5],
+        "5.1": [1, 1, 2 * HALF, 0, HALF, HALF],
+        "5.1(side)": [1, 1, 2 * HALF, 0, HALF, HALF],
+        "7.1": [1, 1, 2 * HALF, 0, HALF, HALF, HALF, HALF],
+    }.items()
+}
+"""Of ITU-R BS.775 and FFmpeg: center and surround 3 dB down on each side, no low-frequency channel; one in the back on both sides."""
+
+
 def encode(path, codec, rate, samples_CN, layout="mono"):
     """Write float sound [C, N] with PyAV; the format follows the codec."""
     with av.open(str(path), "w") as container:
@@ -102,17 +117,18 @@ def test_blocks_are_about_a_second_whatever_the_length(tmp_path):
 
 @pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("4.0", 4), ("5.1", 6), ("5.1(side)", 6), ("7.1", 8)])
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.flac", "flac")])
-def test_channels_are_averaged_with_equal_weights(tmp_path, layout, channels, name, codec):
+def test_channels_are_mixed_as_ffmpeg_does_it(tmp_path, layout, channels, name, codec):
     levels = np.linspace(0.1, 0.8, channels)[:, None]
     path = encode(tmp_path / name, codec, 16000, levels * np.ones((channels, 8000)), layout)
     assert probe_audio(path).channels == channels
-    assert abs(read_all(path) - levels.mean()).max() < 1e-4
+    assert abs(read_all(path) - WEIGHTS[layout] @ levels / sum(WEIGHTS[layout])).max() < 1e-4
 
 
-def test_eight_channels_of_aac_are_averaged_too(tmp_path):
+def test_eight_channels_of_aac_are_mixed_too(tmp_path):
     levels = np.linspace(0.1, 0.8, 8)[:, None]
     path = encode(tmp_path / "a.m4a", "aac", 48000, levels * tone(1, 48000), "7.1")
-    assert abs(np.abs(read_all(path)[4000:12000]).max() - 0.5 * levels.mean()) < 0.02
+    mixed = float(WEIGHTS["7.1"] @ levels[:, 0]) / sum(WEIGHTS["7.1"])
+    assert abs(np.abs(read_all(path)[4000:12000]).max() - 0.5 * mixed) < 0.02
 
 
 def test_full_scale_integers_become_one(tmp_path):

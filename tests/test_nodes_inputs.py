@@ -27,10 +27,12 @@ def test_blocks_joined_are_the_whole_sound_resampled(nodes, rate, channels, seco
     assert np.array_equal(joined[0].numpy(), to_mono(given["waveform"][0].numpy(), rate))
 
 
-@pytest.mark.parametrize("num_samples, frames", [(1, 1), (640, 1), (959, 1), (961, 2), (16000, 25), (40000, 62), (40321, 63)])
+@pytest.mark.parametrize(
+    "num_samples, frames", [(1, 1), (640, 1), (959, 1), (960, 2), (961, 2), (8000, 13), (16000, 25), (40000, 63), (40321, 63)]
+)
 def test_the_length_is_the_nearest_number_of_frames(nodes, num_samples, frames):
     speech = nodes.audio.speech_from({"waveform": torch.zeros(1, 1, num_samples), "sample_rate": 16000}, None, True)
-    assert speech.num_frames == frames == max(1, round(Fraction(num_samples, 640)))
+    assert speech.num_frames == frames
 
 
 def test_two_speakers_lie_side_by_side_with_silence_after_the_shorter(nodes):
@@ -61,6 +63,7 @@ def test_a_sound_track_over_the_wav_limit_is_refused(nodes, tmp_path):
         (torch.zeros(1, 800), r"audio of shape \[1, 800\] must be one sound"),
         (torch.zeros(1, 1, 0), "audio has no samples"),
         (torch.full((1, 1, 800), float("nan")), "audio has NaN or infinity"),
+        (torch.ones(1, 1, 800, dtype=torch.bool), "audio of type torch.bool must hold numbers"),
     ],
 )
 def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
@@ -70,13 +73,85 @@ def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
 
 
 @pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"audio": None}, "audio is empty: the video that it comes from has no sound"),
+        ({"audio": None, "second_audio": sound(0.5)}, "there is no first speaker; connect the first one's sound"),
+        ({"audio": sound(0.5) | {"sample_rate": 0}}, "a sample rate of 0 Hz must have 1000 to 1000000"),
+        ({"audio": sound(0.5) | {"sample_rate": 44100.5}}, "a sample rate of 44100.5 Hz"),
+        ({"audio": sound(0.5), "second_audio": sound(0.5) | {"sample_rate": -1}}, "a sample rate of -1 Hz"),
+        ({"audio": sound(0.5), "split_channels": True}, "2 channels of audio, and it has 1; switch it off"),
+        ({"audio": sound(0.5, channels=2), "second_audio": sound(0.5), "split_channels": True}, "there is a second_audio; switch it off"),
+    ],
+)
+def test_missing_sound_and_impossible_rates_are_told_in_one_line(nodes, given, message):
+    with pytest.raises(ValueError, match=message) as error:
+        nodes.AudioEmbedding.execute(**{"loudness": True, **given})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "dtype, full_scale",
+    [
+        (torch.bfloat16, None),
+        (torch.float16, None),
+        (torch.float64, None),
+        (torch.int16, 2**15),
+        (torch.int32, 2**31),
+        (torch.int8, 2**7),
+        (torch.uint8, 2**7),
+        (torch.int64, 2**63),
+    ],
+)
+def test_sound_of_any_number_type_is_heard_and_kept_as_its_float32(nodes, tmp_path, dtype, full_scale):
+    exact = (sound(0.7, 44100, 2)["waveform"] * 100).round() / 128  # numbers that every type holds
+    exact = (exact * 64).round() / 64
+    middle = 2**7 if dtype == torch.uint8 else 0
+    given = exact.to(dtype) if full_scale is None else (exact.double() * full_scale + middle).to(dtype)
+    speeches = [nodes.audio.speech_from({"waveform": waveform, "sample_rate": 44100}, None, True) for waveform in (exact, given)]
+    ours, theirs = (torch.cat(list(speech.blocks()), dim=1) for speech in speeches)
+    assert torch.equal(ours, theirs) and ours.abs().max() > 0.1
+    tracks = [nodes.speech.write_sound_track(speech, tmp_path / f"{i}.wav").read_bytes() for i, speech in enumerate(speeches)]
+    assert tracks[0] == tracks[1]
+
+
+def test_two_channels_can_be_two_speakers_and_keep_their_sound_track(nodes, tmp_path):
+    given = sound(1.0, 16000, 2)
+    speech = nodes.AudioEmbedding.execute(given, True, split_channels=True).args[0]
+    assert speech.people == 2 and torch.equal(torch.cat(list(speech.blocks()), dim=1), given["waveform"][0])
+    assert probe_audio(nodes.speech.write_sound_track(speech, tmp_path / "track.wav")).channels == 2
+
+
+def test_one_mask_lets_one_speaker_talk_and_the_rest_be_silent(nodes):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1
+    spec = nodes.load.engines.EngineSpec()
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE, first_mask=mask).args[0]
+    assert torch.equal(reference.speaker_masks_KHW.sum(0), torch.ones(32, 32)) and not reference.speaker_masks_KHW[2].any()
+    stream = nodes.sample.make_stream(spec, reference, nodes.audio.speech_from(sound(0.5), None, True), 0, 1, 5.0, 1.0)
+    assert sum(len(chunk.frames_THWC) for chunk in stream.chunks()) == 13
+
+
+def test_the_crop_can_be_moved(nodes):
+    image = torch.linspace(0, 1, 96)[None, :, None, None].expand(1, 96, 64, 3).contiguous()
+    spec = nodes.load.engines.EngineSpec()
+    means = [
+        float(nodes.ReferenceConditioning.execute(spec, image, **SIZE, **how).args[0].pixels_CHW.mean())
+        for how in ({}, {"crop": "center"}, {"crop": "top"}, {"crop": "0.5,1"})
+    ]
+    assert means[0] == means[1] and means[2] < means[1] - 0.2 and means[3] > means[1] + 0.2
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
         ({"image": torch.rand(1, 1, 1, 3)}, r"picture is 1x1 pixels; each side must be 32 or more"),
         ({"image": torch.rand(4, 64, 64, 3)}, r"image is a batch of 4"),
         ({"image": torch.full((1, 64, 64, 3), float("nan"))}, r"NaN or infinity"),
         ({"width": 40}, r"width=40 must be a multiple of 16; nearest: 32 or 48"),
-        ({"first_mask": torch.ones(1, 64, 64)}, r"one speaker mask is given"),
+        ({"second_mask": torch.ones(1, 64, 64)}, r"second_mask is given without first_mask"),
+        ({"crop": "middle"}, r"crop 'middle' must be center, top, or X,Y with fractions"),
+        ({"crop": "1.5,0"}, r"crop '1.5,0' must be center, top, or X,Y"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black"),
         ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be rows of 50 for nano"),

@@ -44,9 +44,15 @@ def test_bad_numbers_are_refused_with_the_nearest_good_ones(change, message):
 
 
 @pytest.mark.parametrize("samples", [1, 46, 320, 321, 960, 1600, 16000, 17919, 17920, 17921, 58_560_000])
-def test_n_seconds_of_sound_give_round_25_n_frames_and_at_least_one(samples):
+def test_n_seconds_of_sound_give_25_n_frames_to_the_nearest_and_at_least_one(samples):
     seconds = Fraction(samples, 16000)
-    assert plan().frames_in(seconds) == max(1, round(25 * seconds))
+    assert plan().frames_in(seconds) == max(1, int(25 * seconds + Fraction(1, 2)))
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.02, 1), (0.5, 13), (0.499, 12), (1.5, 38), (2.5, 63), (Fraction(1, 50), 1), (3, 75)])
+def test_half_a_frame_of_sound_is_a_frame(seconds, frames):
+    """Python's round would give 12 for half a second and 62 for 2.5."""
+    assert plan().frames_in(seconds) == frames
 
 
 def test_a_frame_count_is_exact_where_floating_point_is_not():

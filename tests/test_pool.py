@@ -17,7 +17,7 @@ from livetalk_core.checks.parity import Golden
 from livetalk_core.engine.load import load_engine
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
-from livetalk_core.types import StreamSettings
+from livetalk_core.types import Start, StreamSettings
 
 CHUNK = torch.zeros(17920)
 DEGREES = {1: (1, 1), 2: (2, 1), 4: (4, 1), 8: (4, 2)}
@@ -84,6 +84,17 @@ def talk_golden(engine, reference):
     return torch.cat(latents, dim=1), chunks
 
 
+def test_a_stream_of_the_pool_that_starts_later_makes_the_same_chunks(tiny_pool):
+    reference, sound, latents = tiny_pool.reference(torch.zeros(3, 32, 48)), torch.from_numpy(speech_like(3.5)), []
+    stream = tiny_pool.open(reference, StreamSettings(steps=2), on_latents=latents.append)
+    whole = [*stream.push(sound), *stream.finish()]
+    later = tiny_pool.open(reference, StreamSettings(steps=2), start=Start(index=2, motion_CTHW=latents[2][:, :2]))
+    rest = [*later.push(sound), *later.finish()]
+    expected = [chunk for chunk in whole if chunk.index >= 2]
+    assert [chunk.first_frame for chunk in rest] == [chunk.first_frame for chunk in expected] and expected
+    assert all(torch.equal(a.frames_THWC, b.frames_THWC) for a, b in zip(rest, expected, strict=True))
+
+
 def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, tmp_path):
     """Its VAE in bands, its attention shared; its encoders have no weights."""
     folder = write_small_folder(tmp_path / "small")
@@ -92,7 +103,7 @@ def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, 
         shared, alone = (frames_of(talk(engine)).int() for engine in (pool, load_engine(folder, "cpu")))
     finally:
         pool.close()
-    assert shared.shape == alone.shape == (62, 32, 48, 3) and alone.float().std() > 5
+    assert shared.shape == alone.shape == (63, 32, 48, 3) and alone.float().std() > 5
     assert (shared - alone).abs().max() <= 1
 
 

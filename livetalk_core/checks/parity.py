@@ -18,7 +18,7 @@ from torch import Tensor
 
 from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.models import weights
-from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys, normalize_loudness
+from livetalk_core.models.audio import AudioEncoder, audio_config_from, loudness_gain, map_audio_keys, normalize_loudness
 from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
@@ -28,6 +28,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.color import lab_stats, match_color
 from livetalk_core.stream.condition import encode_condition, first_latent
 from livetalk_core.stream.flow import flow_times
+from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.session import Session
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
@@ -245,7 +246,7 @@ def stream_plan(golden: Golden, config: dict, tensors: dict[str, Tensor]) -> Str
 def stream_windows(golden: Golden, plan: StreamPlan, tensors: dict[str, Tensor]) -> Iterator[AudioWindow]:
     """The recording's windows, as many as chunks were recorded."""
     chunks = sum(name.startswith("out.video.") for name in tensors)
-    windows = LiveWindows(plan, lambda samples_N: golden.audio(normalize_loudness(samples_N, plan.sample_rate)))
+    windows = LiveWindows(plan, golden.audio, levelers=[Leveler(loudness_gain)])
     yield from windows.push(tensors["in.waveform"][: chunks * plan.new_samples])
 
 

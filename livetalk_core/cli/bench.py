@@ -37,7 +37,7 @@ def run_bench(options: argparse.Namespace) -> int:
     if options.files and options.report is None:
         raise ValueError(f"{options.files[0]} would not be used; name the page to write with --report PAGE")
     if options.report is not None:
-        options.report.write_text(page_of(read_reports(options.files)))
+        options.report.write_text(page_of(read_reports(options.files)), encoding="utf-8")
         return 0
     report = make_report(options)
     print(json.dumps(report, indent=1)) if options.json else print_report(report)
@@ -51,8 +51,8 @@ def read_reports(paths: list[Path]) -> list[dict]:
     reports = []
     for path in paths:
         try:
-            report = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            report = json.loads(path.read_bytes())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
         if not isinstance(report, dict) or not {"command", "counted", "torch"} <= set(report):
             raise ValueError(f"{path} is not what livetalk bench --json prints; write it with livetalk bench --json > {path}")

@@ -38,7 +38,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from livetalk_core.open import open_engine
 
     check_options(options)
-    others = [json.loads(path.read_text()) for path in options.against]
+    others = [json.loads(path.read_bytes()) for path in options.against]
     reader = find_reader(options)
     with closing(open_engine(engine_options(options), tell)) as engine:
         results = evaluate(options, engine, reader)
@@ -126,5 +126,5 @@ def write(results: dict, sheet: list, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     rows = [vars(row) | {"passed": row.passed} for row in report.rows_of(results)]
-    (out / "results.json").write_text(json.dumps(results | {"rows": rows}, indent=1))
+    (out / "results.json").write_text(json.dumps(results | {"rows": rows}, indent=1), encoding="utf-8")
     report.contact_sheet(sheet, out / "sheet.jpg")

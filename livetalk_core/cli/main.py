@@ -14,6 +14,7 @@ from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
 from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, add_serve, engine_fields, engine_options, tell
+from livetalk_core.cli.say import say
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
@@ -36,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return fail(f"out of GPU memory: {error}; use a smaller --size or another --device")
     except KeyboardInterrupt:
-        print("livetalk: interrupted", file=sys.stderr)
+        say("livetalk: interrupted", sys.stderr)
         return INTERRUPTED
 
 
 def fail(message: str, status: int = BAD_INPUT) -> int:
-    print(f"livetalk: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"livetalk: error: {' '.join(message.split())}", sys.stderr)
     return status
 
 
@@ -77,9 +78,9 @@ def command(commands, name: str, run: Callable[[argparse.Namespace], int], text:
 
 def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.cli.progress import Progress
-    from livetalk_core.generate import Job, check_inputs, generate
+    from livetalk_core.cli.signals import stopped_by_signals
+    from livetalk_core.generate import Job, Report, check_inputs, generate
     from livetalk_core.open import open_engine
-    from livetalk_core.pool.pool import WorkerFailure
     from livetalk_core.presets import PROMPT
     from livetalk_core.types import StreamSettings
 
@@ -99,24 +100,38 @@ def run_generate(options: argparse.Namespace) -> int:
         output=options.output,
         prompt=PROMPT if options.prompt is None else options.prompt,
         size=options.size,
+        audio_track=options.audio_track,
+        split_channels=options.split_channels,
+        any_size=options.any_size,
+        crop=options.crop,
         masks=tuple(options.masks or ()),
         overwrite=options.overwrite,
+        resume=options.resume,
+        engine=", ".join(f"{name} {value}" for name, value in vars(asked).items() if name not in SAME_RESULT and value is not None),
         settings=settings,
     )
-    inputs = check_inputs(job)
-    for note in inputs.picture.notes:
-        print(f"picture: {note}")
-    engine = open_engine(asked, print)
+    saved: list[tuple[Path, int]] = []
     progress = Progress()
-    try:
-        with closing(engine), progress:
-            generate(engine, inputs, progress.show)
-    except (KeyboardInterrupt, WorkerFailure):
-        if progress.frames:
-            print(f"stopped: {job.output} holds the {progress.frames} frames made so far")
-        raise
-    print(f"{job.output}: {progress.frames} frames, {progress.frames / 25:.2f} s of video in {progress.seconds:.1f} s")
+    report = Report(chunk=progress.show, note=say, resumed=progress.begin_at, saved=lambda path, frames: saved.append((path, frames)))
+    with stopped_by_signals():
+        inputs = check_inputs(job)
+        for note in inputs.notes:
+            say(note)
+        engine = open_engine(asked, say)
+        try:
+            with closing(engine), progress:
+                generate(engine, inputs, report=report)
+        except BaseException:
+            for path, frames in saved:
+                say(f"stopped: {path} holds the {frames} frames made so far")
+            raise
+    ((path, frames),) = saved
+    say(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
+
+
+SAME_RESULT = ("memory", "size")
+"""Options of the engine under which a run may be resumed with another value: weights kept elsewhere give the same bits."""
 
 
 def run_parity(options: argparse.Namespace) -> int:

@@ -50,9 +50,26 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--whole-audio", action="store_true", help="hear the whole recording at once, past and future (for minutes, not hours)"
     )
+    sub.add_argument("--audio-track", type=int, metavar="N", help="sound track of the first sound file, from 1 (default: as marked)")
     sub.add_argument("--second-audio", type=Path, help="the second speaker's sound, as long as the first's or not")
-    sub.add_argument("--masks", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="pictures, white where each speaker is")
+    sub.add_argument("--split-channels", action="store_true", help="the sound file's two channels are two speakers; needs two masks")
+    sub.add_argument(
+        "--masks",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="pictures, white where each speaker is; with one, the others keep still",
+    )
+    sub.add_argument(
+        "--crop",
+        default="center",
+        metavar="WHERE",
+        help="what stays of a tall or wide picture: center, top, or X,Y, the "
+        "point around which it is cut, in fractions of width and height (default: center)",
+    )
+    sub.add_argument("--any-size", action="store_true", help="take a --size that the model was not made for: its face may not talk")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    sub.add_argument("--resume", action="store_true", help="go on where a run of this output was killed; the settings must be the same")
 
 
 def engine_fields(*, pool: bool) -> list[Field]:

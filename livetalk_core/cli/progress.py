@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from livetalk_core.cli.say import Steady, say
 from livetalk_core.types import Chunk
 
 
@@ -22,11 +23,25 @@ class Progress:
         self.start = time.perf_counter()
         return self
 
+    def begin_at(self, frames: int) -> None:
+        """So many frames were made by an earlier run."""
+        say(f"going on after {frames} frames", sys.stderr)
+        self.frames = frames
+
     def show(self, chunk: Chunk, total: int) -> None:
         """Count a piece's frames towards the total."""
         if self.bar is None:
-            print(f"first frames after {time.perf_counter() - self.start:.2f} s", file=sys.stderr)
-            self.bar = tqdm(total=total, unit=" frames", file=sys.stderr, mininterval=0, miniters=1, smoothing=0, bar_format=FORMAT)
+            say(f"first frames after {time.perf_counter() - self.start:.2f} s", sys.stderr)
+            self.bar = tqdm(
+                total=total,
+                initial=self.frames,
+                unit=" frames",
+                file=Steady(sys.stderr),
+                mininterval=0,
+                miniters=1,
+                smoothing=0,
+                bar_format=FORMAT,
+            )
             self.bar.start_t -= time.perf_counter() - self.start
         self.frames += len(chunk.frames_THWC)
         self.bar.update(len(chunk.frames_THWC))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from livetalk_core.models.vae import DECODER_FORM, CausalVAE
 
 log = logging.getLogger(__name__)
 
+KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 64
 """Forms of one function, by shapes, that are compiled before torch gives up: sizes of pictures times pieces of a decode."""
 
@@ -41,16 +44,32 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
         block.compile(dynamic=False, fullgraph=whole)
     if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
         vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
-    log.info("compiled forms on %s, kept in %s", device, os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    log.info("compiled forms on %s, kept in %s", device, os.environ[KEPT_IN])
 
 
 def keep_compiled_forms() -> None:
-    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Its import sets it to a temporary one, which is none."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Torch sets it to a temporary one, which is none."""
+    if os.environ.get(KEPT_IN) in (None, temporary_folder()):
+        os.environ[KEPT_IN] = str(cache_folder())
 
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+
+def temporary_folder() -> str | None:
+    """Torch's own choice; None for a user without a name, for whom it has none and cannot be imported before another is set."""
+    with suppress(KeyError, OSError):
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+        return default_cache_dir()
+    return None
+
+
+def cache_folder() -> Path:
+    """Where compiled forms are kept: in the user's cache, or in the folder for temporary files if there is none that can be written."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livetalk" / "compiled"
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.gettempdir()) / f"livetalk-{os.getuid() if hasattr(os, 'getuid') else 'user'}" / "compiled"
 
 
 def require_compiler(device: torch.device) -> None:

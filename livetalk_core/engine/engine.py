@@ -13,7 +13,7 @@ from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
 from livetalk_core.engine.deviation import Deviations, FirstChunk
-from livetalk_core.models.audio import AudioEncoder, normalize_loudness
+from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
@@ -28,9 +28,10 @@ from livetalk_core.presets import PROMPT, Preset
 from livetalk_core.stream.color import match_color
 from livetalk_core.stream.condition import encode_condition, first_latent
 from livetalk_core.stream.flow import flow_times, seeded_noise
+from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, StreamSettings
+from livetalk_core.types import AudioWindow, Chunk, Reference, Start, StreamSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,10 @@ class Engine:
         people: int = 1,
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
+        start: Start | None = None,
     ) -> Stream:
         """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
-        each chunk's latents."""
+        each chunk's latents. `start`: make the chunks from there on only."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
@@ -135,9 +137,12 @@ class Engine:
         make, vae = Session, self.models.vae
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start)
         kind = WholeWindows if settings.whole_audio else LiveWindows
-        windows = kind(plan, lambda samples_N: self.encode_audio(samples_N, settings.loudness), people)
+        levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
+        windows = kind(
+            plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, 0 if start is None else start.index
+        )
 
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
@@ -186,13 +191,14 @@ class Stream:
         self.calls: deque[Iterator[AudioWindow]] = deque()
         """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
         self.pieces: Iterator[Chunk] = iter(())
+        self.begun = False
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
         """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
         yield from self.run(self.windows.push(samples_PN))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         yield from self.run(self.windows.finish(num_frames))
 
     def run(self, windows: Iterator[AudioWindow]) -> Iterator[Chunk]:
@@ -214,7 +220,8 @@ class Stream:
         if window is None:
             return None
         seconds = {"audio": time.perf_counter() - start}
-        if window.index == 0:
+        if not self.begun:
+            self.begun = True
             self.on_first(window)
         self.pieces = self.session.step(window)
         piece = next(self.pieces)

@@ -115,7 +115,7 @@ def read_config(path: Path) -> dict:
 
 def read_json(path: Path) -> dict:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):

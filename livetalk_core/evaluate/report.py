@@ -153,7 +153,7 @@ def marks(part: str) -> tuple[str, str]:
 def check_page(page: Path, part: str) -> None:
     """ValueError for a page that has no place for this part."""
     begin, end = marks(part)
-    text = page.read_text() if page.is_file() else ""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if end not in text.partition(begin)[2]:
         raise ValueError(f"{page} must be a page with the lines {begin} and {end} in it")
 
@@ -162,8 +162,8 @@ def update_page(page: Path, text: str, part: str = RESULTS) -> None:
     """Put text between a Markdown page's two marks of a part. ValueError for a page without them."""
     check_page(page, part)
     begin, end = marks(part)
-    before, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:

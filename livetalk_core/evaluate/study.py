@@ -131,10 +131,10 @@ def kept(folder: Path, make: Callable[[], dict[str, float] | None]) -> dict[str,
     """The numbers in a folder's file; made and written there, if they are not yet."""
     path = folder / "numbers.json"
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     numbers = make()
     if numbers is not None:
-        path.write_text(json.dumps(numbers, indent=1))
+        path.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     return numbers
 
 

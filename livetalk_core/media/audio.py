@@ -5,7 +5,7 @@ A sound of S samples at rate R becomes exactly ceil(S * rate / R) samples, sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +13,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 
+from livetalk_core.media.decode import Sound, choose_track, decode
+from livetalk_core.media.downmix import Downmix
 from livetalk_core.media.source import open_media
-from livetalk_core.media.whole import check_whole, check_whole_mp4, check_whole_wav
 
 MAX_CHANNELS = 64
 
@@ -27,61 +26,78 @@ class AudioInfo:
     """What a whole decode of a sound file found."""
 
     path: Path
+    track: int | None
+    """As asked for; None is FFmpeg's choice."""
     duration: Fraction
-    """Seconds: decoded samples / sample_rate, exactly."""
+    """Seconds: samples / sample_rate, exactly, silence that the time stamps leave included."""
     sample_rate: int
     channels: int
     codec: str
+    notes: tuple[str, ...]
+    """One sentence for each thing that was done to read it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sound:
-    """A decoded piece of a file, as it is in the file."""
+def probe_audio(path: str | Path, track: int | None = None) -> AudioInfo:
+    """Decode a sound track (from 1; None: FFmpeg's choice) once, in constant memory, and say what is in it.
 
-    samples_CN: np.ndarray
-    """float32, full scale is [-1, 1]."""
-    sample_rate: int
-    layout: str
-    """Order and meaning of the channels, in FFmpeg's words: "mono", "5.1(side)"."""
-
-
-def probe_audio(path: str | Path) -> AudioInfo:
-    """Decode the first audio stream once, in constant memory, and say what is in it.
-
-    Raises FileNotFoundError or ValueError, in one line, for a file that is missing, a folder, empty, not media, without sound,
-    cut short, broken in the middle, or that holds NaN or infinity.
+    Raises FileNotFoundError or ValueError, in one line, for a file that is missing, a folder, empty, not media, without sound or that
+    track, cut short, broken in the middle, or that holds NaN or infinity.
     """
-    num_samples, first = 0, None
-    for sound in decode(path):
+    num_samples, first, notes = 0, None, []
+    for sound in decode(path, track, notes):
         first = first or sound
         num_samples += sound.samples_CN.shape[1]
     assert first is not None, "decode yields or raises"
     with open_media(path, "sound file") as container:
-        codec = container.streams.audio[0].codec_context.name
+        codec = choose_track(Path(path), container, track, []).codec_context.name
     return AudioInfo(
         path=Path(path),
+        track=track,
         duration=Fraction(num_samples, first.sample_rate),
         sample_rate=first.sample_rate,
         channels=first.samples_CN.shape[0],
         codec=codec,
+        notes=tuple(notes),
     )
 
 
-def read_audio(path: str | Path, rate: int = 16000) -> Iterator[np.ndarray]:
+def read_audio(path: str | Path, rate: int = 16000, track: int | None = None) -> Iterator[np.ndarray]:
     """Mono float32 blocks [N] of about a second at `rate`; ceil(duration * rate) samples in all. Errors as in `probe_audio`."""
-    resampler, ready = None, []
-    for sound in decode(path):
-        resampler = resampler or LiveResampler(sound.sample_rate, rate)
-        ready.append(resampler.push(sound.samples_CN))
-        if sum(map(len, ready)) >= rate:
-            yield np.concatenate(ready)
+    return (block_1N[0] for block_1N in resampled(path, rate, track, lambda sound: [(sound.samples_CN, sound.layout)]))
+
+
+def read_sides(path: str | Path, rate: int = 16000, track: int | None = None) -> Iterator[np.ndarray]:
+    """A stereo file's two channels as two sounds: blocks [2, N], otherwise as `read_audio`. ValueError for another number of channels."""
+
+    def split(sound: Sound) -> list[tuple[np.ndarray, str]]:
+        if len(sound.samples_CN) != 2:
+            raise ValueError(
+                f"{path}: has {len(sound.samples_CN)} channel(s); --split-channels needs 2, with a speaker on each: give two files instead"
+            )
+        return [(channel_N[None], "mono") for channel_N in sound.samples_CN]
+
+    return resampled(path, rate, track, split)
+
+
+def resampled(
+    path: str | Path, rate: int, track: int | None, voices_of: Callable[[Sound], list[tuple[np.ndarray, str]]]
+) -> Iterator[np.ndarray]:
+    """Blocks [voices, N] at `rate` of about a second, of the voices ([C, N], layout) that each piece of the file holds."""
+    resamplers: list[LiveResampler] = []
+    ready: list[np.ndarray] = []
+    for sound in decode(path, track):
+        voices = voices_of(sound)
+        resamplers = resamplers or [LiveResampler(sound.sample_rate, rate) for _ in voices]
+        ready.append(np.stack([resampler.push(*voice) for resampler, voice in zip(resamplers, voices, strict=True)]))
+        if sum(block.shape[1] for block in ready) >= rate:
+            yield np.concatenate(ready, axis=1)
             ready = []
-    assert resampler is not None, "decode yields or raises"
-    yield np.concatenate([*ready, resampler.flush()])
+    assert resamplers, "decode yields or raises"
+    yield np.concatenate([*ready, np.stack([resampler.flush() for resampler in resamplers])], axis=1)
 
 
 def to_mono(waveform: np.ndarray, sample_rate: int, rate: int = 16000) -> np.ndarray:
-    """[C, N] or [N], float in [-1, 1] or integers at full scale -> mean of the channels, float32 [ceil(N * rate / sample_rate)].
+    """[C, N] or [N], float in [-1, 1] or integers at full scale -> what a listener hears of it, float32 [ceil(N * rate / sample_rate)].
 
     Raises ValueError for other shapes, no samples, NaN or infinity.
     """
@@ -95,7 +111,8 @@ def to_mono(waveform: np.ndarray, sample_rate: int, rate: int = 16000) -> np.nda
 class LiveResampler:
     """`to_mono` for sound that is still growing: what `push` and `flush` return, joined, equals `to_mono` of the whole.
 
-    Until `flush` the output trails the input by the filter's reach: 1 to 2 ms at 16 kHz, nothing if the rates are equal.
+    Until `flush` the output trails the input by the filter's reach: 1 to 2 ms at 16 kHz, nothing if the rates are equal; where there is
+    more than one channel, by another 20 ms at most.
     """
 
     def __init__(self, sample_rate: int, rate: int = 16000) -> None:
@@ -106,26 +123,33 @@ class LiveResampler:
         self.rate = int(rate)
         self.num_in = 0
         self.num_out = 0
+        self._mix = Downmix(self.sample_rate)
         self._filter = av.AudioResampler(format="flt", layout="mono", rate=self.rate)
 
-    def push(self, block: np.ndarray) -> np.ndarray:
-        """[C, N] or [N] at `sample_rate` -> the mono float32 samples at `rate` that are certain by now."""
-        mono_N = as_channels(block).mean(axis=0, dtype=np.float32)
-        if not np.isfinite(mono_N).all():
-            at = self.num_in + int(np.argmin(np.isfinite(mono_N)))
+    def push(self, block: np.ndarray, layout: str | None = None) -> np.ndarray:
+        """[C, N] or [N] at `sample_rate` -> the mono float32 samples at `rate` that are certain by now.
+
+        `layout`: order and meaning of the channels, in FFmpeg's words; None: the usual one for 2, 6 or 8, else all alike.
+        """
+        block_CN = as_channels(block)
+        finite_N = np.isfinite(block_CN).all(axis=0)
+        if not finite_N.all():
+            at = self.num_in + int(np.argmin(finite_N))
             raise ValueError(f"waveform has NaN or infinity at {at / self.sample_rate:.3f} s; every sample must be a finite number")
-        self.num_in += len(mono_N)
-        out_N = self._run(mono_N)
-        self.num_out += len(out_N)
-        return out_N
+        self.num_in += block_CN.shape[1]
+        return self._count(self._run(self._mix.push(block_CN, layout)))
 
     def flush(self) -> np.ndarray:
         """The rest, as if silence followed. Nothing may be pushed afterwards."""
+        last_N = np.concatenate([self._mix.flush(), np.zeros(self.sample_rate // 10, np.float32)])
         num_left = -(-self.num_in * self.rate // self.sample_rate) - self.num_out
-        tail = self._run(np.zeros(self.sample_rate // 10, np.float32))[:num_left]
+        tail = self._count(self._run(last_N)[:num_left])
         assert len(tail) == num_left, f"{len(tail)} samples after the end, {num_left} wanted"
-        self.num_out += num_left
         return tail
+
+    def _count(self, out_N: np.ndarray) -> np.ndarray:
+        self.num_out += len(out_N)
+        return out_N
 
     def _run(self, mono_N: np.ndarray) -> np.ndarray:
         if len(mono_N) == 0:
@@ -134,62 +158,6 @@ class LiveResampler:
         frame.sample_rate = self.sample_rate
         pieces = [piece.to_ndarray()[0] for piece in self._filter.resample(frame)]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-
-
-def decode(path: str | Path) -> Iterator[Sound]:
-    """The first audio stream, packet by packet, at its own rate and channels. Errors as in `probe_audio`, as they are met."""
-    path = Path(path)
-    with open_media(path, "sound file") as container:
-        if not container.streams.audio:
-            raise ValueError(f"{path}: has no sound in it; give a file with an audio stream")
-        check_whole_wav(path)
-        check_whole_mp4(path)
-        stream = container.streams.audio[0]
-        num_samples, num_packets, rate = 0, 0, None
-        for frames in decode_packets(path, container, stream):
-            num_packets += 1
-            for sound in frames:
-                rate = rate or sound.sample_rate
-                check_piece(path, sound, rate, num_samples)
-                num_samples += sound.samples_CN.shape[1]
-                yield sound
-        check_whole(path, container, stream, num_samples, num_packets)
-    if num_samples == 0:
-        raise ValueError(f"{path}: holds no sound samples (0 s); give a file with at least one")
-
-
-def decode_packets(path: Path, container: InputContainer, stream: AudioStream) -> Iterator[list[Sound]]:
-    """Per packet with bytes in it, what it decodes to; the decoder's last frames come as one more item only if there are any."""
-    packers: dict[tuple[str, int], av.AudioResampler] = {}
-    time_s = 0.0
-    try:
-        for packet in container.demux(stream):
-            frames = packet.decode()
-            time_s += sum(frame.samples / frame.sample_rate for frame in frames)
-            if packet.size or frames:
-                yield [sound for frame in frames for sound in unpack(frame, packers)]
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: decoding stopped at {time_s:.2f} s ({error.strerror}); re-export the file") from error
-
-
-def unpack(frame: AudioFrame, packers: dict[tuple[str, int], av.AudioResampler]) -> Iterator[Sound]:
-    """A decoded frame as interleaved floats first: reading eight or more separate planes is not safe in PyAV."""
-    packer = packers.setdefault((frame.layout.name, frame.sample_rate), av.AudioResampler(format="flt"))
-    for piece in packer.resample(frame):
-        samples_CN = piece.to_ndarray().reshape(-1, piece.layout.nb_channels).T
-        yield Sound(samples_CN=samples_CN, sample_rate=piece.sample_rate, layout=piece.layout.name)
-
-
-def check_piece(path: Path, sound: Sound, rate: int, num_before: int) -> None:
-    if sound.sample_rate != rate:
-        at_s = num_before / rate
-        raise ValueError(
-            f"{path}: the sample rate changes from {rate} to {sound.sample_rate} Hz at {at_s:.2f} s; re-export the file at one rate"
-        )
-    finite_N = np.isfinite(sound.samples_CN).all(axis=0)
-    if not finite_N.all():
-        at_s = (num_before + int(np.argmin(finite_N))) / rate
-        raise ValueError(f"{path}: has NaN or infinity at {at_s:.3f} s; re-export the file")
 
 
 def as_channels(waveform: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from livetalk_core.media.audio import LiveResampler
 from livetalk_core.media.boxes import AUDIO_ID, KEY_FRAME, OTHER_FRAME, VIDEO_ID, AudioTrack, Run, VideoTrack, fragment, init_segment
-from livetalk_core.media.video import check_frame_size, checked_frames, configure_h264, to_yuv
+from livetalk_core.media.encode import check_frame_size, checked_frames, configure_h264, to_yuv
 
 AAC_RATE = 48000
 """Whatever the input's rate: the AAC encoder holds back frames of 1024 samples, which are shortest in time here."""

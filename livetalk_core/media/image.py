@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from livetalk_core.media.source import check_file
@@ -21,6 +22,8 @@ MIN_SIDE = 32
 MAX_PIXELS = 200_000_000
 MAX_SCALED_PIXELS = 1_000_000_000
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+HEIF_HEAD = 1 << 16
+"""Bytes in which a HEIC file's properties stand."""
 PILLOW_LIMIT = threading.Lock()
 """Held while Pillow's process-wide pixel limit is changed."""
 
@@ -45,6 +48,7 @@ def load_picture(path: str | Path) -> Picture:
         check_size(str(path), *image.size)
         num_frames = count_frames(path, image)
         decode_picture(path, image)
+        settle_heif_orientation(path, image)
         upright = ImageOps.exif_transpose(image)
     if num_frames > 1:
         notes.append(f"the file holds {num_frames} pictures; the first one is used")
@@ -65,23 +69,54 @@ def picture_from_tensor(image_HWC: Tensor) -> Image.Image:
     return to_srgb("picture tensor", image, [])
 
 
-def crop_cover(image: Image.Image, width: int, height: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The published crop: scale to cover, cut the center; [3, H, W] in [-1, 1], computed in `dtype`."""
-    scaled, (left, top) = cover(*image.size, width, height)
+Focus = tuple[float, float]
+"""The point of a picture that its crop is centered on, as far as the picture goes: fractions from the left and from the top."""
+CENTER: Focus = (0.5, 0.5)
+FOCUSES = {"center": CENTER, "top": (0.5, 0.0)}
+NOTED_CUT = 0.05
+"""Part of a side that may be cut without a word."""
+
+
+def crop_cover(image: Image.Image, width: int, height: int, dtype: torch.dtype = torch.float32, focus: Focus = CENTER) -> Tensor:
+    """The published crop: scale to cover, cut the center, or around another point; [3, H, W] in [-1, 1], computed in `dtype`."""
+    scaled, (left, top) = cover(*image.size, width, height, focus)
     resized = image.convert("RGB").resize(scaled, Image.Resampling.BILINEAR)
     pixels_HWC = np.array(resized.crop((left, top, left + width, top + height)))
     pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous().to(dtype)
     return ((pixels_CHW / 255) - 0.5) * 2
 
 
-def crop_box(width0: int, height0: int, width: int, height: int) -> tuple[float, float, float, float]:
+def parse_focus(text: str) -> Focus:
+    """'center', 'top', or 'X,Y' with fractions 0 to 1 from the left and the top. ValueError for anything else."""
+    if text.strip().lower() in FOCUSES:
+        return FOCUSES[text.strip().lower()]
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        x = y = math.nan
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        raise ValueError(f"crop {text!r} must be center, top, or X,Y with fractions of the picture from 0 to 1, such as 0.5,0.3")
+    return x, y
+
+
+def crop_note(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> str | None:
+    """One sentence on how much of a picture is cut; None where that is a twentieth of a side or less."""
+    left, top, right, bottom = crop_box(width0, height0, width, height, focus)
+    cuts = {"left": left / width0, "right": 1 - right / width0, "top": top / height0, "bottom": 1 - bottom / height0}
+    if sum(cuts.values()) <= NOTED_CUT:
+        return None
+    parts = " and ".join(f"{100 * cut:.0f} % at the {side}" for side, cut in cuts.items() if cut > 0.005)
+    return f"of {width0}x{height0} pixels, {parts} are cut to fill {width}x{height}"
+
+
+def crop_box(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) in pixels of a width0 x height0 picture: what `crop_cover` keeps of it."""
-    (scaled_width, scaled_height), (left, top) = cover(width0, height0, width, height)
+    (scaled_width, scaled_height), (left, top) = cover(width0, height0, width, height, focus)
     x, y = width0 / scaled_width, height0 / scaled_height
     return (left * x, top * y, (left + width) * x, (top + height) * y)
 
 
-def cover(width0: int, height0: int, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def cover(width0: int, height0: int, width: int, height: int, focus: Focus = CENTER) -> tuple[tuple[int, int], tuple[int, int]]:
     """((scaled width, scaled height), (left, top)) in whole pixels; halves round to even, as published."""
     scale = max(height / height0, width / width0)
     scaled_width, scaled_height = math.ceil(scale * width0), math.ceil(scale * height0)
@@ -89,7 +124,11 @@ def cover(width0: int, height0: int, width: int, height: int) -> tuple[tuple[int
         raise ValueError(
             f"picture of {width0}x{height0} pixels is too long and thin to fill {width}x{height}; crop it nearer to that shape"
         )
-    return (scaled_width, scaled_height), (round((scaled_width - width) / 2), round((scaled_height - height) / 2))
+    left, top = (
+        round(min(max(at * scaled - kept / 2, 0), scaled - kept))
+        for at, scaled, kept in zip(focus, (scaled_width, scaled_height), (width, height), strict=True)
+    )
+    return (scaled_width, scaled_height), (left, top)
 
 
 @contextmanager
@@ -105,10 +144,30 @@ def pillow_limit() -> Iterator[None]:
 
 
 def open_picture(path: Path) -> Image.Image:
+    read_heif()
     try:
         return Image.open(path)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path}: is not a picture that can be read; save it as PNG or JPEG") from error
+
+
+@functools.cache
+def read_heif() -> None:
+    """Have Pillow know HEIC, as telephones write it; AVIF it knows itself."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def settle_heif_orientation(path: Path, image: Image.Image) -> None:
+    """A HEIC picture is turned by its container (irot, imir), as it has been by now; only one without goes by its EXIF orientation."""
+    orientation = image.info.get("original_orientation")
+    if orientation is None:
+        return
+    with path.open("rb") as file:
+        head = file.read(HEIF_HEAD)
+    if b"irot" not in head and b"imir" not in head:
+        image.getexif()[ExifTags.Base.Orientation] = orientation
 
 
 def decode_picture(path: Path, image: Image.Image) -> None:

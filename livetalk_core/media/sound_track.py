@@ -12,7 +12,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import OutputContainer
 
-from livetalk_core.media.audio import Sound, decode
+from livetalk_core.media.decode import Sound, decode
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "7.1", 8: "7.1"}
@@ -21,8 +21,8 @@ AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7
 class SoundTrack:
     """At its own rate and channels where AAC has them; else at the nearest rate, and as stereo above eight channels."""
 
-    def __init__(self, container: OutputContainer, path: str | Path) -> None:
-        pieces = decode(path)
+    def __init__(self, container: OutputContainer, path: str | Path, track: int | None = None) -> None:
+        pieces = decode(path, track)
         first = next(pieces)
         self.rate = min(AAC_RATES, key=lambda rate: abs(rate - first.sample_rate))
         self.layout = AAC_LAYOUTS.get(first.samples_CN.shape[0], "stereo")

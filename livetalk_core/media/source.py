@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import av
@@ -21,6 +24,18 @@ def check_file(path: str | Path, kind: str) -> Path:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: is empty (0 bytes), not a {kind}; copy or export the file again")
     return path
+
+
+def plain_file(path: str | Path, folder: Path) -> Path:
+    """The path; or, of a pipe (a FIFO, a process substitution), a file in `folder` with all that comes out of it: it is read twice."""
+    path = Path(path)
+    if not path.exists() or path.is_file() or path.is_dir():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}-", dir=folder)
+    with path.open("rb") as pipe, os.fdopen(handle, "wb") as file:
+        shutil.copyfileobj(pipe, file)
+    return Path(name)
 
 
 def open_media(path: str | Path, kind: str) -> InputContainer:

@@ -1,10 +1,11 @@
-"""MP4 files: frames and the original sound in, in constant memory. Axes: T frames, H W size, C channels, N samples."""
+"""MP4 files: frames and the original sound in, and out again, in constant memory. Axes: T frames, H W size, C channels, N samples."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,26 +15,28 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from torch import Tensor
 
 from livetalk_core.media.audio import probe_audio
-from livetalk_core.media.sound_track import SoundTrack
+from livetalk_core.media.encode import EXACT, FULL, check_frame_size, checked_frames
+from livetalk_core.media.part import Part, cut_torn, remux, whole_frames
 from livetalk_core.media.source import open_media
+from livetalk_core.media.target import Target, check_target
 
-BT709, LIMITED, FULL = 1, 1, 2
-"""FFmpeg's numbers for the color space, transfer and primaries, and for the two ranges."""
-EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000
-"""libswscale flags: bicubic, full chroma resolution in and out, accurate rounding."""
+__all__ = ["VideoInfo", "VideoWriter", "check_target", "probe_video", "read_frames"]
+
+PIECE_FRAMES = 28
+"""Frames encoded together: a chunk's."""
 
 
 class VideoWriter:
     """An MP4 of H.264 frames and, if `audio` is given, that file's own sound as AAC. Frame k is shown at k / fps seconds.
 
-    The file grows under a hidden name beside `path` and takes its name in `close`; an older file at `path` stays whole until then.
-    As a context manager: leaving closes the file, Ctrl-C too if any frame is in, any other error removes it.
-    Raises ValueError or FileNotFoundError for a path that cannot be written to, and OSError (part file removed) if the disk is full.
+    The file grows under a hidden name beside `path`, can be played up to its last whole piece of `piece_frames` at any time, and takes its
+    name in `close`; an older file at `path` stays whole until then. As a context manager: leaving closes the file, Ctrl-C too if any frame
+    is in, any other error removes it. Raises ValueError or FileNotFoundError for a path that cannot be written to. If the disk fills up it
+    raises OSError, which says where the whole pieces are that were written before.
     """
 
     def __init__(
@@ -44,70 +47,98 @@ class VideoWriter:
         height: int,
         fps: int | Fraction = 25,
         audio: str | Path | None = None,
+        audio_track: int | None = None,
         overwrite: bool = False,
         crf: int = 18,
+        piece_frames: int = PIECE_FRAMES,
     ) -> None:
-        self.path = check_target(Path(path), overwrite)
         check_frame_size(width, height)
+        self.target = Target(Path(path), overwrite)
         self.width, self.height, self.fps = width, height, Fraction(fps)
-        self.num_frames = 0
-        self._part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
-        self._open = True
-        self._container = av.open(str(self._part.resolve()), "w", format="mp4", container_options={"movflags": "faststart"})
+        self.saved: Path | None = None
+        """Where the video is, once it is closed."""
+        self.failed = False
+        """Whether the disk would take no more."""
+        self.part, self._file = self.target.open_part()
+        size = {"width": width, "height": height, "fps": self.fps}
         try:
-            self._video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(crf), "preset": "fast"})
-            configure_h264(self._video.codec_context, width, height, self.fps)
-            self._video.codec_context.gop_size = round(2 * self.fps)
-            self._sound = None if audio is None else SoundTrack(self._container, audio)
             with self._disk():
-                self._container.start_encoding()
+                sound = {"audio": audio, "audio_track": audio_track}
+                self._movie = Part(self._file, **size, **sound, crf=crf, piece_frames=piece_frames)
         except BaseException:
             self.abort()
             raise
+
+    @property
+    def num_frames(self) -> int:
+        return self._movie.num_frames
+
+    def copy(self, old: Path, num_frames: int) -> None:
+        """Begin with the first frames of a part that an earlier run has left."""
+        with self._disk():
+            self._movie.copy(old, num_frames)
 
     def write(self, frames_THWC: Tensor | np.ndarray) -> None:
         """Append uint8 RGB frames [T, height, width, 3] on the CPU, and the sound of the time they are shown."""
-        assert self._open, "write after close"
+        assert not self._file.closed, "write after close"
         frames_THWC = checked_frames(frames_THWC, self.width, self.height)
         with self._disk():
             for frame_HWC in frames_THWC:
-                frame = to_yuv(frame_HWC)
-                frame.pts, frame.time_base = self.num_frames, 1 / self.fps
-                self.num_frames += 1
-                self._container.mux(self._video.encode(frame))
-                if self._sound is not None:
-                    self._sound.write_until(self.num_frames / self.fps)
+                self._movie.add(frame_HWC)
 
-    def close(self) -> None:
-        """Finish the file, playable whenever this is called.
-
-        Sound that outlasts the picture by less than a frame is kept to its last sample; longer sound is cut where the picture ends.
-        """
-        if not self._open:
-            return
+    def close(self, *, partial: bool = False) -> Path:
+        """Finish the file, playable whenever this is called; returns its name. `partial`: it is less than was to be made."""
+        if self._file.closed:
+            return self.saved or self.target.path
         if self.num_frames == 0:
             self.abort()
-            raise ValueError(f"{self.path}: no frames were written, so there is no video to keep; write at least one")
-        try:
-            with self._disk():
-                self._container.mux(self._video.encode(None))
-                if self._sound is not None:
-                    self._sound.finish(self.num_frames / self.fps, slack=1 / self.fps)
-                self._container.close()
-                os.replace(self._part, self.path)
-        except BaseException:
-            self.abort()
-            raise
-        self._open = False
+            raise ValueError(f"{self.target.path}: no frames were written, so there is no video to keep; write at least one")
+        with self._disk():
+            self._movie.finish()
+        return self._keep(partial)
 
     def abort(self) -> None:
         """Give up: the part file is removed, the target is left as it was."""
-        if not self._open:
+        if self._file.closed:
             return
-        self._open = False
-        with suppress(OSError, av.error.FFmpegError):
-            self._container.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(OSError, AttributeError, av.error.FFmpegError):
+            self._movie.container.close()
+        self._file.close()
+        self.part.unlink(missing_ok=True)
+
+    def _keep(self, partial: bool) -> Path:
+        """The finished part as an ordinary MP4 under the target's name; where there is no room for a second copy, as it is."""
+        try:
+            ordinary = self._ordinary()
+            self.saved = self.target.take(ordinary, partial=partial)
+            self.part.unlink(missing_ok=True)
+        except OSError as error:
+            self.saved = self._rescue(partial, error)
+        self._file.close()
+        return self.saved
+
+    def _ordinary(self) -> Path:
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        ordinary, file = self.target.open_part()
+        file.close()
+        try:
+            remux(self._file, ordinary)
+        except BaseException:
+            ordinary.unlink(missing_ok=True)
+            raise
+        return ordinary
+
+    def _rescue(self, partial: bool, error: OSError) -> Path:
+        """The part itself under the target's name; where that cannot be, in the folder for temporary files. OSError says which."""
+        with suppress(OSError):
+            if self.part.exists():
+                return self.target.take(self.part, partial=partial)
+        handle, name = tempfile.mkstemp(prefix="livetalk-", suffix=".mp4")
+        self._file.seek(0)
+        with os.fdopen(handle, "wb") as sink:
+            shutil.copyfileobj(self._file, sink)
+        self._file.close()
+        raise OSError(error.errno, f"{self.target.path}: cannot be written ({error.strerror}); the video is {name}") from error
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -121,16 +152,36 @@ class VideoWriter:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """A failed write becomes one line with the free space, and the part file goes."""
+        """A failed write becomes one line that says what is free and where the whole pieces are that were written before."""
         try:
             yield
         except OSError as error:
-            free_mb = shutil.disk_usage(self.path.parent).free / 1e6
+            if error.errno not in errno.errorcode:
+                raise  # about the sound, or FFmpeg's own
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OSError:
+        self.failed = True
+        folder = self.target.real.parent
+        free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there" if folder.is_dir() else f"{folder} is gone"
+        num_frames, kept = self._salvage()
+        where = f"; {kept} has the first {num_frames} frames" if kept else ""
+        return OSError(error.errno, f"{self.target.path}: writing failed after {self.num_frames} frames ({error.strerror}); {free}{where}")
+
+    def _salvage(self) -> tuple[int, Path | None]:
+        """The whole pieces of a part that cannot be written to its end, under the target's name if that is free."""
+        with suppress(OSError, AttributeError, av.error.FFmpegError):
+            self._movie.container.close()
+        with suppress(OSError):
+            cut_torn(self._file)
+        num_frames = whole_frames(self.part)
+        if num_frames == 0:
             self.abort()
-            raise OSError(
-                error.errno,
-                f"{self.path}: writing failed after {self.num_frames} frames ({error.strerror}); {free_mb:.1f} MB are free there",
-            ) from error
+            return 0, None
+        self._file.close()
+        with suppress(OSError):
+            self.saved = self.target.take(self.part, partial=True)
+        return num_frames, self.saved or self.part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,42 +256,3 @@ def decode_frames(path: Path, container: InputContainer) -> Iterator[VideoFrame]
 
 def start_of(stream: av.stream.Stream) -> Fraction:
     return (stream.start_time or 0) * stream.time_base
-
-
-def check_target(path: Path, overwrite: bool) -> Path:
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name an .mp4 file in it")
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path}: the video must be an .mp4 file; write {path.with_suffix('.mp4').name}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path}: exists already; choose another name or pass --overwrite")
-    return path
-
-
-def check_frame_size(width: int, height: int) -> None:
-    if width < 16 or height < 16 or width % 2 or height % 2:
-        raise ValueError(f"video of {width}x{height} pixels must have even sides of 16 or more: H.264 halves the color resolution")
-
-
-def checked_frames(frames_THWC: Tensor | np.ndarray, width: int, height: int) -> np.ndarray:
-    """As an array, if they are uint8 [T, height, width, 3]; else ValueError."""
-    frames_THWC = np.asarray(frames_THWC)
-    if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[1:] != (height, width, 3):
-        raise ValueError(f"frames of {frames_THWC.dtype} {frames_THWC.shape} must be uint8 (T, {height}, {width}, 3)")
-    return frames_THWC
-
-
-def configure_h264(codec: VideoCodecContext, width: int, height: int, fps: Fraction) -> None:
-    """8-bit 4:2:0 without B-frames, tagged BT.709 limited range, as `to_yuv` makes it."""
-    codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
-    codec.framerate, codec.time_base = fps, 1 / fps
-    codec.max_b_frames = 0
-    codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = BT709, BT709, BT709, LIMITED
-
-
-def to_yuv(frame_HWC: np.ndarray) -> VideoFrame:
-    """An RGB frame as BT.709 limited-range 4:2:0."""
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-    return frame.reformat(format="yuv420p", dst_colorspace=BT709, src_color_range=FULL, dst_color_range=LIMITED, interpolation=EXACT)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from av.audio.stream import AudioStream
@@ -16,6 +20,64 @@ SLACK_S = {"flac": 0.001, "ogg": 0.1}
 
 MP3_SIDE_INFO = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
 """Bytes between the frame header and a Xing tag, by (MPEG-1, mono)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What an Ogg page's header says (RFC 3533)."""
+
+    size: int
+    good: bool
+    """Whether its checksum fits."""
+
+
+class Torn:
+    """What only some formats tell of damage, looked up when it is asked for."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self.kind = path, kind
+
+    @functools.cached_property
+    def promised_packets(self) -> int | None:
+        """Packets that an MP3's header promises; None if it promises nothing."""
+        return promised_mp3_frames(self.path) if self.kind == "mp3" else None
+
+    @functools.cached_property
+    def pages(self) -> bool:
+        """Whether an Ogg file's pages do not follow each other unharmed to the last one."""
+        return self.kind == "ogg" and not all(page.good for page in ogg_pages(self.path))
+
+
+def ogg_pages(path: Path) -> Iterator[Page]:
+    """The pages of an Ogg file; bytes between two that are none count as a page that is not good, those after the last one do not."""
+    data, at = path.read_bytes(), 0
+    while (found := data.find(b"OggS", at)) >= 0:
+        if found > at:
+            yield Page(size=found - at, good=False)
+        page = ogg_page(data, found)
+        yield page
+        at = found + page.size
+
+
+def ogg_page(data: bytes, at: int) -> Page:
+    header = data[at : at + 27]
+    if len(header) < 27:
+        return Page(size=len(header), good=False)
+    segments = data[at + 27 : at + 27 + header[26]]
+    size = 27 + len(segments) + sum(segments)
+    whole = data[at : at + size]
+    promised = int.from_bytes(header[22:26], "little")
+    good = len(whole) == size and ogg_checksum(whole[:22] + bytes(4) + whole[26:]) == promised
+    return Page(size=size if good else 4, good=good)
+
+
+def ogg_checksum(data: bytes) -> int:
+    """CRC-32 of Ogg: zlib's, with the bits of each byte and of the result in the other order, and nothing inverted."""
+    mirrored = zlib.crc32(data.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def check_whole_wav(path: Path) -> None:

@@ -125,7 +125,8 @@ class Worker:
         reference: Reference = replace(command.reference, **tensors)
         latents: list[Tensor] = []
         keep = latents.append if command.latents else None
-        return WorkerStream(self.engine.open(reference, command.settings, command.people, self.between_steps, keep), latents)
+        later = {} if command.start is None else {"start": command.start}
+        return WorkerStream(self.engine.open(reference, command.settings, command.people, self.between_steps, keep, **later), latents)
 
     def next(self, session: WorkerStream | Iterator[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
         if isinstance(session, WorkerStream):

@@ -27,7 +27,7 @@ from livetalk_core.pool import wire
 from livetalk_core.pool.schedule import OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.wire import Facts, Placement, Recipe
 from livetalk_core.pool.workers import Workers
-from livetalk_core.types import Chunk, Reference, StreamSettings
+from livetalk_core.types import Chunk, Reference, Start, StreamSettings
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,14 @@ class Pool:
         people: int = 1,
         on_step: OnStep | None = None,
         on_latents: Callable[[Tensor], None] | None = None,
+        start: Start | None = None,
     ) -> PoolStream:
-        """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents."""
+        """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents.
+        `start`: make the chunks from there on only."""
         plan, workers, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
         workers.reserve(plan.new_frames * plan.height * plan.width * 3)
         latents = on_latents is not None
-        command = wire.Open(session=session, reference=reference, settings=settings, people=people, latents=latents)
+        command = wire.Open(session=session, reference=reference, settings=settings, people=people, latents=latents, start=start)
         workers.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
         return PoolStream(workers, session, plan, self.limits, on_step, on_latents)
 
@@ -229,7 +231,7 @@ class PoolStream:
             yield from self.run(wire.Push(session=self.session, blocks=blocks))
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: round(25 x seconds pushed))."""
+        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         blocks, self.blocks, self.waiting = self.blocks, [], 0
         yield from self.run(wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames))
 

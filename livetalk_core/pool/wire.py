@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.options import EngineOptions
-from livetalk_core.types import Reference, StreamSettings
+from livetalk_core.types import Reference, Start, StreamSettings
 
 HEADER = struct.Struct("!Q")
 RECEIVE_BYTES = 1 << 20
@@ -98,6 +98,7 @@ class Open:
     people: int
     latents: bool
     """Whether the first piece of a chunk comes with the chunk's latents."""
+    start: Start | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

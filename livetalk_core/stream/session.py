@@ -14,7 +14,7 @@ from livetalk_core.stream.clock import Spans, StageClock
 from livetalk_core.stream.color import lab_stats, match_color
 from livetalk_core.stream.flow import Noise, denoise_steps, flow_times
 from livetalk_core.stream.host_copy import HostCopy
-from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, StreamSettings, VideoVAE
+from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, Start, StreamSettings, VideoVAE
 
 OnStep = Callable[[int, int], None]
 """Called with (step, steps) before each denoising step, and with (steps, steps) before each piece of the decode and before the motion is
@@ -53,6 +53,7 @@ class Session:
         noise: Noise,
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
+        start: Start | None = None,
     ):
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
         self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
@@ -61,6 +62,8 @@ class Session:
         self.motion_CTHW = reference.first_CTHW
         self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
         self.next_index = 0
+        if start is not None:
+            self.go_on(start)
 
     @torch.no_grad()
     def step(self, window: AudioWindow) -> Iterator[Chunk]:
@@ -74,6 +77,14 @@ class Session:
                 yield self.arrived(on_their_way.popleft(), window)
         while on_their_way:
             yield self.arrived(on_their_way.popleft(), window)
+
+    def go_on(self, start: Start) -> None:
+        """Begin with a later chunk. Noise is drawn for the chunks before, so that it stands where it would have stood."""
+        for _ in range(start.index):
+            for draw in range(self.settings.steps + 1):
+                self.noise(self.motion_CTHW.dtype if draw == 0 else torch.float32)
+        self.motion_CTHW = start.motion_CTHW.to(self.motion_CTHW)
+        self.next_index = start.index
 
     def make(self, window: AudioWindow) -> Iterator[Piece]:
         """The pieces as they are launched. A window that is not full is the stream's last: no more is made than its frames."""

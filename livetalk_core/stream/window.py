@@ -5,7 +5,7 @@ Frame k of the video shows samples [640 k, 640 (k + 1)). Window c covers the fra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.loudness import Leveler
 from livetalk_core.types import AudioWindow
 
 Encode = Callable[[Tensor], Tensor]
@@ -25,8 +26,12 @@ class LiveWindows:
     However the sound is cut into pushes, the windows are the same.
     """
 
-    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1):
-        self.plan, self.encode, self.people = plan, encode, people
+    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1, levelers: Sequence[Leveler] = (), start: int = 0):
+        """`levelers`: one a speaker, for the loudness that the encoder hears; none leaves the sound as it is.
+
+        `start`: the first window to come out; those before are passed over, and only their loudness is taken.
+        """
+        self.plan, self.encode, self.people, self.levelers, self.start = plan, encode, people, levelers, start
         self.context_PN = torch.zeros(people, plan.context_samples)
         self.waiting_PN = torch.zeros(people, 0)
         self.index = 0
@@ -38,7 +43,7 @@ class LiveWindows:
         self.num_samples += samples_PN.shape[1]
         self.waiting_PN = torch.cat([self.waiting_PN, samples_PN], dim=1)
         while self.waiting_PN.shape[1] >= self.plan.new_samples:
-            yield self.advance(self.plan.new_frames)
+            yield from self.advance(self.plan.new_frames)
 
     def finish(self, num_frames: int | None = None) -> Iterator[AudioWindow]:
         """Yields the windows still due for `num_frames` frames in all (default: what the samples pushed come to), silence after the end."""
@@ -46,17 +51,20 @@ class LiveWindows:
         while (left := total - self.index * self.plan.new_frames) > 0:
             missing = max(0, self.plan.new_samples - self.waiting_PN.shape[1])
             self.waiting_PN = F.pad(self.waiting_PN, (0, missing))
-            yield self.advance(min(left, self.plan.new_frames))
+            yield from self.advance(min(left, self.plan.new_frames))
 
-    def advance(self, num_valid: int) -> AudioWindow:
-        """Move the buffer on by one chunk and encode it."""
+    def advance(self, num_valid: int) -> Iterator[AudioWindow]:
+        """Move the buffer on by one chunk and encode it, or pass it over."""
         new_PN, self.waiting_PN = self.waiting_PN.split([self.plan.new_samples, self.waiting_PN.shape[1] - self.plan.new_samples], dim=1)
         self.context_PN = torch.cat([self.context_PN, new_PN], dim=1)[:, -self.plan.context_samples :]
-        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in self.context_PN])
+        heard = leveled(self.context_PN, self.levelers)
+        self.index += 1
+        if self.index <= self.start:
+            return
+        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in heard])
         end = features_PTSD.shape[1]
         windows = slice_windows(features_PTSD, end - self.plan.chunk_frames, self.plan)
-        self.index += 1
-        return AudioWindow(index=self.index - 1, features_PTWSD=windows, samples=mix(new_PN), num_valid=num_valid)
+        yield AudioWindow(index=self.index - 1, features_PTWSD=windows, samples=mix(new_PN), num_valid=num_valid)
 
 
 class WholeWindows:
@@ -65,8 +73,12 @@ class WholeWindows:
     Memory grows with the recording, and the encoder's time with its square: for minutes, not hours.
     """
 
-    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1):
-        self.plan, self.encode, self.people = plan, encode, people
+    def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1, levelers: Sequence[Leveler] = (), start: int = 0):
+        """`levelers`: one a speaker, for the loudness that the encoder hears; none leaves the sound as it is.
+
+        `start`: the first window to come out; those before are passed over, and only their loudness is taken.
+        """
+        self.plan, self.encode, self.people, self.levelers, self.start = plan, encode, people, levelers, start
         self.parts_PN: list[Tensor] = [torch.zeros(people, plan.motion_frames * plan.samples_per_frame)]
 
     def push(self, samples_PN: Tensor) -> Iterator[AudioWindow]:
@@ -82,8 +94,8 @@ class WholeWindows:
         total = plan.frames_in(seconds) if num_frames is None else num_frames
         length = before + plan.chunks_in(total) * plan.new_samples
         samples_PN = F.pad(samples_PN, (0, max(0, length - samples_PN.shape[1])))[:, :length]
-        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in samples_PN])
-        for index in range(plan.chunks_in(total)):
+        features_PTSD = torch.stack([self.encode(samples_N) for samples_N in leveled(samples_PN, self.levelers)])
+        for index in range(self.start, plan.chunks_in(total)):
             windows = slice_windows(features_PTSD, index * plan.new_frames, plan)
             new_PN = samples_PN[:, before + index * plan.new_samples :][:, : plan.new_samples]
             num_valid = min(plan.new_frames, total - index * plan.new_frames)
@@ -96,6 +108,12 @@ def slice_windows(features_PTSD: Tensor, first: int, plan: StreamPlan) -> Tensor
     offsets = torch.arange(plan.audio_window, device=device) - plan.audio_window // 2
     frames = torch.arange(first, first + plan.chunk_frames, device=device)[:, None] + offsets
     return features_PTSD[:, frames.clamp(0, features_PTSD.shape[1] - 1)]
+
+
+def leveled(samples_PN: Tensor, levelers: Sequence[Leveler]) -> list[Tensor]:
+    """Each speaker's window [N] at the loudness that the encoder is to hear."""
+    rows = list(samples_PN.cpu())
+    return [leveler.level(samples_N) for leveler, samples_N in zip(levelers, rows, strict=True)] if levelers else rows
 
 
 def mix(samples_PN: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def export_net(net: nn.Module, prefix: str, path: Path, dtype: torch.dtype, mode
     whole = gather_net(net, prefix)
     if is_first():
         write_tensors({name: tensor.to(dtype) for name, tensor in whole.items()}, path)
-        (path.parent / "config.json").write_text(json.dumps(config_of(model)))
+        (path.parent / "config.json").write_text(json.dumps(config_of(model)), encoding="utf-8")
 
 
 def config_of(model: Preset) -> dict[str, object]:

@@ -55,7 +55,7 @@ def read_folder(folder: Path) -> Iterator[Stretch]:
     """Every video file in a folder and below; a .txt file of the same name is its caption."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS):
         words = path.with_suffix(".txt")
-        caption = words.read_text().strip() if words.is_file() else PROMPT
+        caption = words.read_text(encoding="utf-8-sig").strip() if words.is_file() else PROMPT
         yield Stretch(key=str(path.relative_to(folder)), path=path, caption=caption, source=folder.name)
 
 
@@ -83,13 +83,14 @@ def read_speakervid(names: list[str], folder: Path) -> Iterator[Stretch]:
             log.warning("speakervid %s: no video of that name in %s; skipped", name, folder)
             continue
         words = path.with_suffix(".txt")
-        yield Stretch(key=Path(name).stem, path=path, caption=words.read_text().strip() if words.is_file() else PROMPT, source="speakervid")
+        caption = words.read_text(encoding="utf-8-sig").strip() if words.is_file() else PROMPT
+        yield Stretch(key=Path(name).stem, path=path, caption=caption, source="speakervid")
 
 
 def read_list(path: Path) -> list:
     """A JSON list; of {video: [clips]} all clips in a row."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if isinstance(value, dict):

@@ -72,7 +72,7 @@ class ShardWriter:
             return
         self.tar.close()
         os.replace(self.hidden, self.folder / self.name)
-        with (self.folder / f"index-{self.part}.jsonl").open("a") as file:
+        with (self.folder / f"index-{self.part}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(vars(entry)) + "\n" for entry in self.waiting)
         self.tar, self.waiting, self.number = None, [], self.number + 1
 
@@ -138,7 +138,7 @@ def read_null_text(folder: Path) -> Tensor:
 
 def read_index(folder: Path) -> list[Entry]:
     """Every line of every index, in order of the files' names."""
-    lines = [line for path in sorted(folder.glob("index-*.jsonl")) for line in path.read_text().splitlines()]
+    lines = [line for path in sorted(folder.glob("index-*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     return [Entry(**json.loads(line)) for line in lines]
 
 

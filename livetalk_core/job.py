@@ -1,0 +1,204 @@
+"""What a video is to be made of: files and choices, looked through and found good before any work begins."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from livetalk_core.media.audio import AudioInfo, probe_audio, read_audio, read_sides
+from livetalk_core.media.image import Focus, Picture, crop_cover, crop_note, load_picture, parse_focus
+from livetalk_core.media.source import check_file, plain_file
+from livetalk_core.media.target import check_target
+from livetalk_core.plan import StreamPlan, check_multiple
+from livetalk_core.presets import PROMPT
+from livetalk_core.sizes import BUCKETS, choose_size, parse_size
+from livetalk_core.types import AvatarEngine, StreamSettings
+
+MOST_SPEAKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to make. `audio` has a file per speaker; `masks` then a picture per speaker, white where they are."""
+
+    picture: Path
+    audio: tuple[Path, ...]
+    output: Path
+    audio_track: int | None = None
+    """Of the first file, from 1; None: the one that FFmpeg would take."""
+    split_channels: bool = False
+    """The file's two channels are two speakers."""
+    prompt: str = PROMPT
+    size: str = "auto"
+    """WIDTHxHEIGHT, a bucket's name, or auto: the model's own bucket, by the picture's shape."""
+    any_size: bool = False
+    """Take a size that the model was not made for."""
+    crop: str = "center"
+    """What stays of a picture of another shape: center, top, or X,Y, the fractions around which it is cut."""
+    masks: tuple[Path, ...] = ()
+    overwrite: bool = False
+    resume: bool = False
+    """Go on from what a run that was killed has left."""
+    engine: str = ""
+    """What was chosen of the engine that changes the result, in any words: it must be the same to resume."""
+    settings: StreamSettings = StreamSettings()
+
+    @property
+    def voices(self) -> int:
+        return 2 if self.split_channels else len(self.audio)
+
+    @property
+    def people(self) -> int:
+        """Speakers that the model sees. With one mask there is a second, who is the rest of the picture and silent."""
+        return 2 if self.masks else self.voices
+
+    @property
+    def focus(self) -> Focus:
+        return parse_focus(self.crop)
+
+    @property
+    def tracks(self) -> tuple[int | None, ...]:
+        return (self.audio_track, *[None] * (len(self.audio) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A job's files, looked through and found good."""
+
+    job: Job
+    picture: Picture
+    audio: tuple[AudioInfo, ...]
+    kept: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
+    """Where copies of pipes lie, as long as this object lives."""
+
+    @property
+    def duration(self) -> Fraction:
+        return max(info.duration for info in self.audio)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to read the files, a sentence each."""
+        return (
+            *(f"picture: {note}" for note in self.picture.notes),
+            *(f"sound {info.path.name}: {note}" for info in self.audio for note in info.notes),
+        )
+
+
+def check_inputs(job: Job) -> Inputs:
+    """Read all of a job's inputs before any model is loaded. ValueError or FileNotFoundError for what cannot work."""
+    check_target(job.output, job.overwrite)
+    if job.size not in ("auto", *BUCKETS):
+        for name, value in zip(("width", "height"), parse_size(job.size), strict=True):
+            check_multiple(name, value, 16)
+    parse_focus(job.crop)
+    check_speakers(job)
+    job, kept = with_plain_files(job)
+    picture = load_picture(job.picture)
+    for path in job.masks:
+        if (size := load_picture(path).image.size) != picture.image.size:
+            raise ValueError(f"mask {path} is {size} pixels, the picture {picture.image.size}; make the mask over the picture")
+    audio = tuple(probe_audio(path, track) for path, track in zip(job.audio, job.tracks, strict=True))
+    if job.split_channels:
+        next(read_sides(job.audio[0], track=job.audio_track))
+    return Inputs(job=job, picture=picture, audio=audio, kept=kept)
+
+
+def check_speakers(job: Job) -> None:
+    """ValueError for more speakers than the model knows, or masks that do not fit them."""
+    if job.split_channels and len(job.audio) != 1:
+        raise ValueError(f"--split-channels takes two speakers from one file, and {len(job.audio)} are given; leave one of the two out")
+    if max(job.voices, len(job.masks)) > MOST_SPEAKERS:
+        raise ValueError(f"{max(job.voices, len(job.masks))} speakers are too many; the model knows {MOST_SPEAKERS} in one picture")
+    if job.voices == 2 and len(job.masks) != 2:
+        raise ValueError(f"{job.voices} voices and {len(job.masks)} masks do not fit; two speakers need one mask each")
+    if job.voices == 1 and len(job.masks) == 2:
+        raise ValueError("1 voice and 2 masks do not fit; one speaker needs one mask, or none, and two need a second sound file")
+
+
+def with_plain_files(job: Job) -> tuple[Job, tempfile.TemporaryDirectory | None]:
+    """The job with copies in place of pipes, which can be read but once."""
+    paths = (job.picture, *job.audio, *job.masks)
+    if not any(path.exists() and not path.is_file() and not path.is_dir() for path in paths):
+        return job, None
+    kept = tempfile.TemporaryDirectory(prefix="livetalk-")
+    plain = [plain_file(path, Path(kept.name)) for path in paths]
+    count = len(job.audio)
+    return replace(job, picture=plain[0], audio=tuple(plain[1 : 1 + count]), masks=tuple(plain[1 + count :])), kept
+
+
+def plan_for(engine: AvatarEngine, inputs: Inputs) -> StreamPlan:
+    """The job's size as a plan: its own, or the one of a bucket nearest to the picture's shape. ValueError for one the model cannot do."""
+    size = inputs.job.size
+    if size == "auto" or size in BUCKETS:
+        size_WH = choose_size(*inputs.picture.image.size, engine.preset.bucket if size == "auto" else size)
+    else:
+        size_WH = parse_size(size)
+    if not inputs.job.any_size:
+        engine.preset.check_size(*size_WH, "or insist with --any-size")
+    return engine.plan(*size_WH)
+
+
+def crop_of(inputs: Inputs, plan: StreamPlan) -> tuple[Tensor, str | None]:
+    """The picture [3, H, W] in [-1, 1] as the video shows it, and a note on what is cut if that is much."""
+    image, focus = inputs.picture.image, inputs.job.focus
+    note = crop_note(*image.size, plan.width, plan.height, focus)
+    ways = "" if note is None else "; --crop top or X,Y keeps another part, and --size another shape"
+    return crop_cover(image, plan.width, plan.height, focus=focus), None if note is None else f"picture: {note}{ways}"
+
+
+def load_masks(paths: tuple[Path, ...], width: int, height: int, focus: Focus) -> Tensor:
+    """Speaker masks [3, H, W] of one or two pictures, white where a speaker is. ValueError for one that is black."""
+    people = []
+    for path in paths:
+        gray = crop_cover(load_picture(path).image.convert("L").convert("RGB"), width, height, focus=focus).mean(0)
+        people.append((gray > 0).float())
+        if not people[-1].any():
+            raise ValueError(f"mask {check_file(path, 'mask')} is black in the cropped picture; paint the speaker white")
+    return speaker_masks(people)
+
+
+def speaker_masks(people: Sequence[Tensor]) -> Tensor:
+    """One or two speakers' places [H, W] -> [3, H, W] with the background last; one speaker's rest is a second one, who is silent."""
+    if len(people) == 1:
+        return torch.stack([people[0], 1 - people[0], torch.zeros_like(people[0])])
+    return torch.stack([*people, 1 - torch.stack(list(people)).amax(0)])
+
+
+def read_speakers(job: Job, rate: int = 16000) -> Iterator[Tensor]:
+    """Blocks [voices, N] of a second of the job's sound, silence after the shorter one's end."""
+    if job.split_channels:
+        return (torch.from_numpy(block_2N) for block_2N in even_blocks(read_sides(job.audio[0], rate, job.audio_track), rate))
+    return side_by_side([read_audio(path, rate, track) for path, track in zip(job.audio, job.tracks, strict=True)], rate)
+
+
+def with_silent(blocks: Iterator[Tensor], people: int) -> Iterator[Tensor]:
+    """Blocks [people, N] of blocks of fewer voices: the others are silent."""
+    return (F.pad(block_PN, (0, 0, 0, people - len(block_PN))) for block_PN in blocks)
+
+
+def side_by_side(sources: Sequence[Iterator[np.ndarray]], rate: int) -> Iterator[Tensor]:
+    """Blocks [people, N] of a second of mono sounds at `rate`, each given in blocks of any length."""
+    for blocks in zip_longest(*(even_blocks(source, rate) for source in sources), fillvalue=np.zeros(0, np.float32)):
+        length = max(len(block) for block in blocks)
+        yield torch.from_numpy(np.stack([np.pad(block, (0, length - len(block))) for block in blocks]))
+
+
+def even_blocks(source: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The same sound, [N] or [voices, N], in blocks of one second; the last is shorter."""
+    waiting = None
+    for block in source:
+        waiting = block if waiting is None else np.concatenate([waiting, block], axis=-1)
+        while waiting.shape[-1] >= rate:
+            yield waiting[..., :rate]
+            waiting = waiting[..., rate:]
+    if waiting is not None and waiting.shape[-1]:
+        yield waiting

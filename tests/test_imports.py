@@ -27,7 +27,7 @@ ALLOWED = {
     "evaluate": {"engine", "sizes", "stream", "talker", "train", "types"},
     "bench": {"engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
     "checks": {"engine", "models", "plan", "presets", "stream", "types"},
-    "serve": {"media", "pool", "sizes", "types"},
+    "serve": {"engine", "media", "pool", "sizes", "types"},
     "generate": {"engine", "media", "plan", "pool", "presets", "sizes", "stream", "types"},
     "cli": None,
 }

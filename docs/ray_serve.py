@@ -10,17 +10,20 @@ and replaces a replica that is gone; the ranks are the pool's own processes, nev
 
 import asyncio
 import os
+from contextlib import AsyncExitStack
 
 import ray
-from aiohttp import web
 from ray import serve
 
 from livetalk_core.open import EngineOptions, open_pool
 from livetalk_core.pool.pool import Pool
+from livetalk_core.serve.access import Access
+from livetalk_core.serve.limits import ClientLimits
+from livetalk_core.serve.server import listening
 from livetalk_core.serve.service import Service
 
 BOXES, GPUS = int(os.environ.get("LIVETALK_BOXES", "2")), int(os.environ.get("LIVETALK_GPUS", "8"))
-MODEL, SESSIONS = os.environ.get("LIVETALK_MODEL", "/models/SoulX-FlashTalk-14B"), 8
+MODEL, TOKEN = os.environ.get("LIVETALK_MODEL", "/models/SoulX-FlashTalk-14B"), os.environ.get("LIVETALK_TOKEN", "")
 
 
 def make_pool() -> Pool:
@@ -34,22 +37,16 @@ class Box:
 
     def __init__(self) -> None:
         self.pool = make_pool()
-        self.service, self.url, self.opening = Service([self.pool], SESSIONS), "", asyncio.Lock()
+        address = ray.util.get_node_ip_address()
+        self.service = Service([self.pool], ClientLimits(sessions=8), Access(token=TOKEN), box=address)
+        self.url, self.opening, self.listening = "", asyncio.Lock(), AsyncExitStack()
 
     async def __call__(self, request: object) -> dict[str, str]:
         """Where to speak with this box."""
         async with self.opening:
             if not self.url:
-                self.url = await self.listen()
+                self.url = await self.listening.enter_async_context(listening(self.service, self.service.box, 0))
         return {"url": self.url, "state": self.pool.state.kind}
-
-    async def listen(self) -> str:
-        address = ray.util.get_node_ip_address()
-        runner = web.AppRunner(self.service.application())
-        await runner.setup()
-        site = web.TCPSite(runner, address, 0)
-        await site.start()
-        return f"ws://{address}:{runner.addresses[0][1]}/talk"
 
 
 app = Box.bind()

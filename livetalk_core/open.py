@@ -32,7 +32,7 @@ def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info)
 
 
 def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Pool:
-    """Workers, started, also for one GPU; and warm where the options ask for it."""
+    """Workers, started, also for one GPU."""
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
@@ -44,10 +44,6 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
     notes(f"workers: {place.reason}")
     pool = Pool(place, Recipe(options=replace(options, device=device)))
     pool.start()
-    if options.warm and options.compile:
-        from livetalk_core.engine.warm import warm_up
-
-        notes(f"compiled and warm after {warm_up(pool, options.size):.0f} s")
     return pool
 
 

@@ -11,9 +11,9 @@ from . import folders
 from .types import CATEGORY, OptionsWire, io
 from .words import INPUTS, in_nodes_words
 
-ELSEWHERE = {"model", "dit", "gpus", "device", "tokenizer", "warm", "size"}
+ELSEWHERE = {"model", "dit", "gpus", "device", "tokenizer", "size"}
 """Fields that are no input here. Load LiveTalk Model has the model, its patch and the GPUs; the device is ComfyUI's; the tokenizer is found
-in models/livetalk; the last two are for servers."""
+in models/livetalk; the last is for servers."""
 NONE = "none"
 MOST = 64
 

@@ -14,20 +14,15 @@ import torch.distributed as dist
 from torch import nn
 from torch._dynamo.utils import counters
 
-from livetalk_core.cli.main import parser
-from livetalk_core.cli.options import engine_options
 from livetalk_core.engine import compile as compiled
-from livetalk_core.engine import warm as warming
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.load import build_random, load_engine
 from livetalk_core.engine.warm import warm_up
 from livetalk_core.models.fp8 import use_fp8
-from livetalk_core.open import open_pool
 from livetalk_core.parallel import context
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import close_group, connect
 from livetalk_core.parallel.offload import offload_blocks
-from livetalk_core.pool import pool as pool_module
 from livetalk_core.presets import PROMPT, nano, tiny
 from livetalk_core.types import StreamSettings
 
@@ -211,19 +206,3 @@ def test_weights_that_come_and_go_are_not_compiled():
 def test_an_unknown_saving_is_refused():
     with pytest.raises(ValueError, match="fast='fp4' must be one of none, fp8"):
         load_engine("tiny", device="cpu", fast="fp4")
-
-
-@pytest.mark.parametrize("command, sizes", [("serve", ["48x32"]), ("generate", [])])
-def test_a_server_warms_up_what_is_compiled_before_it_listens_and_a_film_is_not_waited_for(monkeypatch, command, sizes):
-    class FakePool:
-        def __init__(self, placement, recipe):
-            assert recipe.options.compile and recipe.options.fast == "none" and recipe.options.device == "cpu"
-
-        def start(self):
-            warmed.clear()
-
-    warmed = ["before the workers are there"]
-    monkeypatch.setattr(pool_module, "Pool", FakePool)
-    monkeypatch.setattr(warming, "warm_up", lambda pool, size: warmed.append(size) or 1.0)
-    options = parser().parse_args([command, "--model", "tiny", "--workers", "2", "--compile", "--size", "48x32"])
-    assert isinstance(open_pool(engine_options(options)), FakePool) and warmed == sizes

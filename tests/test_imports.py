@@ -27,10 +27,10 @@ ALLOWED = {
     "evaluate": {"engine", "sizes", "stream", "talker", "train", "types"},
     "bench": {"engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
     "checks": {"engine", "models", "plan", "presets", "stream", "types"},
-    "serve": {"media", "pool", "sizes", "types"},
     "job": {"media", "plan", "presets", "sizes", "types"},
     "resume": {"media", "types"},
     "generate": {"engine", "job", "media", "plan", "pool", "presets", "resume", "stream", "types"},
+    "serve": {"engine", "media", "pool", "sizes", "types"},
     "cli": None,
 }
 """What each room may import of the others; the command line opens every door."""

@@ -48,7 +48,7 @@ def test_kernels_are_those_that_there_are():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_asks_for_the_defaults_when_nothing_is_said(command):
     given = parser().parse_args([command, *COMMANDS[command]])
-    assert engine_options(given) == EngineOptions(warm=command == "serve")
+    assert engine_options(given) == EngineOptions()
 
 
 def test_every_word_reaches_its_field():
@@ -59,7 +59,7 @@ def test_every_word_reaches_its_field():
     expected = EngineOptions(**files, **named, compile=True, fast="fp8", decoder=Path("d"), gpus="auto", workers=3)
     assert engine_options(parser().parse_args(["generate", *words.split()])) == expected
     changed = {field.name for field in fields(expected) if vars(expected)[field.name] != field.default}
-    assert changed == {field.name for field in fields(EngineOptions)} - {"warm", "size"}, "a field without a word in this test"
+    assert changed == {field.name for field in fields(EngineOptions)} - {"size"}, "a field without a word in this test"
 
 
 def test_a_new_field_is_on_the_command_line_and_in_the_node(nodes, monkeypatch, capsys):

@@ -13,8 +13,9 @@ from pathlib import Path
 from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
-from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, add_serve, engine_fields, engine_options, tell
+from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, engine_fields, engine_options
 from livetalk_core.cli.say import say
+from livetalk_core.cli.serve import add_serve, run_serve
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
@@ -148,17 +149,6 @@ def run_parity(options: argparse.Namespace) -> int:
             print(f"{r.file:18} {r.what:30} {r.error:10.2e} {r.limit:7.0e} {'pass' if r.passed else 'FAIL'}")
         print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
-
-
-def run_serve(options: argparse.Namespace) -> int:
-    from livetalk_core.open import open_pool
-    from livetalk_core.serve.service import Service, run_service
-
-    if options.pools < 1 or options.sessions < 1:
-        raise ValueError(f"pools={options.pools} and sessions={options.sessions} must be 1 or more")
-    pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
-    run_service(Service(pools, options.sessions, tuple(options.origin), options.size), options.host, options.port)
-    return 0
 
 
 def run_prepare(options: argparse.Namespace) -> int:

@@ -73,13 +73,13 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
 
 
 def engine_fields(*, pool: bool) -> list[Field]:
-    """What the command line asks of an engine; without `pool`, of one in this process. Each command sets `warm` and `size` itself."""
-    left_out = {"warm", "size"} | (set() if pool else {"gpus", "workers"})
+    """What the command line asks of an engine; without `pool`, of one in this process. Each command has its own `size`."""
+    left_out = {"size"} | (set() if pool else {"gpus", "workers"})
     return [field for field in fields(EngineOptions) if field.name not in left_out]
 
 
 def add_engine(sub: argparse.ArgumentParser, asked: Iterable[Field]) -> None:
-    """An argument for each field of EngineOptions."""
+    """An argument for each of these fields, which were made by `option`."""
     for field in asked:
         option = option_of(field)
         names = [f"--{name.replace('_', '-')}" for name in (field.name, *option.aliases)]
@@ -101,14 +101,3 @@ def engine_options(given: argparse.Namespace) -> EngineOptions:
     """What the arguments ask of an engine. ValueError for what it cannot be."""
     found = {field.name: vars(given)[field.name] for field in fields(EngineOptions) if field.name in given}
     return EngineOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
-
-
-def add_serve(sub: argparse.ArgumentParser) -> None:
-    add_engine(sub, engine_fields(pool=True))
-    sub.set_defaults(warm=True)
-    sub.add_argument("--size", default="auto", metavar="WxH", help="picture size when a client names none (default: auto)")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    sub.add_argument("--port", type=int, default=8765, help="port to listen at, 0 for any (default: 8765)")
-    sub.add_argument("--pools", type=int, default=1, help="pools with that many workers each (default: 1)")
-    sub.add_argument("--sessions", type=int, default=8, help="streams at once, over all pools (default: 8)")
-    sub.add_argument("--origin", action="append", default=[], help="web page that may connect, as https://name (default: this server's)")

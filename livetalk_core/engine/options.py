@@ -118,7 +118,6 @@ class EngineOptions:
     tokenizer: Path | None = option(
         None, kind=Path, metavar="DIR", help="folder of umT5's tokenizer.json in place of the model's own tokenizer"
     )
-    warm: bool = option(False, help="in a pool with compile: make two chunks that nobody sees, so that streams need not wait for compiling")
     size: str = option("auto", help="picture size that a pool is made for: WIDTHxHEIGHT, a bucket, or auto: the model's own")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,168 @@
+"""One client's stream over a WebSocket, from its first message to its last line."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+from torch import Tensor
+
+from livetalk_core.pool.pool import Pool, PoolStream
+from livetalk_core.serve.inbox import Inbox
+from livetalk_core.serve.limits import ClientLimits
+from livetalk_core.serve.metrics import Metrics
+from livetalk_core.serve.pace import Pace
+from livetalk_core.serve.picture import read_picture
+from livetalk_core.serve.refusal import Gone, Refused, explain, one_line
+from livetalk_core.serve.sound_queue import SoundQueue
+from livetalk_core.serve.tasks import run_together, send_within, timeout
+from livetalk_core.serve.video import VideoSender
+from livetalk_core.types import Chunk, Reference, StreamSettings
+
+Result = TypeVar("Result")
+GOODBYE_S = 5
+"""For the last line, and for the client to close the connection too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all connections of a server share."""
+
+    limits: ClientLimits
+    metrics: Metrics
+    threads: Executor
+    closing: asyncio.Event
+    """Set when all streams are to end."""
+
+
+class Connection:
+    """One client and its stream. Whatever goes wrong is told in one line, and ends this stream only."""
+
+    def __init__(self, shared: Shared, pool: Pool, place: dict[str, object], socket: web.WebSocketResponse, transport: asyncio.Transport):
+        self.shared, self.limits, self.pool, self.place = shared, shared.limits, pool, place
+        self.socket, self.transport = socket, transport
+        self.inbox = Inbox(socket, shared.limits)
+        self.sound = SoundQueue(round(shared.limits.queued_s * 16000))
+        self.pace = Pace(shared.metrics)
+        self.gone = threading.Event()
+
+    async def run(self) -> None:
+        how, last_line = await self.outcome()
+        self.pace.end()
+        self.shared.metrics.ended.labels(how=how).inc()
+        await self.say_goodbye(last_line)
+
+    async def outcome(self) -> tuple[str, dict[str, object] | None]:
+        """Hold the stream; how it ended, and what the client is told of it."""
+        try:
+            await run_together(self.talk(), beside=(self.expire(),))
+        except (Gone, ConnectionError):
+            return "left", None
+        except Exception as error:
+            refused = explain(error)
+            if refused.reason == "failure":
+                self.shared.metrics.failures.inc()
+                return "failed", {"error": str(refused)}
+            self.shared.metrics.refused.labels(reason=refused.reason).inc()
+            return "refused", {"error": one_line(str(refused))}
+        return "finished", {"ended": True}
+
+    async def say_goodbye(self, last_line: dict[str, object] | None) -> None:
+        """Send the last line and close the connection, whether the client reads it or not."""
+        with suppress(Refused, ConnectionError):
+            if last_line is not None and not self.socket.closed:
+                await send_within(GOODBYE_S, self.socket.send_json(last_line))
+            await send_within(2 * GOODBYE_S, self.socket.close())
+        self.transport.abort()  # else what was not read would keep it open
+
+    async def expire(self) -> None:
+        """Ends when this stream's time is over, or the server's."""
+        try:
+            async with timeout(self.limits.session_s):
+                await self.shared.closing.wait()
+        except asyncio.TimeoutError:
+            raise Refused("session", f"a stream may last {self.limits.session_s:g} s; open a new one", 408) from None
+        raise Refused("draining", "this server is shutting down; open a new stream elsewhere", 503)
+
+    async def talk(self) -> None:
+        """Wishes, picture, then sound in and video out at once."""
+        wishes = await self.inbox.wishes()
+        picture = await self.inbox.picture()
+        await run_together(self.stream(wishes, picture), beside=(self.read(),))
+
+    async def read(self) -> None:
+        """Sound, until the client says that it is over; then only whether it leaves."""
+        async for samples_N in self.inbox.sound():
+            self.pace.heard()
+            await self.sound.put(samples_N)
+        await self.sound.end()
+        await self.inbox.rest()
+
+    async def stream(self, wishes: dict[str, object], picture: bytes) -> None:
+        reference, settings = await self.in_thread(self.prepare, wishes, picture)
+        height, width = reference.pixels_CHW.shape[1:]
+        opened: list[PoolStream] = []  # even if this is cancelled while the thread opens it
+        try:
+            await self.in_thread(lambda: opened.append(self.pool.open(reference, settings, 1, self.check)))
+            video = await self.in_thread(VideoSender, width, height, self.send, self.in_thread, self.pace)
+            shape = {"mime": video.mime_type, "width": width, "height": height, "fps": 25, "sample_rate": 16000}
+            await self.socket.send_json(self.place | shape)
+            await run_together(self.make(opened[0], video, self.pool.plan(width, height).new_samples), video.run())
+        finally:
+            for stream in opened:
+                stream.close()
+
+    def prepare(self, wishes: dict[str, object], picture: bytes) -> tuple[Reference, StreamSettings]:
+        """The picture, cropped and encoded, and the stream's settings."""
+        chosen = {"steps": min(StreamSettings.steps, self.limits.max_steps)} | wishes
+        settings = StreamSettings(**{name: chosen[name] for name in ("seed", "steps") if name in chosen})
+        pixels_CHW = read_picture(picture, wishes.get("size", self.limits.size), self.pool.preset.bucket, self.limits)
+        return self.pool.reference(pixels_CHW, wishes.get("prompt")), settings
+
+    async def make(self, stream: PoolStream, video: VideoSender, chunk_samples: int) -> None:
+        """Have pieces made of the sound, at most as fast as the client takes them."""
+        while (samples_N := await self.next_sound(chunk_samples)) is not None:
+            await self.make_pieces(stream.push(samples_N), video)
+        await self.make_pieces(stream.finish(), video)
+        await video.put(None)
+
+    async def next_sound(self, most: int) -> Tensor | None:
+        if not len(self.sound):
+            self.pace.waited()
+        return await self.sound.take(most)
+
+    async def make_pieces(self, pieces: Iterator[Chunk], video: VideoSender) -> None:
+        while True:
+            start = time.monotonic()
+            piece = await self.in_thread(next, pieces, None)
+            if piece is None:
+                return
+            self.pace.worked(piece, time.monotonic() - start)
+            await video.put(piece)
+            del piece  # its frames may lie in memory that the pool wants back
+
+    async def send(self, data: bytes) -> None:
+        await send_within(self.limits.unread_s, self.socket.send_bytes(data))
+
+    def check(self, step: int, steps: int) -> None:
+        """Called while a chunk is being made."""
+        if self.gone.is_set():
+            raise Gone
+
+    async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """The work's result. If the stream ends meanwhile, a chunk is stopped at its next step, and the thread is waited for."""
+        future = asyncio.get_running_loop().run_in_executor(self.shared.threads, work, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.gone.set()
+            await asyncio.wait([future])
+            future.exception()  # looked at, so that asyncio does not report it
+            raise

@@ -1,28 +1,26 @@
 """What bench counts, against slow plain counts, and what it makes of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from crossings import cross_in_a_chunk, crossings
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.bench.components import Inputs, components
-from livetalk_core.bench.counted import count_components, count_limits
+from livetalk_core.bench.counted import LARGE, count_components, count_large
 from livetalk_core.bench.counters import Work, count
-from livetalk_core.bench.crossings import cross_in_a_chunk, crossings
 from livetalk_core.bench.measure import percentile
 from livetalk_core.bench.networks import META, random_engine
-from livetalk_core.bench.plain import make_plain
 from livetalk_core.bench.report import component_cells, page_of
 from livetalk_core.bench.shares import part_rows, stage_rows
 from livetalk_core.cli.bench import command_of, read_reports
 from livetalk_core.cli.main import main, parser
-from livetalk_core.engine.denoiser import PLAIN, Cuts
-from livetalk_core.models.convolution import fold_kernels
-from livetalk_core.models.vae import CausalVAE
-from livetalk_core.presets import nano, tiny
+from livetalk_core.engine.denoiser import Cuts
+from livetalk_core.presets import livetalk_14b, nano, tiny
 
 
 def meta(*shape, dtype=torch.float32):
@@ -30,37 +28,57 @@ def meta(*shape, dtype=torch.float32):
 
 
 @pytest.fixture(scope="module")
-def limits():
-    return {limit.what: limit for limit in count_limits()}
+def large():
+    """TFLOPs of the 14B model by part."""
+    counted = count_large()
+    flops = {row["name"]: row["flops"] for row in counted["components"]}
+    flops |= {name: counted[name]["flops"] for name in ("chunk", "first_decode")}
+    return {name: value / 1e12 for name, value in flops.items()}
 
 
 @pytest.mark.parametrize(
-    "what, low, high",
-    [
-        ("DiT step", 350, 355),
-        ("DiT step, plain", 396.5, 397.7),
-        ("audio cross-attention, plain / absorbed", 3.9, 4.0),
-        ("constant work after a stream's first step", 0, 0),
-        ("constant work after a stream's first step, operations", 0, 0),
-        ("VAE decode of a chunk", 77, 78),
-        ("VAE decode of a chunk, plain", 84.4, 84.6),
-        ("VAE encode of 5 frames", 6.0, 6.2),
-        ("VAE encode of 5 frames, plain", 8.0, 8.1),
-        ("VAE work before the first new frame", 19, 24),
-        ("values read by the host in a chunk", 0, 0),
-        ("copies from device to host in a chunk", 3, 3),
-        ("copies from host to device in a chunk", 1, 1),
-    ],
+    "part, low, high",
+    [("DiT step", 350, 355), ("VAE decode", 77, 78), ("VAE encode", 6.0, 6.2), ("first_decode", 19, 24)],
 )
-def test_the_14b_models_work_is_within_its_limits(limits, what, low, high):
-    assert low <= limits[what].value <= high
-    assert limits[what].verdict in ("reached", "")
+def test_the_14b_models_work_does_not_grow(large, part, low, high):
+    assert low <= large[part] <= high
 
 
-def test_what_is_compiled_is_not_measured_and_the_eager_form_has_its_own_rows(limits):
-    for what in ("operations of a DiT block", "elementwise bytes of a DiT step", "operations of a VAE decode"):
-        assert limits[f"{what}, eager"].value > 0
-        assert limits[f"{what}, compiled"].value is None and limits[f"{what}, compiled"].verdict == "not measured"
+def test_a_chunk_is_its_steps_and_what_is_done_once_in_it(large):
+    once = sum(large[part] for part in ("audio keys", "VAE decode", "color", "VAE encode", "audio encoder"))
+    assert large["chunk"] == pytest.approx(4 * large["DiT step"] + once)
+
+
+def two_blocks_of_14b():
+    """Inputs of the 14B model with two blocks; each block does the same."""
+    preset = replace(livetalk_14b(), dit=replace(livetalk_14b().dit, num_layers=2))
+    engine = random_engine(preset, META, torch.bfloat16)
+    return Inputs(engine, engine.plan(*LARGE), Cuts(), preset.steps)
+
+
+def test_absorbed_audio_keys_save_three_quarters_of_the_audio_attention():
+    inputs = two_blocks_of_14b()
+    dit, steps = inputs.engine.models.dit, len(inputs.times)
+    layer, tokens = dit.blocks[0].audio_cross_attn, inputs.random(1, inputs.plan.tokens, dit.config.dim)
+    grid = dit.embed_condition(inputs.reference().cond_CTHW[None]).grid
+    audio = dit.embed_audio(inputs.window().features_PTWSD[None].flatten(-2))[0]
+    absorbed = layer.absorb(audio, 1)
+    plain, short = (count(lambda keys=keys: layer(tokens, keys, grid, None)).flops for keys in (audio, absorbed))
+    keys = count(lambda: layer.absorb(audio, 1)).flops
+    assert 3.9 <= steps * plain / (steps * short + keys) <= 4.0
+
+
+def test_a_later_step_is_the_network_alone():
+    inputs = two_blocks_of_14b()
+    denoiser, x_CTHW, motion = inputs.denoiser(), inputs.latents(inputs.plan.latent_frames, torch.float32), inputs.plan.motion_latents
+    reference, window = inputs.reference(), inputs.window()
+    denoiser(x_CTHW, inputs.times[0], reference, window, motion)
+    constant = (denoiser.condition, denoiser.embedded_time(inputs.times[1], x_CTHW.device), denoiser.context, denoiser.audio)
+    network = count(lambda: inputs.engine.models.dit(x_CTHW[None], *constant, None, motion))
+    x0 = count(lambda: x_CTHW - inputs.times[1] * x_CTHW)
+    for t in inputs.times[1:]:
+        step = count(lambda t=t: denoiser(x_CTHW, t, reference, window, motion))
+        assert (step.flops, step.ops) == (network.flops, network.ops + x0.ops)
 
 
 def test_a_product_is_counted_to_the_byte():
@@ -110,32 +128,11 @@ def test_the_same_parts_run_on_a_real_device(engine):
             component.prepare()()
 
 
-def test_the_plain_vae_gives_the_same_pictures_for_more_work():
-    torch.manual_seed(0)
-    plain, cut = (CausalVAE(tiny().vae).eval().requires_grad_(False) for _ in range(2))
-    cut.load_state_dict(plain.state_dict())
-    make_plain(plain)
-    fold_kernels(cut)
-    latents, video = torch.randn(16, 3, 2, 3), torch.rand(3, 5, 16, 24) * 2 - 1
-    for a, b in ((next(plain.decode(latents)), next(cut.decode(latents))), (plain.encode(video), cut.encode(video))):
-        assert (a - b).abs().max() <= 1e-4, "sums in another order"
-    with pytest.raises(AssertionError, match="one group"):
-        list(plain.decode(latents, (1, 2)))
-
-
-def test_the_plain_step_works_everything_out_anew():
-    engine = random_engine(tiny(), META, torch.float32)
-    inputs = Inputs(engine, engine.plan(48, 32), PLAIN, 4)
-    held, anew, keys, context = (count(prepare()) for prepare in (inputs.step, inputs.plain_step, inputs.audio_keys, inputs.stream_keys))
-    times = 4 * count(lambda: engine.models.dit.embed_time(meta(1))).flops
-    assert anew.flops == held.flops + keys.flops + context.flops - times + times // 4, "the time of one step, not of the schedule"
-
-
 def test_a_chunk_reads_no_value_and_copies_its_sound_and_its_frames_only():
     found = cross_in_a_chunk()
     assert found["read"] == []
     assert len(found["to_host"]) == 3 and {place.partition(":")[0] for place in found["to_host"]} == {"stream/host_copy.py"}
-    assert len(found["to_device"]) == 1 and found["to_device"][0].startswith("engine.py:")
+    assert len(found["to_device"]) == 1 and found["to_device"][0].startswith("engine/engine.py:")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +206,7 @@ def test_a_run_has_every_part_with_its_time_and_its_shares(measured):
         assert row["seconds"] > 0 and row["ops"] > 0
         assert row["matmul_fraction"] == pytest.approx(row["flops"] / row["seconds"] / report["ceilings"]["matmul_tflops"] / 1e12)
     assert [row["name"] for row in report["stages"]] == list(report["stage_s"])
-    assert {row["name"] for row in report["counted"]["components"] if "plain" in row} == {"DiT step", "VAE decode", "VAE encode"}
+    assert report["counted"]["chunk"]["flops"] > report["counted"]["components"][0]["flops"]
 
 
 def test_the_page_names_device_and_command_and_says_what_was_not_measured(measured, tmp_path, capsys):

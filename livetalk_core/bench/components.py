@@ -96,12 +96,6 @@ class Inputs:
         run()
         return run
 
-    def plain_step(self) -> Call:
-        """Everything in every step, as published."""
-        x_CTHW, reference, window = self.latents(self.plan.latent_frames, torch.float32), self.reference(), self.window()
-        make = partial(DiTDenoiser, self.engine.models.dit, (), self.cuts)
-        return lambda: make()(x_CTHW, self.times[-1], reference, window, self.plan.motion_latents)
-
     def audio_keys(self) -> Call:
         return partial(self.denoiser().hold_window, self.window(), self.engine.device)
 
@@ -110,9 +104,14 @@ class Inputs:
         reference = self.reference()
         return lambda: self.denoiser().hold_reference(reference)
 
-    def decode(self, groups: tuple[int, ...] = DECODE_GROUPS) -> Call:
+    def decode(self) -> Call:
         latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
-        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, groups))
+        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
+
+    def decode_first(self) -> Call:
+        """Only the first group of latent frames, which has the first new frames."""
+        latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
+        return lambda: next(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
 
     def color(self) -> Call:
         """All that a session does with decoded frames before they leave."""

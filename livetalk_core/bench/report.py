@@ -15,12 +15,7 @@ Counted with torch's meta device: every operation is dispatched with its shapes,
 every machine and need neither weights nor a GPU. FLOPs are those of matrix products, convolutions and attention, two for a multiplication
 and an addition. Bytes are those of the eager form, in which every operation reads its operands from memory and writes its result there, in
 bfloat16: *weights* read, *activations* read and written by the operations that the FLOPs are of, and *elementwise*, the same of all others
-(weights apart). Operations are those dispatched, views left out and attention as one: on a GPU a kernel each, or more. *Plain* is the
-published form: everything in every step, no absorbed audio keys, no merged padding, all motion queries, and a VAE that works through
-padding and doubled pictures. *Compiled* is what torch's inductor makes of the same graphs at the same sizes, stopped before it writes
-code: its loops, where it joins several each of them, and the calls of libraries between them; bytes are those of the loops. It is the form
-for a CPU, as no GPU is there; for one, inductor joins more. Crossings between host and device are counted in the second chunk of a stream
-of a tiny model; what waits without a copy, such as the reading of a clock on the device, is not seen."""
+(weights apart). Operations are those dispatched, views left out and attention as one: on a GPU a kernel each, or more."""
 
 HOW_MEASURED = """\
 Seconds are medians. *Of products* is the FLOPs over the time, as a share of the machine's own rate of matrix products, and *of copies* the
@@ -40,7 +35,7 @@ def print_report(report: dict) -> None:
     counted = report["counted"]
     print(f"Counted, not run: {counted['model']} at {counted['size']}, {counted['dtype']}")
     print(lines_of(component_cells(counted["components"])), end="\n\n")
-    print(lines_of(limit_cells(counted["limits"])))
+    print(lines_of(chunk_cells(counted)))
 
 
 def page_of(reports: Sequence[dict]) -> str:
@@ -56,7 +51,7 @@ def page_of(reports: Sequence[dict]) -> str:
         *chain.from_iterable(measured_parts(report) for report in measured),
         f"## Counted: {counted['model']} at {counted['size']}",
         f"Device: none, torch {reports[0]['torch']}'s meta device. Command: `{counting_command(reports[0])}`.",
-        table_of(limit_cells(counted["limits"])),
+        table_of(chunk_cells(counted)),
         table_of(component_cells(counted["components"])),
         HOW_COUNTED,
     ]
@@ -144,7 +139,7 @@ def heading_cells(report: dict) -> Cells:
 
 
 def component_cells(rows: Sequence[dict], timed: bool = False) -> Cells:
-    """The parts: work, with the plain form's on a line of its own, and time and shares of the ceilings where they were measured."""
+    """The parts: work, and time and shares of the ceilings where they were measured."""
     flop, flops = unit_of([row["flops"] for row in rows], "FLOP")
     byte, size = unit_of([row["elementwise_bytes"] for row in rows], "B")
     heading = ["part", "once for each", flop, f"weights, {byte}", f"activations, {byte}", f"elementwise, {byte}", "operations"]
@@ -152,8 +147,6 @@ def component_cells(rows: Sequence[dict], timed: bool = False) -> Cells:
     for row in rows:
         line = [row["name"], row["per"], *work_cells(row, flops, size)]
         cells.append(line + (time_cells(row) if timed else []))
-        if "plain" in row:
-            cells.append([f"{row['name']}, plain", row["per"], *work_cells(row["plain"], flops, size), *(["", "", ""] if timed else [])])
     return cells
 
 
@@ -197,14 +190,13 @@ def summary_cells(report: dict) -> Cells:
     return [["stream", ""], *rows]
 
 
-def limit_cells(limits: Sequence[dict]) -> Cells:
-    """Numbers with a target, and whether it is reached."""
-    rows = []
-    for limit in limits:
-        found = "" if limit["value"] is None else f"{limit['value']:.4g} {limit['unit']}"
-        target = f">= {limit['low']:g}" if limit["low"] is not None else f"<= {limit['high']:g}" if limit["high"] is not None else ""
-        rows.append([limit["what"], found, target, limit["verdict"], limit["note"]])
-    return [["counted", "found", "target", "", "note"], *rows]
+def chunk_cells(counted: dict) -> Cells:
+    """The work of a whole chunk, and of the decoding before its first new frame."""
+    works = {f"chunk of {counted['steps']} steps": counted["chunk"], "decode before the first new frame": counted["first_decode"]}
+    flop, flops = unit_of([work["flops"] for work in works.values()], "FLOP")
+    byte, size = unit_of([work["elementwise_bytes"] for work in works.values()], "B")
+    heading = ["counted", flop, f"weights, {byte}", f"activations, {byte}", f"elementwise, {byte}", "operations"]
+    return [heading, *([name, *work_cells(work, flops, size)] for name, work in works.items())]
 
 
 def unit_of(values: Sequence[int], unit: str) -> tuple[str, float]:

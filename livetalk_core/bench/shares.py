@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
+from livetalk_core.bench.counted import chunk_work, work_in
 from livetalk_core.bench.counters import Work
 
 
@@ -17,16 +17,9 @@ def stage_rows(rows: Sequence[dict], report: dict, ceilings: dict, devices: int 
     """A row a stage of a chunk: the work of its parts, its seconds in the stream, its shares of the ceilings of `devices` such devices."""
     stages = []
     for name, taken in report["stage_s"].items():
-        work = Work()
-        for row in rows:
-            if row["stage"] == name:
-                work += work_in(row) * (report["steps"] if row["per"] == "step" else 1)
+        work = chunk_work(rows, report["steps"], name)
         stages.append({"name": name, **vars(work), **shares(work, taken, ceilings, devices)})
     return stages
-
-
-def work_in(row: dict) -> Work:
-    return Work(**{field.name: row[field.name] for field in fields(Work)})
 
 
 def shares(work: Work, taken: float | None, ceilings: dict, devices: int = 1) -> dict[str, float | None]:

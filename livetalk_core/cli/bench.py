@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from livetalk_core.cli.options import add_model, add_pool
@@ -66,16 +65,18 @@ def make_report(options: argparse.Namespace) -> dict:
     """The counted numbers of the large model, and unless they are all that is asked for, the measured ones of the model named."""
     import torch
 
+    from livetalk_core.bench.counted import count_large
+
     start = {"command": command_of(options), "torch": torch.__version__}
     if options.counters:
-        return start | {"counted": counted_report(options.compile)}
+        return start | {"counted": count_large()}
     if options.chunks < 1:
         raise ValueError(f"chunks={options.chunks} must be 1 or more")
     with closing(open_engine(options)) as engine:
         measured = measure(engine, options.size, options.chunks, options.steps, options.decoder is not None)
         measured["random_weights"] = options.random_weights or not engine.preset.trained
         measured |= {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
-    return start | measured | {"counted": counted_report()}
+    return start | measured | {"counted": count_large()}
 
 
 def kernels_of(options: argparse.Namespace, engine) -> list[str]:
@@ -86,25 +87,6 @@ def kernels_of(options: argparse.Namespace, engine) -> list[str]:
     if isinstance(engine, Pool):
         return [f"{options.attention}, chosen in every worker"]
     return [f"{name}: {case}" for case, name in chosen().items()] or ["torch's own, the only one for a CPU"]
-
-
-def counted_report(compiled: bool = False) -> dict:
-    """The large model at its size; `compiled`: its compiled form too, which takes two minutes."""
-    import torch
-
-    from livetalk_core.bench.counted import LARGE, count_components, count_limits
-    from livetalk_core.engine.denoiser import Cuts
-    from livetalk_core.presets import livetalk_14b
-
-    limits = count_limits()
-    if compiled:
-        from livetalk_core.bench.compiled_form import compiled_limits
-
-        found = {what: {"value": value, "note": note} for what, (value, note) in compiled_limits().items()}
-        limits = [replace(limit, **found.get(limit.what, {})) for limit in limits]
-    limits = [vars(limit) | {"verdict": limit.verdict} for limit in limits]
-    rows = count_components(livetalk_14b(), LARGE, torch.bfloat16, Cuts())
-    return {"model": "livetalk_14b", "size": "{}x{}".format(*LARGE), "dtype": "bfloat16", "components": rows, "limits": limits}
 
 
 def measure(engine, size: str, chunks: int, steps: int | None = None, tiny_decoder: bool = False) -> dict:

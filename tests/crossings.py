@@ -24,7 +24,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import tiny
 from livetalk_core.stream.window import LiveWindows
 
-CORE = Path(__file__).parent.parent
+CORE = Path(__file__).parent.parent / "livetalk_core"
 aten = torch.ops.aten
 MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 """They make a tensor of Python numbers: on the host first."""
@@ -108,9 +108,9 @@ class Makers(TorchFunctionMode):
 
 
 def our_line() -> str:
-    """The innermost place in our files, outside this folder."""
+    """The innermost place in the stream's own files."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.is_relative_to(CORE) and path.parent != Path(__file__).parent:
+        if path.is_relative_to(CORE):
             return f"{path.relative_to(CORE)}:{frame.lineno}"
     return "elsewhere"

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from livetalk_core.bench.components import Inputs
-from livetalk_core.bench.counters import tensors_in
-from livetalk_core.bench.networks import META, random_engine
+from livetalk_core.bench.parts import RandomInputs
+from livetalk_core.bench.random_engine import META, random_engine
+from livetalk_core.bench.work import tensors_in
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.engine import Engine, Stream
 from livetalk_core.plan import StreamPlan
@@ -43,7 +43,7 @@ def cross_in_a_chunk() -> Crossed:
 
 def open_on_meta(engine: Engine, plan: StreamPlan) -> Stream:
     """What `Engine.open` gives; torch has no random generator for the meta device."""
-    inputs = Inputs(engine, plan, Cuts(), engine.preset.steps)
+    inputs = RandomInputs(engine, plan, Cuts(), engine.preset.steps)
     session = inputs.session(engine.models.vae, DiTDenoiser(engine.models.dit, inputs.times, inputs.cuts))
     return Stream(session, LiveWindows(plan, engine.encode_audio), threading.Lock())
 

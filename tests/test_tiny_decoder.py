@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from test_graphs import Again
 from torch import nn
 
-from livetalk_core.bench.counted import count_components
+from livetalk_core.bench.counts import count_parts
 from livetalk_core.cli.main import main
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.denoiser import Cuts
@@ -213,8 +213,7 @@ def test_its_work_is_counted_in_place_of_the_exact_decoders():
     sites |= {20: 256, 22: 256}
     work = sum(math.prod(s) * sites[int(name.split(".")[1])] for name, s in published_shapes().items() if name.endswith("weight"))
     tiny_row, row = (
-        {row["name"]: row for row in count_components(tiny(), (48, 32), torch.float32, Cuts(), draft)}["VAE decode"]
-        for draft in (True, False)
+        {row["name"]: row for row in count_parts(tiny(), (48, 32), torch.float32, Cuts(), draft)}["VAE decode"] for draft in (True, False)
     )
     assert tiny_row["flops"] == 2 * work * 9 * 6 * 4
     assert row["flops"] != tiny_row["flops"], "control"

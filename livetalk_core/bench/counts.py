@@ -8,9 +8,9 @@ from dataclasses import fields
 
 import torch
 
-from livetalk_core.bench.components import Inputs, components
-from livetalk_core.bench.counters import Work, count
-from livetalk_core.bench.networks import META, random_engine
+from livetalk_core.bench.parts import RandomInputs, list_parts
+from livetalk_core.bench.random_engine import META, random_engine
+from livetalk_core.bench.work import Work, count_work
 from livetalk_core.engine.denoiser import Cuts
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.load import draft_with
@@ -18,29 +18,29 @@ from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.presets import Preset, livetalk_14b
 
-LARGE = (720, 416)
+SIZE_14B = (720, 416)
 """Picture size at which the 14B model is counted."""
 
 
-def count_large() -> dict:
+def count_14b() -> dict:
     """The 14B model at 720 x 416 in bfloat16: every part, a whole chunk, and the decoding before the first new frame."""
     preset, cuts = livetalk_14b(), Cuts()
-    rows = count_components(preset, LARGE, torch.bfloat16, cuts)
+    rows = count_parts(preset, SIZE_14B, torch.bfloat16, cuts)
     engine = random_engine(preset, META, torch.bfloat16)
-    first = work_of(engine, Inputs(engine, engine.plan(*LARGE), cuts, preset.steps).decode_first)
+    first = work_of(engine, RandomInputs(engine, engine.plan(*SIZE_14B), cuts, preset.steps).decode_first)
     return {
         "model": preset.name,
-        "size": "{}x{}".format(*LARGE),
+        "size": "{}x{}".format(*SIZE_14B),
         "dtype": "bfloat16",
         "steps": preset.steps,
-        "components": rows,
+        "parts": rows,
         "chunk": vars(chunk_work(rows, preset.steps)),
         "first_decode": vars(first),
     }
 
 
 @functools.cache
-def count_components(preset: Preset, size: tuple[int, int], dtype: torch.dtype, cuts: Cuts, tiny_decoder: bool = False) -> list[dict]:
+def count_parts(preset: Preset, size: tuple[int, int], dtype: torch.dtype, cuts: Cuts, tiny_decoder: bool = False) -> list[dict]:
     """One row for each part, with its work. Nothing is computed and no weights are made."""
     engine = random_engine(preset, META, dtype)
     plan = engine.plan(*size)
@@ -49,7 +49,7 @@ def count_components(preset: Preset, size: tuple[int, int], dtype: torch.dtype, 
             draft_with(engine, TinyDecoder())
     return [
         {"name": part.name, "per": part.per, "stage": part.stage, **vars(work_of(engine, part.prepare))}
-        for part in components(engine, plan, cuts)
+        for part in list_parts(engine, plan, cuts)
     ]
 
 
@@ -63,7 +63,7 @@ def count_weights(preset: Preset) -> int:
 def work_of(engine: Engine, prepare: Callable[[], Callable[[], object]]) -> Work:
     """The work of the call that `prepare` returns, without the preparation."""
     models = engine.models
-    return count(prepare(), (models.dit, models.vae, models.audio, models.text(), models.image()))
+    return count_work(prepare(), (models.dit, models.vae, models.audio, models.text(), models.image()))
 
 
 def chunk_work(rows: Sequence[dict], steps: int, stage: str | None = None) -> Work:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from crossings import cross_in_a_chunk, crossings
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.bench.counts import SIZE_14B, count_14b, count_parts
-from livetalk_core.bench.measurement import part_rows, stage_rows
+from livetalk_core.bench.measurement import measure_engine, part_rows, stage_rows
 from livetalk_core.bench.page import read_reports, write_page
 from livetalk_core.bench.parts import RandomInputs, list_parts
 from livetalk_core.bench.random_engine import META, random_engine
@@ -192,8 +193,7 @@ def measured(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "tiny.json"
     with pytest.MonkeyPatch.context() as patch, path.open("w") as file:
         patch.setattr("sys.stdout", file)
-        patch.setattr("livetalk_core.bench.measurement.PART_S", 0.02)
-        patch.setattr("livetalk_core.bench.timing.RATE_S", 0.02)
+        patch.setattr("livetalk_core.bench.measurement.measure_engine", partial(measure_engine, seconds=0.02))
         assert main(["bench", "--model", "tiny", "--random-weights", "--size", "48x32", "--chunks", "2", "--json"]) == 0
     return path
 

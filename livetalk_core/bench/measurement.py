@@ -11,7 +11,7 @@ import torch
 
 from livetalk_core.bench.counts import chunk_work, count_parts, count_weights, work_in
 from livetalk_core.bench.machine import describe_machine, peak_memory_mb, reset_peak
-from livetalk_core.bench.parts import list_parts
+from livetalk_core.bench.parts import Part, list_parts
 from livetalk_core.bench.timing import measure_rates, percentile, time_calls
 from livetalk_core.bench.work import Work
 from livetalk_core.engine.denoiser import Cuts
@@ -23,16 +23,19 @@ from livetalk_core.sizes import BUCKETS, parse_size
 from livetalk_core.types import Reference, StreamSettings
 
 STAGES = ("audio", "denoise", "decode", "color", "encode")
-PART_S = 1.0
-"""Seconds spent on each part, three calls at least."""
 
 
-def measure_engine(engine: Engine | Pool, size: str, chunks: int, steps: int | None = None, tiny_decoder: bool = False) -> dict:
-    """A stream's times, and the work of every part. In one process each part is also timed alone."""
+def measure_engine(
+    engine: Engine | Pool, size: str, chunks: int, steps: int | None = None, tiny_decoder: bool = False, seconds: float = 1.0
+) -> dict:
+    """A stream's times, and the work of every part. In one process each part is also timed alone.
+
+    `seconds` is spent on each part and each rate.
+    """
     plan = plan_of_size(engine, size)
     in_pool = isinstance(engine, Pool)
     cuts = Cuts() if in_pool else engine.cuts(plan)
-    rates = measure_rates(engine.device, engine.dtype)
+    rates = measure_rates(engine.device, engine.dtype, seconds)
     report = measure_stream(engine, size, chunks, steps)
     counted = count_parts(engine.preset, (plan.width, plan.height), engine.dtype, cuts, tiny_decoder)
     report |= pool_report(engine) if in_pool else options_report(engine)
@@ -41,7 +44,7 @@ def measure_engine(engine: Engine | Pool, size: str, chunks: int, steps: int | N
         "dit_parameters": count_weights(engine.preset),
         "cuts": vars(cuts),
         "rates": rates,
-        "parts": part_rows(counted, {} if in_pool else time_parts(engine, plan, cuts), rates),
+        "parts": part_rows(counted, {} if in_pool else time_parts(engine, list_parts(engine, plan, cuts), seconds), rates),
         "stages": stage_rows(counted, report, rates, devices),
     }
 
@@ -58,7 +61,12 @@ def measure_stream(engine: Engine | Pool, size: str = "auto", chunks: int = 5, s
     pixels_CHW = torch.rand(3, plan.height, plan.width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     start = time.perf_counter()
     reference = engine.reference(pixels_CHW)
-    prepared = time.perf_counter()
+    taken = {"reference_s": time.perf_counter() - start}
+    return time_stream(engine, reference, settings, plan, chunks) | taken
+
+
+def time_stream(engine: Engine | Pool, reference: Reference, settings: StreamSettings, plan: StreamPlan, chunks: int) -> dict:
+    """Times of two streams of a prepared picture, the first of one chunk."""
     (cold,) = time_chunks(engine, reference, settings, plan, 1)
     reset_peak(engine.device)
     first, *timed = time_chunks(engine, reference, settings, plan, chunks + 1)
@@ -70,7 +78,6 @@ def measure_stream(engine: Engine | Pool, size: str = "auto", chunks: int = 5, s
         "size": f"{plan.width}x{plan.height}",
         "steps": settings.steps,
         "chunks": chunks,
-        "reference_s": prepared - start,
         "first_frame_s": cold["first"],
         "first_frame_warm_s": first["first"],
         "chunk_s": {"median": latency_s, "p95": percentile(latencies, 95), "max": max(latencies)},
@@ -108,9 +115,9 @@ def time_chunk(stream, samples_N: torch.Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def time_parts(engine: Engine, plan: StreamPlan, cuts: Cuts) -> dict[str, float]:
-    """Median seconds of every part alone, by name, with random inputs."""
-    return {part.name: statistics.median(time_calls(part.prepare(), engine.device, PART_S)) for part in list_parts(engine, plan, cuts)}
+def time_parts(engine: Engine, parts: Sequence[Part], seconds: float) -> dict[str, float]:
+    """Median seconds of each part alone, by name. Each is called for so many seconds, three times at least."""
+    return {part.name: statistics.median(time_calls(part.prepare(), engine.device, seconds)) for part in parts}
 
 
 def pool_report(pool: Pool) -> dict:

@@ -8,22 +8,23 @@ from collections.abc import Callable
 
 import torch
 
-RATE_S = 1.0
-"""Seconds spent on each rate."""
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 """Larger than any cache."""
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float | str]:
-    """The best rates of this machine: TFLOP/s of a square matmul of random numbers, and GB/s of a copy, bytes read and written."""
+def measure_rates(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> dict[str, float | str]:
+    """The best rates of this machine: TFLOP/s of a square matmul of random numbers, and GB/s of a copy, bytes read and written.
+
+    Each rate takes `seconds`.
+    """
     size, num_bytes = MATRIX_SIZE[device.type], COPY_BYTES[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    matmul_s = min(time_calls(lambda: torch.mm(a, b, out=out), device, RATE_S))
+    matmul_s = min(time_calls(lambda: torch.mm(a, b, out=out), device, seconds))
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy_s = min(time_calls(lambda: target.copy_(source), device, RATE_S))
+    copy_s = min(time_calls(lambda: target.copy_(source), device, seconds))
     return {
         "matmul_tflops": 2 * size**3 / matmul_s / 1e12,
         "copy_gb_s": 2 * num_bytes / copy_s / 1e9,

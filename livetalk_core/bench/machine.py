@@ -11,10 +11,11 @@ import torch
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int | float | None]:
-    """Device, torch, threads, and the load of other work on the machine."""
+    """Device, its memory, torch, threads, and the load of other work on the machine."""
     return {
         "device": device_name(device),
         "device_type": device.type,
+        "memory_gb": total_bytes(device) / 1e9,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -29,6 +30,13 @@ def device_name(device: torch.device) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()} ({device.type})"
+
+
+def total_bytes(device: torch.device) -> int:
+    """Memory of the device on CUDA, of the machine elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def reset_peak(device: torch.device) -> None:
@@ -50,4 +58,4 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     info = Path("/proc/meminfo")
     found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable")] if info.exists() else []
-    return int(found[0]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(found[0]) * 1024 if found else total_bytes(device)

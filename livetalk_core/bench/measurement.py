@@ -11,7 +11,7 @@ import torch
 
 from livetalk_core.bench.counts import chunk_work, count_parts, count_weights, work_in
 from livetalk_core.bench.machine import describe_machine, peak_memory_mb, reset_peak
-from livetalk_core.bench.parts import Part, list_parts
+from livetalk_core.bench.parts import Part, RandomInputs, list_parts
 from livetalk_core.bench.timing import measure_rates, percentile, time_calls
 from livetalk_core.bench.work import Work
 from livetalk_core.engine.denoiser import Cuts
@@ -33,18 +33,43 @@ def measure_engine(
     `seconds` is spent on each part and each rate.
     """
     plan = plan_of_size(engine, size)
-    in_pool = isinstance(engine, Pool)
-    cuts = Cuts() if in_pool else engine.cuts(plan)
     rates = measure_rates(engine.device, engine.dtype, seconds)
     report = measure_stream(engine, size, chunks, steps)
+    if isinstance(engine, Pool):
+        devices = engine.placement.num_workers if engine.device.type == "cuda" else 1
+        return report | pool_report(engine) | work_report(engine, plan, Cuts(), report, rates, {}, tiny_decoder, devices)
+    cuts = engine.cuts(plan)
+    taken = time_parts(engine, list_parts(engine, plan, cuts), seconds)
+    return report | options_report(engine) | work_report(engine, plan, cuts, report, rates, taken, tiny_decoder)
+
+
+def measure_without_encoders(engine: Engine, size: str, chunks: int, seconds: float) -> dict:
+    """As `measure_engine`, of a random picture and prompt that are encoded already: for a model that fills the device."""
+    plan = plan_of_size(engine, size)
+    cuts, settings = engine.cuts(plan), StreamSettings(steps=engine.preset.steps)
+    rates = measure_rates(engine.device, engine.dtype, seconds)
+    report = time_stream(engine, RandomInputs(engine, plan, cuts, settings.steps).reference(), settings, plan, chunks)
+    taken = time_parts(engine, list_parts(engine, plan, cuts, encoders=False), seconds)
+    return report | options_report(engine) | work_report(engine, plan, cuts, report, rates, taken)
+
+
+def work_report(
+    engine: Engine | Pool,
+    plan: StreamPlan,
+    cuts: Cuts,
+    report: dict,
+    rates: dict,
+    seconds: dict[str, float],
+    tiny_decoder: bool = False,
+    devices: int = 1,
+) -> dict:
+    """The work of every part and stage, with its shares of the rates of so many devices."""
     counted = count_parts(engine.preset, (plan.width, plan.height), engine.dtype, cuts, tiny_decoder)
-    report |= pool_report(engine) if in_pool else options_report(engine)
-    devices = engine.placement.num_workers if in_pool and engine.device.type == "cuda" else 1
-    return report | {
+    return {
         "dit_parameters": count_weights(engine.preset),
         "cuts": vars(cuts),
         "rates": rates,
-        "parts": part_rows(counted, {} if in_pool else time_parts(engine, list_parts(engine, plan, cuts), seconds), rates),
+        "parts": part_rows(counted, seconds, rates),
         "stages": stage_rows(counted, report, rates, devices),
     }
 

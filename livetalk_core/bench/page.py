@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+import torch
+
+from livetalk_core.bench.accept_page import accept_section, measured_reports
+from livetalk_core.bench.counts import count_14b
 from livetalk_core.bench.tables import (
     NONE,
     Cells,
@@ -37,39 +41,49 @@ of a later stream."""
 
 
 def read_reports(paths: Sequence[Path]) -> list[dict]:
-    """ValueError for a file that `livetalk bench --json` did not write."""
+    """ValueError for a file of something else."""
     if not paths:
         raise ValueError("--page needs result files; write them with livetalk bench --json > FILE, then run --page PAGE FILE")
-    reports = []
-    for path in paths:
-        try:
-            report = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
-        if not isinstance(report, dict) or not {"command", "counted", "torch"} <= set(report) or "parts" not in report["counted"]:
-            raise ValueError(f"{path} is not what livetalk bench --json prints; write it with livetalk bench --json > {path}")
-        reports.append(report)
-    return reports
+    return [read_report(path) for path in paths]
+
+
+def read_report(path: Path) -> dict:
+    """What `livetalk bench --json` printed, or the file of an acceptance run."""
+    try:
+        report = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
+    keys = set(report) if isinstance(report, dict) else set()
+    if {"accept", "command", "parts"} <= keys or ({"command", "counted", "torch"} <= keys and "parts" in report["counted"]):
+        return report
+    raise ValueError(f"{path} is neither what livetalk bench --json prints nor the file of --accept; write it with one of them")
 
 
 def write_page(reports: Sequence[dict]) -> str:
-    """A Markdown page of reports. Every number stands under its device and command; the first report has the counted numbers."""
-    counted, measured = reports[0]["counted"], [report for report in reports if "fps" in report]
+    """A Markdown page of reports. Every number stands under its device and command."""
+    accepted, measured = ([report for report in reports if key in report] for key in ("accept", "fps"))
+    counting = next((report for report in reports if "counted" in report), None) or count_now()
+    counted = counting["counted"]
     parts = [
         "# Performance",
-        f"Written by `livetalk bench --page docs/PERFORMANCE.md FILE.json ...` from what `livetalk bench --json` prints. No number is an "
-        f"estimate; where there is no measurement, the table says {NONE}.",
+        "Written by `livetalk bench --page docs/PERFORMANCE.md FILE.json ...` from what `livetalk bench --json` and `livetalk bench "
+        f"--accept FILE.json` measured. No number is an estimate; where there is no measurement, the table says {NONE}.",
         "## Measured",
-        markdown(overview_cells(measured)),
+        markdown(overview_cells([*measured, *chain.from_iterable(map(measured_reports, accepted))])),
         HOW_MEASURED,
-        *chain.from_iterable(measured_parts(report) for report in measured),
+        *chain.from_iterable(map(accept_section, accepted)),
+        *chain.from_iterable(map(measured_parts, measured)),
         f"## Counted: {counted['model']} at {counted['size']}",
-        f"Device: none, torch {reports[0]['torch']}'s meta device. Command: `{counting_command(reports[0])}`.",
+        f"Device: none, torch {counting['torch']}'s meta device. Command: `{counting_command(counting)}`.",
         markdown(chunk_cells(counted)),
         markdown(part_cells(counted["parts"])),
         HOW_COUNTED,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def count_now() -> dict:
+    return {"counted": count_14b(), "torch": torch.__version__, "command": "livetalk bench --counters"}
 
 
 def counting_command(report: dict) -> str:

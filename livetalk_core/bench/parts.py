@@ -34,10 +34,10 @@ class Part:
     prepare: Callable[[], Call]
 
 
-def list_parts(engine: Engine, plan: StreamPlan, cuts: Cuts) -> list[Part]:
-    """Every part of a stream of this engine and size, with random inputs on the engine's device."""
+def list_parts(engine: Engine, plan: StreamPlan, cuts: Cuts, encoders: bool = True) -> list[Part]:
+    """The parts of a stream of this engine and size, with or without text and picture encoder. Inputs are random, on its device."""
     make = RandomInputs(engine, plan, cuts, engine.preset.steps)
-    return [
+    parts = [
         Part(name="DiT step", per="step", stage="denoise", prepare=make.step),
         Part(name="audio keys", per="chunk", stage="denoise", prepare=make.audio_keys),
         Part(name="VAE decode", per="chunk", stage="decode", prepare=make.decode),
@@ -46,9 +46,11 @@ def list_parts(engine: Engine, plan: StreamPlan, cuts: Cuts) -> list[Part]:
         Part(name="audio encoder", per="chunk", stage="audio", prepare=make.audio_encoder),
         Part(name="prompt and picture keys", per="stream", stage=None, prepare=make.stream_keys),
         Part(name="condition encode", per="identity", stage=None, prepare=make.condition),
-        Part(name="text encoder", per="identity", stage=None, prepare=make.text_encoder),
-        Part(name="picture encoder", per="identity", stage=None, prepare=make.picture_encoder),
     ]
+    if encoders:
+        parts.append(Part(name="text encoder", per="identity", stage=None, prepare=make.text_encoder))
+        parts.append(Part(name="picture encoder", per="identity", stage=None, prepare=make.picture_encoder))
+    return parts
 
 
 class RandomInputs:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from livetalk_core.cli.options import add_model, add_pool
 
-NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files"}
+NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files", "parts"}
 """Options that do not change the numbers."""
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
+"""In a clone of the repository; an installed package has none."""
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
@@ -23,6 +25,8 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps a chunk (default: the model's own)")
     sub.add_argument("--counters", action="store_true", help="only count the 14B model's work; needs no weights and no GPU")
     sub.add_argument("--random-weights", action="store_true", help="random weights for a preset, such as livetalk_14b, without files")
+    sub.add_argument("--accept", type=Path, metavar="OUT.json", help="check and time everything on this device, part by part; resumes")
+    sub.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts of --accept; failed ones are tried again")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     sub.add_argument("--page", type=Path, metavar="PAGE", help="do not measure; write a Markdown page from FILEs made with --json")
     sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results for --page")
@@ -38,11 +42,43 @@ def run_bench(options: argparse.Namespace) -> int:
 
         options.page.write_text(write_page(read_reports(options.files)))
         return 0
+    if options.accept is not None:
+        return run_accept(options)
     from livetalk_core.bench.tables import print_report
 
     report = make_report(options)
     print(json.dumps(report, indent=1)) if options.json else print_report(report)
     return 0
+
+
+def run_accept(options: argparse.Namespace) -> int:
+    """Measure what OUT.json does not have yet. 0 if every check passes and no part fails, else 1."""
+    from livetalk_core.bench.accept import accept, failed
+    from livetalk_core.bench.accept_parts import PARTS
+
+    limits_s = {name: part.limit_s for name, part in PARTS.items()}
+    report = accept(options.accept, target_of(options), command_of(options), limits_s, options.parts)
+    print(f"{options.accept}: livetalk bench --page docs/PERFORMANCE.md {options.accept} writes its tables")
+    return 1 if failed(report) else 0
+
+
+def target_of(options: argparse.Namespace):
+    """The device and the model. Without --model: the 14B model on a GPU, and tiny in its place on a CPU."""
+    from livetalk_core.bench.accept import Target
+    from livetalk_core.engine.load import choose_device
+    from livetalk_core.presets import BY_NAME
+
+    device = choose_device(options.device)
+    model = options.model
+    if model == "nano":  # measured in any case
+        model = "livetalk_14b" if device.type == "cuda" else "tiny"
+    if model not in BY_NAME:
+        raise ValueError(f"--accept measures a preset with random weights, and {model!r} is none; choose livetalk_14b or tiny")
+    if device.type != "cuda":
+        print(f"{device}: no GPU, so GPU kernels and the speed of the 14B model do not apply; {model} stands in", file=sys.stderr)
+    dtype = options.dtype if options.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+    golden = str(GOLDEN) if GOLDEN.is_dir() else None
+    return Target(device=str(device), dtype=dtype, model=model, size=options.size, golden=golden)
 
 
 def make_report(options: argparse.Namespace) -> dict:

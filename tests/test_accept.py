@@ -186,7 +186,7 @@ def test_the_page_has_the_devices_numbers_and_says_what_was_not_measured(measure
     assert step.endswith("| not measured | not measured | not measured |"), "neither compiled, nor nano"
     assert "| offload | 1 | offloaded against resident | 0 | 0.0001 | pass |" in lines
     assert "| parity-float32 | not measured |" in " ".join(lines) and "| nano | not run yet |" in lines
-    assert any(line.startswith("| DiT to prompt | flash3 |") and "needs CUDA" in line for line in lines)
+    assert any(line.startswith("| flash3 | DiT to itself, DiT to prompt,") and "needs CUDA" in line for line in lines)
     assert "| tiny at 48x32, one process |" in text and "| 14B, one GPU | not measured" in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     assert all(len({line.count(" | ") for line in table.splitlines() if "---" not in line}) == 1 for table in tables)

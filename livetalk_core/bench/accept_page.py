@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from livetalk_core.bench.accept import Entry, rows_in
 from livetalk_core.bench.accept_parts import PARTS, TARGETS_S
 from livetalk_core.bench.tables import NONE, Cells, markdown, seconds_text
@@ -22,9 +24,10 @@ def accept_section(report: dict) -> list[str]:
             f"This is a CPU. It shows that the run works, with {target['model']} in place of the 14B model; it says nothing about a GPU. "
             "Kernels that need CUDA are not tried, and offloaded weights are copied at once."
         )
-    lines += [markdown(check_cells(report["parts"])), markdown(speed_cells(report)), markdown(kernel_cells(report["parts"]))]
+    lines += ["### Checks", markdown(check_cells(report["parts"])), "### Speed", markdown(speed_cells(report))]
+    lines += ["### Attention kernels", markdown(kernel_cells(report["parts"]))]
     open_parts = open_cells(report["parts"])
-    return lines + ([markdown(open_parts)] if len(open_parts) > 1 else [])
+    return lines + (["### Not measured", markdown(open_parts)] if len(open_parts) > 1 else [])
 
 
 def check_cells(parts: dict[str, Entry]) -> Cells:
@@ -44,55 +47,43 @@ def check_cells(parts: dict[str, Entry]) -> Cells:
 
 
 def kernel_cells(parts: dict[str, Entry]) -> Cells:
-    """Every attention kernel in every shape, or why it was not measured."""
-    cells = [["attention", "kernel", "queries x keys, heads x width", "error", "time", "of matmul rate"]]
-    for row in result_of(parts, "attention").get("kernels", []):
+    """Every attention kernel in every shape, and then those that were not measured, with the reason."""
+    rows = result_of(parts, "attention").get("kernels", [])
+    cells = [["kernel", "attention", "queries x keys, heads x width", "error", "time", "of matmul rate"]]
+    for row in (row for row in rows if "skipped" not in row):
         shape = row["shape"]
         size = f"{shape['queries']} x {shape['keys']}, {shape['heads']} x {shape['width']}"
-        found = [NONE, row["skipped"], ""] if "skipped" in row else None
-        found = found or [f"{row['error']:.2g}", seconds_text(row["seconds"]), f"{row['matmul_share']:.1%}"]
-        cells.append([shape["what"], row["kernel"], size, *found])
+        found = [f"{row['error']:.2g}", seconds_text(row["seconds"]), f"{row['matmul_share']:.1%}"]
+        cells.append([row["kernel"], shape["what"], size, *found])
+    skipped: dict[tuple[str, str], list[str]] = {}
+    for row in (row for row in rows if "skipped" in row):
+        skipped.setdefault((row["kernel"], row["skipped"].replace("|", "\\|")), []).append(row["shape"]["what"])
+    cells += [[kernel, ", ".join(shapes), NONE, reason, "", ""] for (kernel, reason), shapes in skipped.items()]
     return cells if len(cells) > 1 else [*cells, [NONE] * 6]
 
 
 def speed_cells(report: dict) -> Cells:
-    """The whole model in each way of computing, and nano."""
-    found = {column: result_of(report["parts"], part) for part, column in SPEED.items()}
-    size = next((result["size"] for result in found.values() if result), report["accept"]["size"])
-    nano = result_of(report["parts"], "nano")
-    columns = {f"{report['accept']['model']} at {size}, {column}": result for column, result in found.items()} | {"nano": nano}
-    with_targets = H200 in report["machine"]["device"] and report["accept"]["model"] == "livetalk_14b"
-    cells = [["", *columns, *(["target, compiled"] if with_targets else [])]]
-    for name in (*TIMED, "chunk", "first frame, warm", "first frame, cold", "frames per second", "real-time factor", "peak memory"):
-        target = f"<= {seconds_text(TARGETS_S[name])}" if name in TARGETS_S else ""
-        cells.append([name, *(speed_cell(result, name) for result in columns.values()), *([target] if with_targets else [])])
-    cells.append(["error of the latents", *(deviation_cell(result) for result in columns.values()), *([""] if with_targets else [])])
-    return cells
+    """The whole model in each way of computing, and nano. On an H200 with the 14B model's targets."""
+    model, parts = report["accept"]["model"], report["parts"]
+    columns = {f"{model}, {column}": result_of(parts, part) for part, column in SPEED.items()} | {"nano": result_of(parts, "nano")}
+    cells = [["", *columns], *([name, *(speed_cell(result, name) for result in columns.values())] for name in (*RATES, *TIMED, *STREAM))]
+    if H200 not in report["machine"]["device"] or model != "livetalk_14b":
+        return cells
+    targets = [f"<= {seconds_text(TARGETS_S[name])}" if name in TARGETS_S else "" for name, *_ in cells[1:]]
+    return [row + [target] for row, target in zip(cells, ["target, compiled", *targets], strict=True)]
 
 
 def speed_cell(result: dict, name: str) -> str:
-    """One number of a column; of a part with its shares of the device's rates."""
+    """One number of a column; for a part also its shares of the device's rates."""
     if not result:
         return NONE
-    plain = {
-        "chunk": lambda: seconds_text(result["chunk_s"]["median"]),
-        "first frame, warm": lambda: seconds_text(result["first_frame_warm_s"]),
-        "first frame, cold": lambda: seconds_text(result["first_frame_s"]),
-        "frames per second": lambda: f"{result['fps']:.2f}",
-        "real-time factor": lambda: f"{result['real_time_factor']:.3f}",
-        "peak memory": lambda: f"{result['peak_memory_mb'] / 1000:.1f} GB",
-    }
-    if name in plain:
-        return plain[name]()
+    if name not in TIMED:
+        return {**RATES, **STREAM}[name](result)
     row = next(row for row in result["parts"] if row["name"] == name)
-    if row["seconds"] is None:
-        return NONE
     return f"{seconds_text(row['seconds'])} ({row['matmul_share']:.0%} of matmul rate, {row['copy_share']:.0%} of copy rate)"
 
 
-def deviation_cell(result: dict) -> str:
-    if not result:
-        return NONE
+def deviation_text(result: dict) -> str:
     return ", ".join(f"{option} {100 * error:.2f} %" for option, error in result["deviations"].items()) or "exact"
 
 
@@ -104,6 +95,23 @@ def open_cells(parts: dict[str, Entry]) -> Cells:
         if "result" not in entry:
             cells.append([name, entry.get("skipped") or f"error: {entry['error']}"])
     return [[cell.replace("|", "\\|") for cell in row] for row in cells]
+
+
+RATES: dict[str, Callable[[dict], str]] = {
+    "size": lambda result: result["size"],
+    "matmul rate": lambda result: f"{result['rates']['matmul_tflops']:.4g} TFLOP/s",
+    "copy rate": lambda result: f"{result['rates']['copy_gb_s']:.4g} GB/s",
+}
+STREAM: dict[str, Callable[[dict], str]] = {
+    "chunk": lambda result: seconds_text(result["chunk_s"]["median"]),
+    "first frame, warm": lambda result: seconds_text(result["first_frame_warm_s"]),
+    "first frame, cold": lambda result: seconds_text(result["first_frame_s"]),
+    "frames per second": lambda result: f"{result['fps']:.2f}",
+    "real-time factor": lambda result: f"{result['real_time_factor']:.3f}",
+    "peak memory": lambda result: f"{result['peak_memory_mb'] / 1000:.1f} GB",
+    "error of the latents": deviation_text,
+}
+"""The lines of the speed table before and after those of the parts."""
 
 
 def result_of(parts: dict[str, Entry], name: str) -> dict:

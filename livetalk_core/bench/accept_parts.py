@@ -30,8 +30,10 @@ from livetalk_core.types import StreamSettings
 
 STAND_IN_LAYERS = 4
 """Blocks of the model that the ways of computing are compared on; all blocks do the same."""
-ROUNDING = {"float32": 1e-4, "bfloat16": 0.02}
+ROUNDING = {"float32": 1e-4, "bfloat16": 0.03}
 """Largest relative error of latents between two exact ways of computing them."""
+DECODE_ROUNDING = {"float32": 1e-4, "bfloat16": 0.06}
+"""The same of decoded frames."""
 FP8_ERROR = 0.10
 TARGETS_S = {"DiT step": 0.560, "VAE decode": 0.250, "VAE encode": 0.030, "chunk": 2.5}
 """What the compiled 14B model must reach on an H200."""
@@ -75,7 +77,7 @@ def check_compile(target: Target) -> dict:
     compiled, eager = accelerate(stand_in(target), compile=True, fast="none"), stand_in(target)
     checks = [check_row("compiled against eager, latents", latents_error(compiled, eager), ROUNDING[target.dtype])]
     if target.place.type == "cuda":  # a CPU takes minutes to compile the decoder
-        checks.append(check_row("compiled against eager, frames", decode_error(compiled, eager), ROUNDING[target.dtype]))
+        checks.append(check_row("compiled against eager, frames", decode_error(compiled, eager), DECODE_ROUNDING[target.dtype]))
     return {"checks": checks}
 
 

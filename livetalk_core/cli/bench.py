@@ -64,12 +64,15 @@ def run_accept(options: argparse.Namespace) -> int:
 
 def target_of(options: argparse.Namespace):
     """The device and the model. Without --model: the 14B model on a GPU, and tiny in its place on a CPU."""
+    import torch
+
     from livetalk_core.bench.accept import Target
     from livetalk_core.engine.load import choose_device
     from livetalk_core.presets import BY_NAME
 
-    device = choose_device(options.device)
-    model = options.model
+    device, model = choose_device(options.device), options.model
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda:0")  # a process group asks for the number
     if model == "nano":  # measured in any case
         model = "livetalk_14b" if device.type == "cuda" else "tiny"
     if model not in BY_NAME:

@@ -236,8 +236,8 @@ def test_a_measured_row_takes_the_place_of_not_measured(measured):
     "text, message",
     [
         ("{", "is not JSON"),
-        ('{"model": "tiny"}', "is not what livetalk bench --json prints"),
-        ("[]", "is not what livetalk bench --json prints"),
+        ('{"model": "tiny"}', "is neither what livetalk bench --json prints nor"),
+        ("[]", "is neither what livetalk bench --json prints nor"),
     ],
 )
 def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, message):
@@ -253,6 +253,9 @@ def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, me
         (["results.json"], "results.json would not be used; name the page to write with --page PAGE"),
         (["--page", "page.md"], "--page needs result files"),
         (["--random-weights", "--model", "some/folder"], "--random-weights needs a preset, and 'some/folder' is none"),
+        (["--accept", "out.json", "--compile"], "--accept measures every option itself; leave out --compile"),
+        (["--accept", "out.json", "--json"], "leave out --json"),
+        (["--parts", "nano"], "--parts nano are parts of --accept; add --accept OUT.json"),
         (["--random-weights", "--workers", "2"], "--random-weights works in one process"),
     ],
 )

@@ -22,6 +22,7 @@ SIZE_14B = (720, 416)
 """Picture size at which the 14B model is counted."""
 
 
+@functools.cache
 def count_14b() -> dict:
     """The 14B model at 720 x 416 in bfloat16: every part, a whole chunk, and the decoding before the first new frame."""
     preset, cuts = livetalk_14b(), Cuts()

@@ -13,6 +13,8 @@ from livetalk_core.cli.options import add_model, add_pool
 
 NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files", "parts"}
 """Options that do not change the numbers."""
+ACCEPTED = {"run", "verbose", "accept", "parts", "model", "device", "dtype", "size"}
+"""Options that mean something to --accept."""
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 """In a clone of the repository; an installed package has none."""
 
@@ -28,7 +30,7 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--accept", type=Path, metavar="OUT.json", help="check and time everything on this device, part by part; resumes")
     sub.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts of --accept; failed ones are tried again")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    sub.add_argument("--page", type=Path, metavar="PAGE", help="do not measure; write a Markdown page from FILEs made with --json")
+    sub.add_argument("--page", type=Path, metavar="PAGE", help="do not measure; write a Markdown page from FILEs of --json and --accept")
     sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results for --page")
     sub.set_defaults(parser=sub)
 
@@ -44,6 +46,8 @@ def run_bench(options: argparse.Namespace) -> int:
         return 0
     if options.accept is not None:
         return run_accept(options)
+    if options.parts:
+        raise ValueError(f"--parts {' '.join(options.parts)} are parts of --accept; add --accept OUT.json")
     from livetalk_core.bench.tables import print_report
 
     report = make_report(options)
@@ -56,6 +60,8 @@ def run_accept(options: argparse.Namespace) -> int:
     from livetalk_core.bench.accept import accept, failed
     from livetalk_core.bench.accept_parts import PARTS
 
+    if unused := [name for name in given(options) if name not in ACCEPTED]:
+        raise ValueError(f"--accept measures every option itself; leave out --{unused[0].replace('_', '-')}")
     limits_s = {name: part.limit_s for name, part in PARTS.items()}
     report = accept(options.accept, target_of(options), command_of(options), limits_s, options.parts)
     print(f"{options.accept}: livetalk bench --page docs/PERFORMANCE.md {options.accept} writes its tables")
@@ -150,10 +156,16 @@ def open_engine(options: argparse.Namespace):
 
 def command_of(options: argparse.Namespace) -> str:
     """The command line of these options, without those that do not change the numbers."""
-    defaults, words = vars(options.parser.parse_args([])), ["livetalk", "bench"]
-    for name, value in vars(options).items():
-        if name in NO_EFFECT or value == defaults.get(name):
+    words = ["livetalk", "bench"]
+    for name, value in given(options).items():
+        if name in NO_EFFECT:
             continue
         words.append(f"--{name.replace('_', '-')}")
         words += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
     return shlex.join(words)
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The options that differ from their defaults."""
+    defaults = vars(options.parser.parse_args([]))
+    return {name: value for name, value in vars(options).items() if name != "parser" and value != defaults.get(name)}

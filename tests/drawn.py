@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk_core.evaluate.reader import Lessons, Reader, load_reader, train_reader
-from livetalk_core.evaluate.talks import TrueTalk
+from livetalk_core.evaluate.clips import TrueClip
+from livetalk_core.evaluate.reader import MouthReader, ReaderTraining, load_reader, train_reader
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import TRUTH, FilmSet
 
-SHORT = Lessons(epochs=8, batch=32, every=2)
+SHORT = ReaderTraining(epochs=8, batch=32, every=2)
 
 
 def toy_truth(frames: int, seed: int) -> Tensor:
@@ -43,13 +43,13 @@ def toy_frames(truth_6T: Tensor, seed: int, size: int = 128) -> Tensor:
     return torch.from_numpy(np.stack([toy_frame(float(o), float(w), seed, size) for o, w in truth_6T[:2].T]))
 
 
-def toy_talk(seed: int, frames: int = 45, size: int = 128) -> TrueTalk:
+def toy_clip(seed: int, frames: int = 45, size: int = 128) -> TrueClip:
     """A clip whose sound is as loud as its mouth is open."""
     truth_6T = toy_truth(frames, seed)
     noise_N = torch.randn(640 * frames, generator=torch.Generator().manual_seed(seed))
     mouth_HW = torch.zeros(size, size, dtype=torch.bool)
     mouth_HW[size * 9 // 16 : size * 13 // 16, size * 3 // 8 : size * 5 // 8] = True
-    return TrueTalk(
+    return TrueClip(
         name=f"toy {seed}",
         frames_THWC=toy_frames(truth_6T, seed, size),
         samples_N=(0.1 * noise_N * truth_6T[0].repeat_interleave(640)).clamp(-1, 1),
@@ -68,8 +68,8 @@ def write_toy_films(folder: Path, count: int, frames: int = 24, size: int = 128)
 
 
 @cache
-def toy_readers() -> tuple[Reader, Reader, tuple[str, ...]]:
-    """A reader of toy talkers, the same one from its file, and what was told in training."""
+def toy_readers() -> tuple[MouthReader, MouthReader, tuple[str, ...]]:
+    """A mouth reader of toy talkers, the same one from its file, and the messages of its training."""
     said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reader.safetensors"

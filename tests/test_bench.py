@@ -1,28 +1,28 @@
 """What bench counts, against slow plain counts, and what it makes of it."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from crossings import cross_in_a_chunk, crossings
 from torch.utils.flop_counter import FlopCounterMode
 
-from livetalk_core.bench.components import Inputs, components
-from livetalk_core.bench.counted import count_components, count_limits
-from livetalk_core.bench.counters import Work, count
-from livetalk_core.bench.crossings import cross_in_a_chunk, crossings
-from livetalk_core.bench.measure import percentile
-from livetalk_core.bench.networks import META, random_engine
-from livetalk_core.bench.plain import make_plain
-from livetalk_core.bench.report import component_cells, page_of
-from livetalk_core.bench.shares import part_rows, stage_rows
-from livetalk_core.cli.bench import command_of, read_reports
+from livetalk_core.bench.counts import SIZE_14B, count_14b, count_parts
+from livetalk_core.bench.measurement import measure_engine, part_rows, stage_rows
+from livetalk_core.bench.page import read_reports, write_page
+from livetalk_core.bench.parts import RandomInputs, list_parts
+from livetalk_core.bench.random_engine import META, random_engine
+from livetalk_core.bench.tables import part_cells
+from livetalk_core.bench.timing import percentile
+from livetalk_core.bench.work import Work, count_work
+from livetalk_core.cli.bench import command_of
 from livetalk_core.cli.main import main, parser
-from livetalk_core.engine.denoiser import PLAIN, Cuts
-from livetalk_core.models.convolution import fold_kernels
-from livetalk_core.models.vae import CausalVAE
-from livetalk_core.presets import nano, tiny
+from livetalk_core.engine.denoiser import Cuts
+from livetalk_core.presets import livetalk_14b, nano, tiny
 
 
 def meta(*shape, dtype=torch.float32):
@@ -30,64 +30,84 @@ def meta(*shape, dtype=torch.float32):
 
 
 @pytest.fixture(scope="module")
-def limits():
-    return {limit.what: limit for limit in count_limits()}
+def large():
+    """TFLOPs of the 14B model by part."""
+    counted = count_14b()
+    flops = {row["name"]: row["flops"] for row in counted["parts"]}
+    flops |= {name: counted[name]["flops"] for name in ("chunk", "first_decode")}
+    return {name: value / 1e12 for name, value in flops.items()}
 
 
 @pytest.mark.parametrize(
-    "what, low, high",
-    [
-        ("DiT step", 350, 355),
-        ("DiT step, plain", 396.5, 397.7),
-        ("audio cross-attention, plain / absorbed", 3.9, 4.0),
-        ("constant work after a stream's first step", 0, 0),
-        ("constant work after a stream's first step, operations", 0, 0),
-        ("VAE decode of a chunk", 77, 78),
-        ("VAE decode of a chunk, plain", 84.4, 84.6),
-        ("VAE encode of 5 frames", 6.0, 6.2),
-        ("VAE encode of 5 frames, plain", 8.0, 8.1),
-        ("VAE work before the first new frame", 19, 24),
-        ("values read by the host in a chunk", 0, 0),
-        ("copies from device to host in a chunk", 3, 3),
-        ("copies from host to device in a chunk", 1, 1),
-    ],
+    "part, low, high",
+    [("DiT step", 350, 355), ("VAE decode", 77, 78), ("VAE encode", 6.0, 6.2), ("first_decode", 19, 24)],
 )
-def test_the_14b_models_work_is_within_its_limits(limits, what, low, high):
-    assert low <= limits[what].value <= high
-    assert limits[what].verdict in ("reached", "")
+def test_the_14b_models_work_does_not_grow(large, part, low, high):
+    assert low <= large[part] <= high
 
 
-def test_what_is_compiled_is_not_measured_and_the_eager_form_has_its_own_rows(limits):
-    for what in ("operations of a DiT block", "elementwise bytes of a DiT step", "operations of a VAE decode"):
-        assert limits[f"{what}, eager"].value > 0
-        assert limits[f"{what}, compiled"].value is None and limits[f"{what}, compiled"].verdict == "not measured"
+def test_a_chunk_is_its_steps_and_what_is_done_once_in_it(large):
+    once = sum(large[part] for part in ("audio keys", "VAE decode", "color", "VAE encode", "audio encoder"))
+    assert large["chunk"] == pytest.approx(4 * large["DiT step"] + once)
+
+
+def two_blocks_of_14b():
+    """Inputs of the 14B model with two blocks; each block does the same."""
+    preset = replace(livetalk_14b(), dit=replace(livetalk_14b().dit, num_layers=2))
+    engine = random_engine(preset, META, torch.bfloat16)
+    return RandomInputs(engine, engine.plan(*SIZE_14B), Cuts(), preset.steps)
+
+
+def test_absorbed_audio_keys_save_three_quarters_of_the_audio_attention():
+    inputs = two_blocks_of_14b()
+    dit, steps = inputs.engine.models.dit, len(inputs.times)
+    layer, tokens = dit.blocks[0].audio_cross_attn, inputs.random(1, inputs.plan.tokens, dit.config.dim)
+    grid = dit.embed_condition(inputs.reference().cond_CTHW[None]).grid
+    audio = dit.embed_audio(inputs.window().features_PTWSD[None].flatten(-2))[0]
+    absorbed = layer.absorb(audio, 1)
+    plain, short = (count_work(lambda keys=keys: layer(tokens, keys, grid, None)).flops for keys in (audio, absorbed))
+    keys = count_work(lambda: layer.absorb(audio, 1)).flops
+    assert 3.9 <= steps * plain / (steps * short + keys) <= 4.0
+
+
+def test_a_later_step_is_the_network_alone():
+    inputs = two_blocks_of_14b()
+    denoiser, x_CTHW, motion = inputs.denoiser(), inputs.latents(inputs.plan.latent_frames, torch.float32), inputs.plan.motion_latents
+    reference, window = inputs.reference(), inputs.window()
+    denoiser(x_CTHW, inputs.times[0], reference, window, motion)
+    constant = (denoiser.condition, denoiser.embedded_time(inputs.times[1], x_CTHW.device), denoiser.context, denoiser.audio)
+    network = count_work(lambda: inputs.engine.models.dit(x_CTHW[None], *constant, None, motion))
+    x0 = count_work(lambda: x_CTHW - inputs.times[1] * x_CTHW)
+    for t in inputs.times[1:]:
+        step = count_work(lambda t=t: denoiser(x_CTHW, t, reference, window, motion))
+        assert (step.flops, step.ops) == (network.flops, network.ops + x0.ops)
 
 
 def test_a_product_is_counted_to_the_byte():
     layer, x = torch.nn.Linear(5, 7, device="meta"), meta(3, 5)
-    work = count(lambda: layer(x), [layer])
+    work = count_work(lambda: layer(x), [layer])
     assert work == Work(flops=2 * 3 * 5 * 7, ops=1, weight_bytes=4 * (5 * 7 + 7), matrix_bytes=4 * (3 * 5 + 3 * 7))
-    assert count(lambda: layer(x)).weight_bytes == 0, "control: weights are those of the modules named"
+    assert count_work(lambda: layer(x)).weight_bytes == 0, "control: weights are those of the modules named"
 
 
 def test_views_and_empty_tensors_are_no_operations_and_expanded_axes_count_once():
     x = meta(4, 6)
-    assert count(lambda: (x.t(), x[1:], x.view(24), x.unflatten(1, (2, 3)), torch.empty_like(x))) == Work()
-    assert count(lambda: x + x[:1].expand(4, 6)) == Work(ops=1, elementwise_bytes=4 * (24 + 6 + 24))
-    assert count(lambda: torch.ones(3) + 1) == Work(), "what the host does for itself is not the device's work"
+    assert count_work(lambda: (x.t(), x[1:], x.view(24), x.unflatten(1, (2, 3)), torch.empty_like(x))) == Work()
+    assert count_work(lambda: x + x[:1].expand(4, 6)) == Work(ops=1, elementwise_bytes=4 * (24 + 6 + 24))
+    assert count_work(lambda: torch.ones(3) + 1) == Work(), "what the host does for itself is not the device's work"
 
 
 def test_a_table_is_not_read_whole_and_what_is_written_over_is_not_read():
     table, places = meta(1000, 8), torch.empty(3, dtype=torch.long, device="meta")
-    assert count(lambda: F.embedding(places, table)).elementwise_bytes == 2 * 4 * 3 * 8
-    assert count(lambda: meta(5).copy_(meta(5))).elementwise_bytes == 2 * 4 * 5
+    assert count_work(lambda: F.embedding(places, table)).elementwise_bytes == 2 * 4 * 3 * 8
+    assert count_work(lambda: meta(5).copy_(meta(5))).elementwise_bytes == 2 * 4 * 5
 
 
 def test_attention_is_one_operation_with_all_its_work_and_no_scores_in_memory():
     q, k = meta(1, 2, 50, 8), meta(1, 2, 70, 8)
     with FlopCounterMode(display=False) as plain:
         F.scaled_dot_product_attention(q, k, k)
-    work = count(lambda: F.scaled_dot_product_attention(q, k, k))
+    work = count_work(lambda: F.scaled_dot_product_attention(q, k, k))
     assert work == Work(flops=plain.get_total_flops(), ops=1, matrix_bytes=4 * 2 * 8 * (50 + 70 + 70 + 50))
 
 
@@ -95,40 +115,19 @@ def test_attention_is_one_operation_with_all_its_work_and_no_scores_in_memory():
 def test_flops_of_every_part_are_those_of_torchs_own_counter(preset):
     engine = random_engine(preset, META, torch.float32)
     plan = engine.plan(64, 48)
-    rows = {row["name"]: row for row in count_components(preset, (64, 48), torch.float32, Cuts())}
-    for component in components(engine, plan, Cuts()):
+    rows = {row["name"]: row for row in count_parts(preset, (64, 48), torch.float32, Cuts())}
+    for part in list_parts(engine, plan, Cuts()):
         with torch.no_grad():
-            call = component.prepare()
+            call = part.prepare()
             with FlopCounterMode(display=False) as plain:
                 call()
-        assert rows[component.name]["flops"] == plain.get_total_flops(), component.name
+        assert rows[part.name]["flops"] == plain.get_total_flops(), part.name
 
 
 def test_the_same_parts_run_on_a_real_device(engine):
-    for component in components(engine, engine.plan(48, 32), Cuts()):
+    for part in list_parts(engine, engine.plan(48, 32), Cuts()):
         with torch.no_grad():
-            component.prepare()()
-
-
-def test_the_plain_vae_gives_the_same_pictures_for_more_work():
-    torch.manual_seed(0)
-    plain, cut = (CausalVAE(tiny().vae).eval().requires_grad_(False) for _ in range(2))
-    cut.load_state_dict(plain.state_dict())
-    make_plain(plain)
-    fold_kernels(cut)
-    latents, video = torch.randn(16, 3, 2, 3), torch.rand(3, 5, 16, 24) * 2 - 1
-    for a, b in ((next(plain.decode(latents)), next(cut.decode(latents))), (plain.encode(video), cut.encode(video))):
-        assert (a - b).abs().max() <= 1e-4, "sums in another order"
-    with pytest.raises(AssertionError, match="one group"):
-        list(plain.decode(latents, (1, 2)))
-
-
-def test_the_plain_step_works_everything_out_anew():
-    engine = random_engine(tiny(), META, torch.float32)
-    inputs = Inputs(engine, engine.plan(48, 32), PLAIN, 4)
-    held, anew, keys, context = (count(prepare()) for prepare in (inputs.step, inputs.plain_step, inputs.audio_keys, inputs.stream_keys))
-    times = 4 * count(lambda: engine.models.dit.embed_time(meta(1))).flops
-    assert anew.flops == held.flops + keys.flops + context.flops - times + times // 4, "the time of one step, not of the schedule"
+            part.prepare()()
 
 
 def test_a_chunk_reads_no_value_and_copies_its_sound_and_its_frames_only():
@@ -167,19 +166,19 @@ ROWS = [
     {"name": "audio keys", "per": "chunk", "stage": "denoise", **vars(Work(flops=10**12, ops=1))},
     {"name": "text encoder", "per": "identity", "stage": None, **vars(Work(flops=10**15, ops=1))},
 ]
-CEILINGS = {"matmul_tflops": 2.0, "copy_gb_s": 10.0, "dtype": "float32", "matmul_size": 1024, "copy_mb": 268.0}
+RATES = {"matmul_tflops": 2.0, "copy_gb_s": 10.0, "dtype": "float32", "matmul_size": 1024, "copy_mb": 268.0}
 
 
 def test_shares_are_work_over_time_over_the_rate():
-    step, keys, _ = part_rows(ROWS, {"DiT step": 1.0}, CEILINGS)
-    assert (step["matmul_fraction"], step["copy_fraction"]) == (0.5, 0.2)
-    assert keys["seconds"] is None and component_cells([step, keys], timed=True)[2][-3:] == ["not measured"] * 3
+    step, keys, _ = part_rows(ROWS, {"DiT step": 1.0}, RATES)
+    assert (step["matmul_share"], step["copy_share"]) == (0.5, 0.2)
+    assert keys["seconds"] is None and part_cells([step, keys], timed=True)[2][-3:] == ["not measured"] * 3
 
 
 def test_a_stage_has_its_parts_as_often_as_a_chunk_has_them():
-    (stage,) = stage_rows(ROWS, {"stage_s": {"denoise": 5.0}, "steps": 4}, CEILINGS, devices=2)
+    (stage,) = stage_rows(ROWS, {"stage_s": {"denoise": 5.0}, "steps": 4}, RATES, devices=2)
     assert stage["flops"] == 5 * 10**12 and stage["ops"] == 21
-    assert stage["matmul_fraction"] == 5 / 5 / (2 * 2)
+    assert stage["matmul_share"] == 5 / 5 / (2 * 2)
 
 
 def test_the_percentile_is_numpys():
@@ -194,8 +193,7 @@ def measured(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "tiny.json"
     with pytest.MonkeyPatch.context() as patch, path.open("w") as file:
         patch.setattr("sys.stdout", file)
-        patch.setattr("livetalk_core.bench.measure.COMPONENT_S", 0.02)
-        patch.setattr("livetalk_core.bench.ceilings.SECONDS", 0.02)
+        patch.setattr("livetalk_core.bench.measurement.measure_engine", partial(measure_engine, seconds=0.02))
         assert main(["bench", "--model", "tiny", "--random-weights", "--size", "48x32", "--chunks", "2", "--json"]) == 0
     return path
 
@@ -203,18 +201,18 @@ def measured(tmp_path_factory):
 def test_a_run_has_every_part_with_its_time_and_its_shares(measured):
     report = json.loads(measured.read_text())
     assert report["command"] == "livetalk bench --model tiny --size 48x32 --chunks 2 --random-weights"
-    assert report["random_weights"] and report["ceilings"]["matmul_tflops"] > 0 and report["ceilings"]["copy_gb_s"] > 0
-    assert len(report["components"]) == 10
-    for row in report["components"]:
+    assert report["random_weights"] and report["rates"]["matmul_tflops"] > 0 and report["rates"]["copy_gb_s"] > 0
+    assert len(report["parts"]) == 10
+    for row in report["parts"]:
         assert row["seconds"] > 0 and row["ops"] > 0
-        assert row["matmul_fraction"] == pytest.approx(row["flops"] / row["seconds"] / report["ceilings"]["matmul_tflops"] / 1e12)
+        assert row["matmul_share"] == pytest.approx(row["flops"] / row["seconds"] / report["rates"]["matmul_tflops"] / 1e12)
     assert [row["name"] for row in report["stages"]] == list(report["stage_s"])
-    assert {row["name"] for row in report["counted"]["components"] if "plain" in row} == {"DiT step", "VAE decode", "VAE encode"}
+    assert report["counted"]["chunk"]["flops"] > report["counted"]["parts"][0]["flops"]
 
 
 def test_the_page_names_device_and_command_and_says_what_was_not_measured(measured, tmp_path, capsys):
     page = tmp_path / "PERFORMANCE.md"
-    assert main(["bench", "--report", str(page), str(measured)]) == 0
+    assert main(["bench", "--page", str(page), str(measured)]) == 0
     text, report = page.read_text(), json.loads(measured.read_text())
     section = text.partition("### tiny, 48x32, one process")[2]
     assert f"Device: {report['device']}. Command: `{report['command']}`." in section
@@ -229,7 +227,7 @@ def test_the_page_names_device_and_command_and_says_what_was_not_measured(measur
 def test_a_measured_row_takes_the_place_of_not_measured(measured):
     report = json.loads(measured.read_text())
     on_gpu = report | {"model": "large", "device": "a GPU", "device_type": "cuda", "dit_parameters": 2 * 10**10}
-    text = page_of([report, on_gpu])
+    text = write_page([report, on_gpu])
     assert "| large at 48x32, one process | a GPU, threads:" in text and "| 14B, one GPU |" not in text
     assert "| 14B, a pool of GPUs | not measured" in text
 
@@ -238,8 +236,8 @@ def test_a_measured_row_takes_the_place_of_not_measured(measured):
     "text, message",
     [
         ("{", "is not JSON"),
-        ('{"model": "tiny"}', "is not what livetalk bench --json prints"),
-        ("[]", "is not what livetalk bench --json prints"),
+        ('{"model": "tiny"}', "is neither what livetalk bench --json prints nor"),
+        ("[]", "is neither what livetalk bench --json prints nor"),
     ],
 )
 def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, message):
@@ -252,10 +250,13 @@ def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, me
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["results.json"], "results.json would not be used; name the page to write with --report PAGE"),
-        (["--report", "page.md"], "--report needs the files"),
-        (["--random-weights", "--model", "some/folder"], "random weights need a preset, and 'some/folder' is none"),
-        (["--random-weights", "--workers", "2"], "random weights are made in one process"),
+        (["results.json"], "results.json would not be used; name the page to write with --page PAGE"),
+        (["--page", "page.md"], "--page needs result files"),
+        (["--random-weights", "--model", "some/folder"], "--random-weights needs a preset, and 'some/folder' is none"),
+        (["--accept", "out.json", "--compile"], "--accept measures every option itself; leave out --compile"),
+        (["--accept", "out.json", "--json"], "leave out --json"),
+        (["--parts", "nano"], "--parts nano are parts of --accept; add --accept OUT.json"),
+        (["--random-weights", "--workers", "2"], "--random-weights works in one process"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_in_one_line(capsys, words, message):
@@ -265,9 +266,9 @@ def test_words_that_do_not_fit_are_refused_in_one_line(capsys, words, message):
 
 
 def test_random_weights_without_room_are_refused_before_they_are_made(capsys, monkeypatch):
-    monkeypatch.setattr("livetalk_core.bench.networks.free_bytes", lambda device: 10**6)
+    monkeypatch.setattr("livetalk_core.bench.random_engine.free_bytes", lambda device: 10**6)
     assert main(["bench", "--random-weights", "--model", "livetalk_14b", "--device", "cpu"]) == 2
-    assert "GB are free; use --counters" in capsys.readouterr().err
+    assert "GB are free; --counters counts without memory" in capsys.readouterr().err
 
 
 def test_the_command_in_the_report_is_the_one_given_less_what_changes_no_number():

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from livetalk_core.bench.measure import STAGES, run_bench
+from livetalk_core.bench.measurement import STAGES, measure_stream
 from livetalk_core.checks.doctor import examine, examine_package
 from livetalk_core.cli.main import main
 
@@ -67,7 +67,7 @@ def test_the_table_shows_every_finding(capsys):
 
 
 def test_bench_times_every_stage_and_adds_up(engine):
-    report = run_bench(engine, "48x32", chunks=2)
+    report = measure_stream(engine, "48x32", chunks=2)
     assert set(report["stage_s"]) == set(STAGES) and all(seconds > 0 for seconds in report["stage_s"].values())
     assert sum(report["stage_s"].values()) <= 1.5 * report["chunk_s"]["max"]
     assert report["fps"] == pytest.approx(28 / report["chunk_s"]["median"])

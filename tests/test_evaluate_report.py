@@ -7,14 +7,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from drawn import toy_readers, toy_talk
+from drawn import toy_clip, toy_readers
 from PIL import Image
 
 from livetalk_core.cli import evaluate as command
 from livetalk_core.engine.load import load_engine
-from livetalk_core.evaluate import report
-from livetalk_core.evaluate.report import RESULTS, Row, marks
-from livetalk_core.evaluate.talks import summarize, take_talks
+from livetalk_core.evaluate import evaluation, report, rows
+from livetalk_core.evaluate.clips import measure_clips, summarize
+from livetalk_core.evaluate.report import RESULTS, marks
+from livetalk_core.evaluate.rows import Row
 from livetalk_core.types import StreamSettings
 
 BEGIN, END = marks(RESULTS)
@@ -38,12 +39,12 @@ def options(out, *words):
 )
 def test_a_number_passes_within_its_target_only(row, target, verdict):
     assert (row.target, row.verdict) == (target, verdict)
-    assert verdict in report.table([row])
+    assert verdict in rows.aligned([row])
 
 
 def test_runs_stand_side_by_side_and_a_missing_number_stays_empty():
     first = [Row(what="mean |x|", value=0.5, low=0.8, note="n"), Row(what="long", value=2.0)]
-    text = report.markdown({"teacher": first, "nano": [Row(what="mean |x|", value=0.9, low=0.8)]})
+    text = rows.markdown({"teacher": first, "nano": [Row(what="mean |x|", value=0.9, low=0.8)]})
     assert text.splitlines() == [
         "| | teacher | nano | target | |",
         "|---|---|---|---|---|",
@@ -59,13 +60,13 @@ def test_a_page_keeps_all_but_what_is_between_its_marks(tmp_path):
     report.update_page(page, "newer")
     assert page.read_text() == f"# A\n{BEGIN}\n\nnewer\n\n{END}\nafter {END}\n"
     page.write_text("# A\n")
-    with pytest.raises(ValueError, match="must be a page with the lines <!-- results -->"):
+    with pytest.raises(ValueError, match="must be a Markdown page with the lines <!-- results -->"):
         report.update_page(page, "new")
 
 
 def test_a_sheet_shows_each_picture_under_its_heading(tmp_path):
-    rows = [("one", [torch.full((8, 6, 3), 10), torch.full((8, 6, 3), 90)]), ("two", [torch.full((8, 6, 3), 200)])]
-    report.contact_sheet(rows, tmp_path / "sheet.png")
+    sheet_rows = [("one", [torch.full((8, 6, 3), 10), torch.full((8, 6, 3), 90)]), ("two", [torch.full((8, 6, 3), 200)])]
+    report.contact_sheet(sheet_rows, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * (8 + report.LABEL_H), 12, 3)
     pictures = sheet.reshape(2, -1, 2, 6, 3)[:, report.LABEL_H :]
@@ -81,9 +82,9 @@ def test_a_plot_has_a_line_for_each_series(tmp_path):
 
 def test_without_matplotlib_a_long_run_is_refused_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match="needs matplotlib .* or use --seconds 0"):
-        command.check_options(options(tmp_path))
-    command.check_options(options(tmp_path, "--seconds", "0"))
+    with pytest.raises(ValueError, match="need matplotlib .* or evaluate with --seconds 0"):
+        command.evaluation_of(options(tmp_path))
+    command.evaluation_of(options(tmp_path, "--seconds", "0"))
 
 
 @pytest.mark.parametrize(
@@ -93,22 +94,22 @@ def test_without_matplotlib_a_long_run_is_refused_before_it_starts(tmp_path, mon
         (["--clip-seconds", "0.5"], "clip_seconds=0.5 must be 1 or more"),
         (["--seconds", "100"], "seconds=100 must be two windows of 60 s or more, or 0"),
         (["--seconds", "0", "--against", "none.json"], "none.json do not exist"),
-        (["--seconds", "0", "--page", "none.md"], "none.md must be a page with the lines"),
+        (["--seconds", "0", "--page", "none.md"], "none.md must be a Markdown page with the lines"),
     ],
 )
 def test_what_would_fail_at_the_end_is_refused_at_the_start(tmp_path, words, message, monkeypatch):
-    monkeypatch.setattr(report, "need_plots", lambda: None)
+    monkeypatch.setattr(evaluation, "need_plots", lambda: None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        command.check_options(options(tmp_path, *words))
+        command.run_evaluate(options(tmp_path, *words))
 
 
 def test_the_command_measures_writes_and_compares(tmp_path, monkeypatch, capsys):
     toy_readers()
     monkeypatch.setattr(
-        "livetalk_core.evaluate.talks.true_talks",
-        lambda seeds, seconds, size: (toy_talk(940 + seed, round(25 * seconds) // 4 * 4 + 1, size) for seed in seeds),
+        "livetalk_core.evaluate.evaluation.true_clips",
+        lambda seeds, seconds, size: (toy_clip(940 + seed, round(25 * seconds) // 4 * 4 + 1, size) for seed in seeds),
     )
-    monkeypatch.setattr(command, "find_reader", lambda options: toy_readers()[0])
+    monkeypatch.setattr("livetalk_core.evaluate.reader.find_reader", lambda *_: toy_readers()[0])
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     words = ["--model", "tiny", "--device", "cpu", "--clips", "2", "--clip-seconds", "1", "--seconds", "0", "--steps", "1"]
@@ -118,13 +119,13 @@ def test_the_command_measures_writes_and_compares(tmp_path, monkeypatch, capsys)
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["talks"] == two["talks"] and one["name"] == "tiny, 1 steps" and one["long"] is None
     assert one["settings"]["shift"] == 5.0 and one["settings"]["size"] == 64
-    assert [row["what"] for row in one["rows"]] == [row.what for row in report.rows_of(one)]
+    assert [row["what"] for row in one["rows"]] == [row.what for row in rows.rows_of(one)]
     assert "| | again | tiny, 1 steps | target | |" in page.read_text()
     assert Image.open(tmp_path / "one" / "sheet.jpg").size[0] % 64 == 0
     assert "FAIL" in capsys.readouterr().out
 
 
 def test_results_of_the_same_seed_are_the_same_and_of_another_seed_are_not():
-    engine, talk = load_engine("tiny", device="cpu"), toy_talk(950, 29, 64)
-    found = [summarize(take_talks(engine, toy_readers()[0], [talk], StreamSettings(steps=1, seed=seed), len)) for seed in (1, 1, 2)]
+    engine, clip = load_engine("tiny", device="cpu"), toy_clip(950, 29, 64)
+    found = [summarize(measure_clips(engine, toy_readers()[0], [clip], StreamSettings(steps=1, seed=seed), len)) for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]

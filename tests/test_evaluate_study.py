@@ -29,7 +29,7 @@ def runs(tmp_path, monkeypatch):
             (job.out / name).write_text("{}")
         return job.out / DIT_FILE
 
-    def fake_measure(folder, how):
+    def fake_measure(folder, measurement):
         seed = 5 if folder.name == "stage-1" else int(folder.parent.name.rpartition("-")[2])
         return {name: float(seed) for name in study.COLUMNS if name != "minutes"}
 
@@ -73,12 +73,12 @@ def test_minutes_are_told_only_of_what_was_trained_in_one_go(tmp_path, runs, mon
     stopped = tmp_path / "row-1" / "checkpoints" / f"{PREFIX}1"
     stopped.mkdir(parents=True)
     (stopped / ".metadata").touch()
-    whole, resumed = (study.distil(toy_study(tmp_path), None, tmp_path / f"row-{seed}", {}, seed) for seed in (0, 1))
+    whole, resumed = (study.run_variant(toy_study(tmp_path), None, tmp_path / f"row-{seed}", {}, seed) for seed in (0, 1))
     assert "minutes" in whole and "minutes" not in resumed
 
 
 def test_the_tables_show_mean_and_deviation_over_the_seeds(tmp_path, runs):
-    text = study.pages(study.run_study(toy_study(tmp_path), None, tell=len))
+    text = study.study_tables(study.run_study(toy_study(tmp_path), None, tell=len))
     line = next(line for line in text.splitlines() if line.startswith("| K = 1 |"))
     assert line.startswith("| K = 1 | 0.500 ± 0.707 |")
     assert text.count("| stage 1 | 5.000 |") == len(study.TABLES) and "2 seeds" in text

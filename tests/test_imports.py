@@ -25,7 +25,7 @@ ALLOWED = {
     "talker": {"media"},
     "train": {"media", "models", "parallel", "plan", "presets", "stream", "talker", "types"},
     "evaluate": {"engine", "sizes", "stream", "talker", "train", "types"},
-    "bench": {"engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
+    "bench": {"checks", "engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
     "checks": {"engine", "models", "plan", "presets", "stream", "types"},
     "job": {"media", "plan", "presets", "sizes", "types"},
     "resume": {"media", "types"},

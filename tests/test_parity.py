@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from livetalk_core.checks.parity import LIMITS, max_error, run_parity
+from livetalk_core.checks.parity import LIMITS, max_error, relative_error, run_parity
 from livetalk_core.cli.main import main
 
 
@@ -79,3 +79,19 @@ def test_errors_count_shapes_and_nan_as_infinite():
     assert max_error(torch.zeros(2), torch.zeros(3)) == float("inf")
     assert max_error(torch.tensor([float("nan")]), torch.zeros(1)) == float("inf")
     assert max_error(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0])) == 0.5
+
+
+def test_weights_in_bfloat16_stay_near_and_another_order_of_noise_does_not(golden, tmp_path):
+    results = list(run_parity(golden, dtype=torch.bfloat16))
+    assert [f"{r.file} {r.what}: {r.error:.1e} > {r.limit:.0e}" for r in results if not r.passed] == []
+    assert max(r.error for r in results if r.file == "dit") > 1e-3, "control: bfloat16 does round"
+    for name in ("dit", "vae", "wav2vec"):
+        shutil.copy(golden / f"{name}.safetensors", tmp_path)
+
+    def swap(tensors):
+        tensors["in.noise.1.0"], tensors["in.noise.1.1"] = tensors["in.noise.1.1"].clone(), tensors["in.noise.1.0"].clone()
+
+    rewritten(golden / "stream.safetensors", tmp_path / "stream.safetensors", swap)
+    failed = {r.what for r in run_parity(tmp_path, dtype=torch.bfloat16) if not r.passed}
+    assert "chunk 1 frames" in failed
+    assert relative_error(torch.ones(2), torch.tensor([1.0, float("nan")])) == relative_error(torch.ones(2), torch.ones(3)) == float("inf")

@@ -1,1 +1,1 @@
-"""What a chunk costs: its work counted without weights, and its time measured against what the machine can do."""
+"""What a stream costs: its work counted without weights, and its times measured against the machine's best rates."""

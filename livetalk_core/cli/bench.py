@@ -1,4 +1,4 @@
-"""The command line of measuring: livetalk bench."""
+"""livetalk bench: count, measure, write the page of results."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import argparse
 import json
 import shlex
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from livetalk_core.cli.options import add_engine, engine_fields, engine_options, tell
 
-NOT_SAID = {"run", "verbose", "parser", "json", "report", "files"}
-"""Options that change nothing in the numbers."""
-ROOM = 1.25
-"""Memory for random weights and what is worked out with them, over the weights' own."""
+NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files", "parts"}
+"""Options that do not change the numbers."""
+ACCEPTED = {"run", "verbose", "accept", "parts", "model", "device", "dtype", "size"}
+"""Options that mean something to --accept."""
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
+"""In a clone of the repository; an installed package has none."""
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
@@ -22,130 +23,113 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", default="auto", metavar="WxH", help="picture size (default: the model's own)")
     sub.add_argument("--chunks", type=int, default=5, metavar="N", help="chunks to time after the warm-up (default: 5)")
     sub.add_argument("--steps", type=int, metavar="N", help="denoising steps a chunk (default: the model's own)")
-    sub.add_argument("--counters", action="store_true", help="only count the 14B model's work: no weights, no times, the same everywhere")
-    sub.add_argument("--random-weights", action="store_true", help="random weights for a preset, such as livetalk_14b without its files")
+    sub.add_argument("--counters", action="store_true", help="only count the 14B model's work; needs no weights and no GPU")
+    sub.add_argument("--random-weights", action="store_true", help="random weights for a preset, such as livetalk_14b, without files")
+    sub.add_argument("--accept", type=Path, metavar="OUT.json", help="check and time everything on this device, part by part; resumes")
+    sub.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts of --accept; failed ones are tried again")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    sub.add_argument("--report", type=Path, metavar="PAGE", help="measure nothing: write a Markdown page of the FILEs, made with --json")
-    sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results for --report, the first with the counted numbers")
+    sub.add_argument("--page", type=Path, metavar="PAGE", help="do not measure; write a Markdown page from FILEs of --json and --accept")
+    sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results for --page")
     sub.set_defaults(parser=sub)
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """Count, measure, print; or write a page of what was printed before."""
-    from livetalk_core.bench.report import page_of, print_report
+    """Measure and print; or write a page from what was printed before."""
+    if options.files and options.page is None:
+        raise ValueError(f"{options.files[0]} would not be used; name the page to write with --page PAGE")
+    if options.page is not None:
+        from livetalk_core.bench.page import read_reports, write_page
 
-    if options.files and options.report is None:
-        raise ValueError(f"{options.files[0]} would not be used; name the page to write with --report PAGE")
-    if options.report is not None:
-        options.report.write_text(page_of(read_reports(options.files)), encoding="utf-8")
+        options.page.write_text(write_page(read_reports(options.files)), encoding="utf-8")
         return 0
+    if options.accept is not None:
+        return run_accept(options)
+    if options.parts:
+        raise ValueError(f"--parts {' '.join(options.parts)} are parts of --accept; add --accept OUT.json")
+    from livetalk_core.bench.tables import print_report
+
     report = make_report(options)
     print(json.dumps(report, indent=1)) if options.json else print_report(report)
     return 0
 
 
-def read_reports(paths: list[Path]) -> list[dict]:
-    """ValueError for a file that `livetalk bench --json` did not write."""
-    if not paths:
-        raise ValueError("--report needs the files to write of: livetalk bench --json > FILE, then --report PAGE FILE")
-    reports = []
-    for path in paths:
-        try:
-            report = json.loads(path.read_bytes())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
-        if not isinstance(report, dict) or not {"command", "counted", "torch"} <= set(report):
-            raise ValueError(f"{path} is not what livetalk bench --json prints; write it with livetalk bench --json > {path}")
-        reports.append(report)
-    return reports
+def run_accept(options: argparse.Namespace) -> int:
+    """Measure what OUT.json does not have yet. 0 if every check passes and no part fails, else 1."""
+    from livetalk_core.bench.accept import accept, failed
+    from livetalk_core.bench.accept_parts import PARTS
+
+    if unused := [name for name in given(options) if name not in ACCEPTED]:
+        raise ValueError(f"--accept measures every option itself; leave out --{unused[0].replace('_', '-')}")
+    limits_s = {name: part.limit_s for name, part in PARTS.items()}
+    report = accept(options.accept, target_of(options), command_of(options), limits_s, options.parts)
+    print(f"{options.accept}: livetalk bench --page docs/performance.md {options.accept} writes its tables")
+    return 1 if failed(report) else 0
+
+
+def target_of(options: argparse.Namespace):
+    """The device and the model. Without --model: the 14B model on a GPU, and tiny in its place on a CPU."""
+    import torch
+
+    from livetalk_core.bench.accept import Target
+    from livetalk_core.engine.load import choose_device
+    from livetalk_core.presets import BY_NAME
+
+    device, model = choose_device(options.device), options.model
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda:0")  # a process group asks for the number
+    if model == "nano":  # measured in any case
+        model = "livetalk_14b" if device.type == "cuda" else "tiny"
+    if model not in BY_NAME:
+        raise ValueError(f"--accept measures a preset with random weights, and {model!r} is none; choose livetalk_14b or tiny")
+    if device.type != "cuda":
+        tell(f"{device}: no GPU, so GPU kernels and the speed of the 14B model do not apply; {model} stands in")
+    dtype = options.dtype if options.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+    golden = str(GOLDEN) if GOLDEN.is_dir() else None
+    return Target(device=str(device), dtype=dtype, model=model, size=options.size, golden=golden)
 
 
 def make_report(options: argparse.Namespace) -> dict:
-    """The counted numbers of the large model, and unless they are all that is asked for, the measured ones of the model named."""
+    """The counted work of the 14B model and, without --counters, the measurement of the engine."""
     import torch
 
-    start = {"command": command_of(options), "torch": torch.__version__}
-    if options.counters:
-        return start | {"counted": counted_report(options.compile)}
+    from livetalk_core.bench.counts import count_14b
+
+    report = {"command": command_of(options), "torch": torch.__version__}
+    if not options.counters:
+        report |= measure(options)
+    return report | {"counted": count_14b()}
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """The measurement of the engine, and the options that it was opened with."""
+    from livetalk_core.bench.measurement import measure_engine
+
     if options.chunks < 1:
         raise ValueError(f"chunks={options.chunks} must be 1 or more")
     with closing(open_engine(options)) as engine:
-        measured = measure(engine, options.size, options.chunks, options.steps, options.decoder is not None)
-        measured["random_weights"] = options.random_weights or not engine.preset.trained
-        measured |= {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
-    return start | measured | {"counted": counted_report()}
+        report = measure_engine(engine, options.size, options.chunks, options.steps, options.decoder is not None)
+        report["random_weights"] = options.random_weights or not engine.preset.trained
+        return report | {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
 
 
 def kernels_of(options: argparse.Namespace, engine) -> list[str]:
-    """What attention ran with: what was asked for, or the kernels that were measured to be the fastest, each with its calls."""
+    """The attention kernels in use, each with its calls; of a pool, the one that was asked for."""
     from livetalk_core.models.attention import chosen
     from livetalk_core.pool.pool import Pool
 
     if isinstance(engine, Pool):
         return [f"{options.attention}, chosen in every worker"]
-    return [f"{name}: {case}" for case, name in chosen().items()] or ["torch's own, the only one for a CPU"]
-
-
-def counted_report(compiled: bool = False) -> dict:
-    """The large model at its size; `compiled`: its compiled form too, which takes two minutes."""
-    import torch
-
-    from livetalk_core.bench.counted import LARGE, count_components, count_limits
-    from livetalk_core.engine.denoiser import Cuts
-    from livetalk_core.presets import livetalk_14b
-
-    limits = count_limits()
-    if compiled:
-        from livetalk_core.bench.compiled_form import compiled_limits
-
-        found = {what: {"value": value, "note": note} for what, (value, note) in compiled_limits().items()}
-        limits = [replace(limit, **found.get(limit.what, {})) for limit in limits]
-    limits = [vars(limit) | {"verdict": limit.verdict} for limit in limits]
-    rows = count_components(livetalk_14b(), LARGE, torch.bfloat16, Cuts())
-    return {"model": "livetalk_14b", "size": "{}x{}".format(*LARGE), "dtype": "bfloat16", "components": rows, "limits": limits}
-
-
-def measure(engine, size: str, chunks: int, steps: int | None = None, tiny_decoder: bool = False) -> dict:
-    """A stream's times and, in one process, every part's, against what the machine can do and what was counted."""
-    from livetalk_core.bench.ceilings import measure_ceilings
-    from livetalk_core.bench.counted import count_components, count_weights
-    from livetalk_core.bench.measure import bench_plan, run_bench, time_components
-    from livetalk_core.bench.shares import part_rows, stage_rows
-    from livetalk_core.engine.denoiser import Cuts
-    from livetalk_core.pool.overhead import measure as measure_pool
-    from livetalk_core.pool.pool import Pool
-
-    plan, in_pool = bench_plan(engine, size), isinstance(engine, Pool)
-    cuts = Cuts() if in_pool else engine.cuts(plan)
-    ceilings = measure_ceilings(engine.device, engine.dtype)
-    report = run_bench(engine, size, chunks, steps)
-    rows = count_components(engine.preset, (plan.width, plan.height), engine.dtype, cuts, tiny_decoder)
-    pool, devices, seconds = {}, 1, {}
-    if in_pool:
-        pool = {"peak_memory_mb": engine.stats()["peak_mb"], "pool": measure_pool(engine)}
-        devices = engine.placement.num_workers if engine.device.type == "cuda" else 1
-    else:
-        seconds = time_components(engine, plan, cuts)
-        report["deviations"] = {option: error for (option, *_), error in engine.deviations.found.items()}
-        report["decoder_psnr_db"] = next(iter(engine.deviations.psnr_db.values()), None)
-    counted = {
-        "dit_parameters": count_weights(engine.preset),
-        "cuts": vars(cuts),
-        "ceilings": ceilings,
-        "components": part_rows(rows, seconds, ceilings),
-        "stages": stage_rows(rows, report, ceilings, devices),
-    }
-    return report | pool | counted
+    return [f"{name}: {case}" for case, name in chosen().items()] or ["torch's own, the only one on a CPU"]
 
 
 def open_engine(options: argparse.Namespace):
-    """The engine that the options name. ValueError for random weights of what is no preset, or has no room."""
+    """The engine that the options name."""
     from livetalk_core.open import open_engine
 
     asked = engine_options(options)
     if not options.random_weights:
         return open_engine(asked, tell)
-    from livetalk_core.bench.networks import free_bytes, random_engine, weight_bytes
+    from livetalk_core.bench.random_engine import check_room, random_engine
     from livetalk_core.engine.assemble import assemble
     from livetalk_core.engine.load import choose_device
     from livetalk_core.models.attention import select_kernel
@@ -153,31 +137,33 @@ def open_engine(options: argparse.Namespace):
     from livetalk_core.presets import BY_NAME
 
     if asked.model not in BY_NAME:
-        raise ValueError(f"random weights need a preset, and {asked.model!r} is none; choose {', '.join(BY_NAME)}")
+        raise ValueError(f"--random-weights needs a preset, and {asked.model!r} is none; choose {', '.join(BY_NAME)}")
     if asked.in_pool:
-        raise ValueError("random weights are made in one process; leave out --workers and --gpus, or give the model's folder")
+        raise ValueError("--random-weights works in one process; leave out --workers and --gpus, or give the model's folder")
     import torch
 
     device = choose_device(asked.device)
     dtype = asked.torch_dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     preset = BY_NAME[asked.model]()
-    needed, free = ROOM * weight_bytes(preset, dtype), free_bytes(device)
-    if needed > free:
-        raise ValueError(
-            f"{asked.model} needs {needed / 1e9:.0f} GB on {device}, and {free / 1e9:.0f} GB are free; use --counters, which need none"
-        )
+    check_room(preset, device, dtype)
     select_kernel(asked.attention)
     tiny = None if asked.decoder is None else read_tiny_decoder(asked.decoder)
-    tell(f"model {asked.model}: RANDOM WEIGHTS, good for times only")
+    tell(f"model {asked.model}: RANDOM WEIGHTS, for times only")
     return assemble(random_engine(preset, device, dtype), asked, tiny=tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command that these options come from, without what changes no number."""
-    defaults, words = vars(options.parser.parse_args([])), ["livetalk", "bench"]
-    for name, value in vars(options).items():
-        if name in NOT_SAID or value == defaults.get(name):
+    """The command line of these options, without those that do not change the numbers."""
+    words = ["livetalk", "bench"]
+    for name, value in given(options).items():
+        if name in NO_EFFECT:
             continue
         words.append(f"--{name.replace('_', '-')}")
         words += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
     return shlex.join(words)
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The options that differ from their defaults."""
+    defaults = vars(options.parser.parse_args([]))
+    return {name: value for name, value in vars(options).items() if name != "parser" and value != defaults.get(name)}

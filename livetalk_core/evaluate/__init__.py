@@ -1,1 +1,1 @@
-"""Evaluation: how well a model talks, on drawn people whose true mouth is known."""
+"""How well a model talks, measured on drawn people whose true mouth is known."""

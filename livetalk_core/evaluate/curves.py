@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 SHOWN = ("loss", "generator_loss", "grad_norm", "generator_grad_norm")
-"""Of a run's measures, those that are plotted, where it has them."""
+"""The measures that are plotted, if a run has them."""
 Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Measures by name: steps [N] and values [N]."""
 
 
 def read_run(folder: Path) -> Series:
-    """What a run has told so far. FileNotFoundError for a folder that no training run wrote to."""
+    """The measures of a training run so far. FileNotFoundError for a folder without any."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not any((folder / "board").glob("events.*")):
@@ -29,7 +29,7 @@ def read_run(folder: Path) -> Series:
 
 
 def plot_curves(runs: Mapping[str, Series], path: Path, smooth: int) -> None:
-    """One row a run, one column a measure: single points faint, their running mean strong."""
+    """One row per run, one column per measure: faint points and a strong running mean."""
     from matplotlib.figure import Figure
 
     shown = [name for name in SHOWN if any(name in series for series in runs.values())]
@@ -51,6 +51,6 @@ def plot_curves(runs: Mapping[str, Series], path: Path, smooth: int) -> None:
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each `length` points (of all, if there are fewer), at the last one's step."""
+    """Mean of each `length` points (of all, if there are fewer), at the step of the last one."""
     length = max(1, min(length, len(values)))
     return steps[length - 1 :], np.convolve(values, np.full(length, 1 / length), mode="valid")

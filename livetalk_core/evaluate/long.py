@@ -1,6 +1,6 @@
-"""A quarter of an hour from one picture: whether lips, sharpness and colors at the end are what they were at the start.
+"""A long stream from one picture: are lips, sharpness and colors at the end what they were at the start?
 
-Each frame is measured as it comes and let go, so memory does not grow with the stream but for a few numbers a frame.
+Each frame is measured when it comes and then dropped, so memory grows by a few numbers a frame only.
 Axes in names: T frames, K what the reader reads, H W pixels, C colors.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.engine import Engine
+from livetalk_core.evaluate.clips import SPLIT, TrueClip, open_stream, rebuild
 from livetalk_core.evaluate.measures import (
     background_mask,
     color_level,
@@ -26,32 +27,32 @@ from livetalk_core.evaluate.measures import (
     sharpness,
     window_means,
 )
-from livetalk_core.evaluate.reader import READS, Reader
-from livetalk_core.evaluate.talks import SPLIT, TrueTalk, rebuild, start
+from livetalk_core.evaluate.reader import READS, MouthReader
 from livetalk_core.types import StreamSettings
 
 FPS = 25
 LONG_SEED = 20
-"""Held-out talker of the long run, after the short clips' 0 to 19."""
+"""The held-out talker of the long stream; the short clips are 0 to 19."""
 LONG_FILM_S = 13.0
-"""Seconds of that talker drawn, for the background and the sharpness to compare with."""
+"""Seconds drawn of that talker, to compare background and sharpness with."""
 SPEECH_SEED = 1000
-"""Of the first stretch of speech; the shorter talks' seeds are far below."""
+"""Seed of the first piece of speech, far above those of the clips."""
 POINT_S = 10
-"""Seconds of one point of the series."""
+"""Seconds of one point of a plot."""
 SHOWN_S = (1, 10, 100, 1000)
+"""Moments whose frames go into the contact sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Some seconds of speech, and its mouth."""
+class SpeechPiece:
+    """Some seconds of speech, and the true mouth."""
 
     samples_N: Tensor
     truth_KT: Tensor
 
 
-def speech(seconds: float, window_s: float) -> Iterator[Stretch]:
-    """Held-out voices one after the other, `window_s` each; the last says what the first said, so that only time differs."""
+def held_out_speech(seconds: float, window_s: float) -> Iterator[SpeechPiece]:
+    """Held-out voices one after the other, `window_s` each. The last piece repeats the first, so only time differs."""
     from livetalk_core.talker.clip import write_script
 
     if seconds < 2 * window_s:
@@ -62,20 +63,20 @@ def speech(seconds: float, window_s: float) -> Iterator[Stretch]:
         if round(length * FPS) == 0:
             continue
         script = write_script(SPEECH_SEED + index % (len(lengths) - 1), length, SPLIT)
-        yield Stretch(samples_N=torch.from_numpy(script.samples_N), truth_KT=torch.from_numpy(script.truth.rows(READS)))
+        yield SpeechPiece(samples_N=torch.from_numpy(script.samples_N), truth_KT=torch.from_numpy(script.truth.rows(READS)))
 
 
 @dataclass(kw_only=True)
-class Book:
-    """What is kept of the frames: numbers, and the few that are shown."""
+class FrameLog:
+    """What is kept of the frames: numbers, and the few frames that are shown."""
 
-    reader: Reader
+    reader: MouthReader
     reference_HWC: Tensor
     background_HW: Tensor
     shown: Sequence[int]
     frames: int = 0
     columns: dict[str, list] = field(default_factory=dict)
-    """Plain numbers: small tensors that stay would lie between large ones that go, so that the heap grows."""
+    """Python numbers. Small tensors kept between large ones that are freed would fragment the heap."""
     pictures: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, frames_THWC: Tensor) -> None:
@@ -103,48 +104,48 @@ class Book:
 
 def measure_long(
     engine: Engine,
-    reader: Reader,
-    talk: TrueTalk,
+    reader: MouthReader,
+    clip: TrueClip,
     settings: StreamSettings,
     seconds: float = 1000,
     window_s: float = 60,
     tell: Callable[[str], None] = print,
 ) -> tuple[dict, dict[int, Tensor]]:
-    """A stream of `seconds` from a true clip's reference picture: numbers, and frames by their number."""
-    book = Book(
+    """A stream of `seconds` from a clip's reference picture: numbers, and the shown frames by their number."""
+    log = FrameLog(
         reader=reader,
-        reference_HWC=talk.reference_HWC,
-        background_HW=background_mask(talk.frames_THWC, talk.reference_HWC),
+        reference_HWC=clip.reference_HWC,
+        background_HW=background_mask(clip.frames_THWC, clip.reference_HWC),
         shown=[round(s * FPS) - 1 for s in SHOWN_S if s <= seconds],
     )
     truth, held_mb, began = [], [], time.perf_counter()
-    with closing(start(engine, talk, settings)) as stream:
-        for stretch in speech(seconds, window_s):
-            truth.append(stretch.truth_KT)
-            for chunk in stream.push(stretch.samples_N):
-                book.add(chunk.frames_THWC)
+    with closing(open_stream(engine, clip, settings)) as stream:
+        for piece in held_out_speech(seconds, window_s):
+            truth.append(piece.truth_KT)
+            for chunk in stream.push(piece.samples_N):
+                log.add(chunk.frames_THWC)
             held_mb.append(memory_mb())
-            tell(f"long: {book.frames / FPS:.0f} of {seconds:g} s after {time.perf_counter() - began:.0f} s")
+            tell(f"long: {log.frames / FPS:.0f} of {seconds:g} s after {time.perf_counter() - began:.0f} s")
         for chunk in stream.finish():
-            book.add(chunk.frames_THWC)
+            log.add(chunk.frames_THWC)
     truth_KT = torch.cat(truth, dim=1)
-    assert book.frames == truth_KT.shape[1], (book.frames, truth_KT.shape)
-    rebuilt = sharpness(rebuild(engine, talk.frames_THWC))
-    report = compare_ends(book, truth_KT, round(window_s * FPS)) | {
-        "name": talk.name,
+    assert log.frames == truth_KT.shape[1], (log.frames, truth_KT.shape)
+    rebuilt = sharpness(rebuild(engine, clip.frames_THWC))
+    report = compare_ends(log, truth_KT, round(window_s * FPS)) | {
+        "name": clip.name,
         "seconds": seconds,
         "window_s": window_s,
-        "sharpness": float(book.column("sharpness").mean() / rebuilt.variance_T.mean()),
-        "frames_per_second": book.frames / (time.perf_counter() - began),
+        "sharpness": float(log.column("sharpness").mean() / rebuilt.variance_T.mean()),
+        "frames_per_second": log.frames / (time.perf_counter() - began),
         "memory_mb": {"first": held_mb[0], "last": held_mb[-1]},
-        "series": series(book, truth_KT, POINT_S * FPS),
+        "series": series(log, truth_KT, POINT_S * FPS),
     }
-    return report, book.pictures
+    return report, log.pictures
 
 
-def compare_ends(book: Book, truth_KT: Tensor, length: int) -> dict:
-    """First and last `length` frames: the lips' correlations, and how much sharpness, colors and background have changed."""
-    read_KT, color_TC, error_T = book.column("read").T, book.column("color"), book.column("background_error")
+def compare_ends(log: FrameLog, truth_KT: Tensor, length: int) -> dict:
+    """First and last `length` frames: the lips' correlations, and the changes of sharpness, colors and background."""
+    read_KT, color_TC, error_T = log.column("read").T, log.column("color"), log.column("background_error")
     ends = {"first": slice(None, length), "last": slice(-length, None)}
     lips = {
         name: {
@@ -156,30 +157,30 @@ def compare_ends(book: Book, truth_KT: Tensor, length: int) -> dict:
     return {
         "lips": lips,
         "lips_change": lips["opening"]["last"] / max(lips["opening"]["first"], 1e-6) - 1,
-        "sharpness_change": relative_change(book.column("sharpness"), length),
-        "magnitude_change": relative_change(book.column("magnitude"), length),
+        "sharpness_change": relative_change(log.column("sharpness"), length),
+        "magnitude_change": relative_change(log.column("magnitude"), length),
         "color_change": max((relative_change(color_TC[:, c], length) for c in range(3)), key=abs),
         "background_psnr": {end: decibels(float(error_T[at].mean())) for end, at in ends.items()},
     }
 
 
-def series(book: Book, truth_KT: Tensor, length: int) -> dict[str, list[float]]:
-    """One point for every `length` frames, for plots."""
-    read_T = book.column("read")[:, 0]
-    starts = range(0, book.frames - length + 1, length)
-    shift_T = (book.column("color") - color_level(book.reference_HWC[None])).abs().mean(1)
+def series(log: FrameLog, truth_KT: Tensor, length: int) -> dict[str, list[float]]:
+    """One point per `length` frames, for plots."""
+    read_T = log.column("read")[:, 0]
+    starts = range(0, log.frames - length + 1, length)
+    shift_T = (log.column("color") - color_level(log.reference_HWC[None])).abs().mean(1)
     return {
         "second": [first / FPS for first in starts],
         "opening": [correlation(read_T[k : k + length], truth_KT[0, k : k + length]) for k in starts],
-        "sharpness": window_means(book.column("sharpness"), length).tolist(),
-        "magnitude": window_means(book.column("magnitude"), length).tolist(),
+        "sharpness": window_means(log.column("sharpness"), length).tolist(),
+        "magnitude": window_means(log.column("magnitude"), length).tolist(),
         "color_shift": window_means(shift_T, length).tolist(),
-        "background_psnr": [decibels(error) for error in window_means(book.column("background_error"), length).tolist()],
+        "background_psnr": [decibels(error) for error in window_means(log.column("background_error"), length).tolist()],
     }
 
 
 def memory_mb() -> float:
-    """What the process holds now; the most it ever held where the system has no /proc."""
+    """Memory of this process now; its peak where the system has no /proc."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6

@@ -1,7 +1,7 @@
-"""Stage 2 in miniature: the choices that the report's Tables 2 and 3 compare, each with several seeds, told as they come out.
+"""The choices that Tables 2 and 3 of the technical report compare, on a small model with several seeds.
 
-Every variant distils the same Stage 1 model for the same number of steps, and is then measured on the same held-out talkers, on short
-clips and on a longer run. What is done already is not done again.
+Every variant distills the same Stage 1 model for the same number of steps. Then it is measured on the same held-out talkers, on short
+clips and on a longer stream. A variant that has its numbers is not run again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from livetalk_core.engine.engine import Engine
+from livetalk_core.evaluate.clips import measure_clips, summarize, true_clips
 from livetalk_core.evaluate.long import LONG_FILM_S, LONG_SEED, measure_long
-from livetalk_core.evaluate.reader import Reader
-from livetalk_core.evaluate.talks import summarize, take_talks, true_talks
+from livetalk_core.evaluate.reader import MouthReader
 from livetalk_core.train.checkpoint import find_checkpoints
 from livetalk_core.train.config import Recipe
 from livetalk_core.train.nano import put_together
@@ -37,7 +37,7 @@ TABLES: dict[str, dict[str, dict[str, object]]] = {
         "predicted, noised, in the loss": {"motion_source": "predicted", "noise_motion": True, "motion_loss": True},
     },
 }
-"""What each variant changes in the recipe's Stage 2."""
+"""What each variant changes in Stage 2 of the recipe."""
 STAGE_1 = "stage 1"
 COLUMNS = {
     "opening": "lips, r",
@@ -53,7 +53,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is compared with what."""
+    """What is trained."""
 
     out: Path
     recipe: Recipe
@@ -65,11 +65,11 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """How each model is measured. `load`: a model folder -> an engine."""
+class StudyMeasurement:
+    """How each model is measured. `load` opens the engine of a model folder."""
 
     load: Callable[[Path], Engine]
-    reader: Reader
+    reader: MouthReader
     clips: int
     clip_seconds: float
     seconds: float
@@ -77,15 +77,15 @@ class Measuring:
     size: int
 
 
-def run_study(study: Study, how: Measuring, tell: Callable[[str], None] = print) -> dict[str, list[dict[str, float]]] | None:
-    """Numbers of every variant, one row a seed, Stage 1 first; None if a signal stopped it, all saved."""
+def run_study(study: Study, how: StudyMeasurement, tell: Callable[[str], None] = print) -> dict[str, list[dict[str, float]]] | None:
+    """Numbers of every variant, one row per seed, Stage 1 first. None if a signal stopped it; everything so far is saved."""
     start = put_together(study.vae, study.dit, study.out / "stage-1")
-    found = {STAGE_1: [kept(study.out / "stage-1", lambda: measure_model(start, how))]}
+    found = {STAGE_1: [load_or_make(study.out / "stage-1", lambda: measure_model(start, how))]}
     for name, changes in variants():
         for seed in range(study.seeds):
             tell(f"study: {name}, seed {seed}")
-            folder = study.out / f"{slug(name)}-{seed}"
-            row = kept(folder, lambda folder=folder, changes=changes, seed=seed: distil(study, how, folder, changes, seed))
+            folder = study.out / f"{folder_name(name)}-{seed}"
+            row = load_or_make(folder, lambda folder=folder, changes=changes, seed=seed: run_variant(study, how, folder, changes, seed))
             if row is None:
                 return None
             found.setdefault(name, []).append(row)
@@ -97,8 +97,8 @@ def variants() -> Iterator[tuple[str, dict[str, object]]]:
         yield from rows.items()
 
 
-def distil(study: Study, how: Measuring, folder: Path, changes: Mapping[str, object], seed: int) -> dict[str, float] | None:
-    """Train one variant and measure it; its minutes are told only where it was trained in one go."""
+def run_variant(study: Study, how: StudyMeasurement, folder: Path, changes: Mapping[str, object], seed: int) -> dict[str, float] | None:
+    """Train one variant and measure it. Its minutes are reported only if it was trained without a stop."""
     began, fresh = time.perf_counter(), not find_checkpoints(folder / "checkpoints")
     recipe = study.recipe
     recipe = replace(recipe, run=replace(recipe.run, seed=seed), stage=replace(recipe.stage, **changes))
@@ -108,14 +108,14 @@ def distil(study: Study, how: Measuring, folder: Path, changes: Mapping[str, obj
     return measure_model(put_together(study.vae, folder / DIT_FILE, folder / "model"), how) | spent
 
 
-def measure_model(folder: Path, how: Measuring) -> dict[str, float]:
-    """The numbers that the tables show."""
+def measure_model(folder: Path, how: StudyMeasurement) -> dict[str, float]:
+    """The numbers in the tables."""
     engine = how.load(folder)
     settings = StreamSettings(seed=0, steps=engine.preset.steps)
-    talks = take_talks(engine, how.reader, true_talks(range(how.clips), how.clip_seconds, how.size), settings)
-    (talk,) = true_talks([LONG_SEED], LONG_FILM_S, how.size)
-    long, _ = measure_long(engine, how.reader, talk, settings, how.seconds, how.window_s, tell=len)
-    means = {name: number["mean"] for name, number in summarize(talks)["numbers"].items()}
+    results = measure_clips(engine, how.reader, true_clips(range(how.clips), how.clip_seconds, how.size), settings)
+    (clip,) = true_clips([LONG_SEED], LONG_FILM_S, how.size)
+    long, _ = measure_long(engine, how.reader, clip, settings, how.seconds, how.window_s, tell=len)
+    means = {name: number["mean"] for name, number in summarize(results)["numbers"].items()}
     return {
         "opening": means["made_opening"],
         "width": means["made_width"],
@@ -127,8 +127,8 @@ def measure_model(folder: Path, how: Measuring) -> dict[str, float]:
     }
 
 
-def kept(folder: Path, make: Callable[[], dict[str, float] | None]) -> dict[str, float] | None:
-    """The numbers in a folder's file; made and written there, if they are not yet."""
+def load_or_make(folder: Path, make: Callable[[], dict[str, float] | None]) -> dict[str, float] | None:
+    """The numbers in the folder's file. If there are none, make them and write the file."""
     path = folder / "numbers.json"
     if path.is_file():
         return json.loads(path.read_bytes())
@@ -138,13 +138,13 @@ def kept(folder: Path, make: Callable[[], dict[str, float] | None]) -> dict[str,
     return numbers
 
 
-def slug(name: str) -> str:
-    """A folder's name."""
+def folder_name(name: str) -> str:
+    """The folder of a variant."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
 
 
-def pages(found: Mapping[str, list[dict[str, float]]]) -> str:
-    """Markdown: a table for each of the report's, mean and deviation over the seeds."""
+def study_tables(found: Mapping[str, list[dict[str, float]]]) -> str:
+    """Markdown: one table for each of the report's, mean and deviation over the seeds."""
     seeds = max(map(len, found.values()))
     parts = []
     for title, names in TABLES.items():

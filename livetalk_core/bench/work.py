@@ -1,7 +1,7 @@
-"""Work counted without doing it: floating-point operations, bytes moved and operations dispatched, of a call on the meta device.
+"""Counts a call's floating-point operations, bytes moved and operations on the meta device, where nothing is computed.
 
-Counted is the eager form, in which every operation reads its operands from memory and writes its result there. Views and empty tensors
-are no operations. Attention is one operation that keeps its scores to itself, as the fused kernels do.
+Bytes are those of eager execution: every operation reads its operands from memory and writes its result there. Views and empty tensors do
+not count. Attention counts as one operation that writes no scores, like the fused kernels.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ NO_KERNEL = {
     aten._unsafe_view,
     aten._reshape_alias,
 }
-"""Operations besides views that move nothing."""
+"""Operations besides views that move no data."""
 LOOKUPS = {aten.embedding, aten.index, aten.index_select, aten.gather}
-"""They read as much of their first operand as they write."""
+"""Operations that read only as much of their first operand as they write."""
 OVERWRITES = {aten.copy_, aten.fill_, aten.zero_}
-"""They do not read what they write over."""
+"""Operations that do not read the tensor they write to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a call takes."""
+    """The work of a call."""
 
     flops: int = 0
-    """Of matrix products, convolutions and attention; a multiplication and an addition are two."""
+    """Of matmuls, convolutions and attention; a multiplication and an addition are two."""
     ops: int = 0
-    """Operations dispatched: on a GPU a kernel each, or more."""
+    """Operations dispatched; each is one GPU kernel or more."""
     weight_bytes: int = 0
     """Weights read."""
     matrix_bytes: int = 0
-    """Other operands and results of the operations that `flops` counts."""
+    """Other operands and results of the operations in `flops`."""
     elementwise_bytes: int = 0
-    """Operands and results, weights apart, of all other operations."""
+    """Operands and results of all other operations, without weights."""
 
     def __add__(self, other: Work) -> Work:
         return Work(**{name: value + vars(other)[name] for name, value in vars(self).items()})
@@ -63,16 +63,16 @@ class Work:
 
 
 @torch.no_grad()
-def count(run: Callable[[], object], modules: Iterable[nn.Module] = ()) -> Work:
-    """The work of a call that has its tensors on the meta device. Weights are told from other operands by `modules`."""
-    counter = OpCounter({storage_of(tensor) for module in modules for tensor in weights_of(module)})
-    with counter, FusedAttention(counter):
-        run()
+def count_work(call: Callable[[], object], modules: Iterable[nn.Module] = ()) -> Work:
+    """The work of a call whose tensors are on the meta device. Tensors of `modules` count as weights."""
+    counter = WorkCounter({storage_of(tensor) for module in modules for tensor in weights_of(module)})
+    with counter, AttentionCounter(counter):
+        call()
     return counter.work
 
 
-class OpCounter(TorchDispatchMode):
-    """Adds up all operations that touch the meta device."""
+class WorkCounter(TorchDispatchMode):
+    """Adds up the operations that write to the meta device."""
 
     def __init__(self, weights: set[int]):
         super().__init__()
@@ -96,7 +96,7 @@ class OpCounter(TorchDispatchMode):
         return result
 
     def add(self, flops: int | None, read: list[Tensor], written: list[Tensor]) -> None:
-        """One operation; `flops` None for one that is counted by its bytes only."""
+        """One operation. `flops` None: an elementwise one."""
         weights = {id(tensor) for tensor in read if storage_of(tensor) in self.weights}
         others = [tensor for tensor in (*read, *written) if id(tensor) not in weights]
         weight_bytes = sum(bytes_of(tensor) for tensor in read if id(tensor) in weights)
@@ -105,10 +105,10 @@ class OpCounter(TorchDispatchMode):
         self.work += Work(flops=flops or 0, ops=1, weight_bytes=weight_bytes, **{kind: other_bytes})
 
 
-class FusedAttention(TorchFunctionMode):
-    """Counts torch's attention as one operation. On the meta device torch itself would work it out with all its scores in memory."""
+class AttentionCounter(TorchFunctionMode):
+    """Counts torch's attention as one operation. On the meta device torch would split it, with all scores in memory."""
 
-    def __init__(self, counter: OpCounter):
+    def __init__(self, counter: WorkCounter):
         super().__init__()
         self.counter = counter
 
@@ -124,17 +124,17 @@ class FusedAttention(TorchFunctionMode):
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """Parameters, buffers, and the kernels that convolutions have made of their own."""
+    """Parameters, buffers, and the folded kernels of convolutions."""
     return [*module.parameters(), *module.buffers(), *folded_kernels(module)]
 
 
 def storage_of(tensor: Tensor) -> int:
-    """The same number for a tensor and its views, also on the meta device, where nothing has an address."""
+    """The same number for a tensor and its views; works on the meta device, where tensors have no address."""
     return StorageWeakRef(tensor.untyped_storage()).cdata
 
 
 def bytes_of(tensor: Tensor) -> int:
-    """What is really there: an expanded axis counts once."""
+    """Memory of a tensor; an expanded axis counts once."""
     sizes = (size if stride else min(size, 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     total = tensor.dtype.itemsize
     for size in sizes:

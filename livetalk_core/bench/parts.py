@@ -1,4 +1,4 @@
-"""The parts of a stream as calls: the same ones are counted on the meta device and timed on a real one."""
+"""The parts of a stream as calls: counted on the meta device, timed on a real one."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ from livetalk_core.stream.session import DECODE_GROUPS, Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
 TEXT_ROWS = 25
-"""Tokens of a prompt of a line and a half."""
+"""Tokens of a typical prompt."""
 
 Call = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component:
-    """One part of a stream's work. `prepare` makes its inputs and gives the call; the inputs live as long as the call."""
+class Part:
+    """One part of a stream's work. `prepare` makes its inputs and returns the call, which owns them."""
 
     name: str
     per: str
-    """What it is done once for: step, chunk, stream or identity."""
+    """How often it runs: once per step, chunk, stream or identity."""
     stage: str | None
-    """The stage of a chunk whose time it is in; None for what comes before the first chunk."""
+    """The stage of a chunk that includes it; None: it runs before the first chunk."""
     prepare: Callable[[], Call]
 
 
-def components(engine: Engine, plan: StreamPlan, cuts: Cuts) -> list[Component]:
-    """Every part of a stream of this engine and size, with random inputs on the engine's device."""
-    make = Inputs(engine, plan, cuts, engine.preset.steps)
-    return [
-        Component(name="DiT step", per="step", stage="denoise", prepare=make.step),
-        Component(name="audio keys", per="chunk", stage="denoise", prepare=make.audio_keys),
-        Component(name="VAE decode", per="chunk", stage="decode", prepare=make.decode),
-        Component(name="color", per="chunk", stage="color", prepare=make.color),
-        Component(name="VAE encode", per="chunk", stage="encode", prepare=make.encode),
-        Component(name="audio encoder", per="chunk", stage="audio", prepare=make.audio_encoder),
-        Component(name="prompt and picture keys", per="stream", stage=None, prepare=make.stream_keys),
-        Component(name="condition encode", per="identity", stage=None, prepare=make.condition),
-        Component(name="text encoder", per="identity", stage=None, prepare=make.text_encoder),
-        Component(name="picture encoder", per="identity", stage=None, prepare=make.picture_encoder),
+def list_parts(engine: Engine, plan: StreamPlan, cuts: Cuts, encoders: bool = True) -> list[Part]:
+    """The parts of a stream of this engine and size, with or without text and picture encoder. Inputs are random, on its device."""
+    make = RandomInputs(engine, plan, cuts, engine.preset.steps)
+    parts = [
+        Part(name="DiT step", per="step", stage="denoise", prepare=make.step),
+        Part(name="audio keys", per="chunk", stage="denoise", prepare=make.audio_keys),
+        Part(name="VAE decode", per="chunk", stage="decode", prepare=make.decode),
+        Part(name="color", per="chunk", stage="color", prepare=make.color),
+        Part(name="VAE encode", per="chunk", stage="encode", prepare=make.encode),
+        Part(name="audio encoder", per="chunk", stage="audio", prepare=make.audio_encoder),
+        Part(name="prompt and picture keys", per="stream", stage=None, prepare=make.stream_keys),
+        Part(name="condition encode", per="identity", stage=None, prepare=make.condition),
     ]
+    if encoders:
+        parts.append(Part(name="text encoder", per="identity", stage=None, prepare=make.text_encoder))
+        parts.append(Part(name="picture encoder", per="identity", stage=None, prepare=make.picture_encoder))
+    return parts
 
 
-class Inputs:
-    """Random inputs of one engine's parts, and their calls."""
+class RandomInputs:
+    """The parts of one engine as calls with random inputs."""
 
     def __init__(self, engine: Engine, plan: StreamPlan, cuts: Cuts, steps: int):
         self.engine, self.plan, self.cuts = engine, plan, cuts
@@ -91,17 +93,11 @@ class Inputs:
         return DiTDenoiser(self.engine.models.dit, self.times, self.cuts)
 
     def step(self) -> Call:
-        """A step after a chunk's first: what is constant is there."""
+        """A step after a chunk's first, so the chunk's keys exist."""
         denoiser, x_CTHW = self.denoiser(), self.latents(self.plan.latent_frames, torch.float32)
         run = partial(denoiser, x_CTHW, self.times[-1], self.reference(), self.window(), self.plan.motion_latents)
         run()
         return run
-
-    def plain_step(self) -> Call:
-        """Everything in every step, as published."""
-        x_CTHW, reference, window = self.latents(self.plan.latent_frames, torch.float32), self.reference(), self.window()
-        make = partial(DiTDenoiser, self.engine.models.dit, (), self.cuts)
-        return lambda: make()(x_CTHW, self.times[-1], reference, window, self.plan.motion_latents)
 
     def audio_keys(self) -> Call:
         return partial(self.denoiser().hold_window, self.window(), self.engine.device)
@@ -111,14 +107,19 @@ class Inputs:
         reference = self.reference()
         return lambda: self.denoiser().hold_reference(reference)
 
-    def decode(self, groups: tuple[int, ...] = DECODE_GROUPS) -> Call:
+    def decode(self) -> Call:
         latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
-        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, groups))
+        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
+
+    def decode_first(self) -> Call:
+        """Only the first group of latent frames, which has the first new frames."""
+        latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
+        return lambda: next(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
 
     def color(self) -> Call:
-        """All that a session does with decoded frames before they leave."""
+        """Color matching and conversion of a chunk's decoded frames."""
         latents_CTHW = self.latents(self.plan.latent_frames)
-        session = self.session(Decoded(list(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))))
+        session = self.session(DecodedFrames(list(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))))
 
         def run() -> None:
             first = -self.plan.motion_frames
@@ -146,15 +147,15 @@ class Inputs:
     def text_encoder(self) -> Call:
         rows, length = min(TEXT_ROWS, self.engine.preset.dit.text_len), self.engine.preset.dit.text_len
         ids_1L = torch.ones(1, length, dtype=torch.long, device=self.engine.device)
-        mask_1L = (torch.arange(length) < rows).long()[None]  # on the host, where its sum is asked for
+        mask_1L = (torch.arange(length) < rows).long()[None]  # on the host, where its sum is read
         return partial(self.engine.models.text(), ids_1L, mask_1L)
 
     def picture_encoder(self) -> Call:
         return partial(self.engine.models.image(), self.video(1)[:, 0])
 
 
-class Decoded:
-    """A VAE that has decoded already."""
+class DecodedFrames:
+    """In place of a VAE: returns frames decoded before."""
 
     def __init__(self, pieces: list[Tensor]):
         self.pieces = pieces

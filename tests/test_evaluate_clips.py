@@ -1,4 +1,4 @@
-"""Held-out talks: engines whose faults are known are found out."""
+"""Held-out clips: engines with known faults are caught."""
 
 import ctypes.util
 import sys
@@ -8,17 +8,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from drawn import toy_frame, toy_readers, toy_talk
+from drawn import toy_clip, toy_frame, toy_readers
 
 from livetalk_core.engine.load import load_engine
-from livetalk_core.evaluate import report
-from livetalk_core.evaluate.long import Book, measure_long, memory_mb
-from livetalk_core.evaluate.talks import measure, rebuild, sharper, shuffled, speak, summarize, take_talks, true_talks
+from livetalk_core.evaluate import rows
+from livetalk_core.evaluate.clips import (
+    make_frames,
+    measure_clip,
+    measure_clips,
+    other_clip_correlation,
+    rebuild,
+    relative_sharpness,
+    summarize,
+    true_clips,
+)
+from livetalk_core.evaluate.long import FrameLog, measure_long, memory_mb
 from livetalk_core.stream.session import to_uint8
 from livetalk_core.talker.viseme import FIELDS, MouthTrack
 from livetalk_core.types import StreamSettings
 
-TALKS = [toy_talk(seed) for seed in (910, 911, 912)]
+CLIPS = [toy_clip(seed) for seed in (910, 911, 912)]
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +36,16 @@ def reader():
 
 
 def summary_of(reader, make):
-    """Of an engine whose frames of a talk are `make(talk)`, and whose VAE loses nothing."""
-    return summarize([measure(reader, talk, talk.frames_THWC, make(talk), 28) for talk in TALKS])
+    """Of an engine whose frames of a clip are `make(clip)`, and whose VAE loses nothing."""
+    return summarize([measure_clip(reader, clip, clip.frames_THWC, make(clip), 28) for clip in CLIPS])
 
 
 def verdicts(summary):
-    rows = report.talk_rows(summary)
-    return {row.what for row in rows if row.passed is False}
+    return {row.what for row in rows.clip_rows(summary) if row.passed is False}
 
 
 def test_the_true_frames_pass_every_target(reader):
-    summary = summary_of(reader, lambda talk: talk.frames_THWC)
+    summary = summary_of(reader, lambda clip: clip.frames_THWC)
     assert verdicts(summary) == set()
     assert summary["lag"] == 0 and summary["lags_within_one"] == 3
     assert summary["numbers"]["made_opening"]["min"] > 0.95
@@ -48,35 +56,35 @@ def test_the_true_frames_pass_every_target(reader):
 
 
 def test_lips_that_are_three_frames_late_are_found_late(reader):
-    summary = summary_of(reader, lambda talk: talk.frames_THWC.roll(3, 0))
+    summary = summary_of(reader, lambda clip: clip.frames_THWC.roll(3, 0))
     assert summary["lag"] == 3
     assert verdicts(summary) >= {"opening, best lag, frames"}
 
 
 def test_a_mouth_that_says_something_else_fails(reader):
-    def other(talk):
-        return TALKS[(TALKS.index(talk) + 1) % 3].frames_THWC
+    def other(clip):
+        return CLIPS[(CLIPS.index(clip) + 1) % 3].frames_THWC
 
     assert {"opening, r", "background PSNR, dB"} <= verdicts(summary_of(reader, other))
 
 
 def test_a_face_that_stands_still_fails_on_its_lips_alone(reader):
-    summary = summary_of(reader, lambda talk: talk.reference_HWC.expand_as(talk.frames_THWC))
+    summary = summary_of(reader, lambda clip: clip.reference_HWC.expand_as(clip.frames_THWC))
     assert verdicts(summary) == {"opening, r", "opening, best lag, frames", "width, r"}
     assert summary["numbers"]["motion"]["mean"] == 0
 
 
 def test_soft_and_noisy_frames_fail_on_sharpness_and_a_changed_background_on_its_psnr(reader):
-    def soft(talk):
-        x = talk.frames_THWC.float()
+    def soft(clip):
+        x = clip.frames_THWC.float()
         return ((x + x.roll(1, 1) + x.roll(1, 2) + x.roll((1, 1), (1, 2))) / 4).to(torch.uint8)
 
-    def brighter(talk):
-        return talk.frames_THWC + 10
+    def brighter(clip):
+        return clip.frames_THWC + 10
 
-    def noisy(talk):
-        grain = torch.randn(talk.frames_THWC.shape[1:], generator=torch.Generator().manual_seed(0))
-        return (talk.frames_THWC.float() + 12 * grain).clamp(0, 255).to(torch.uint8)
+    def noisy(clip):
+        grain = torch.randn(clip.frames_THWC.shape[1:], generator=torch.Generator().manual_seed(0))
+        return (clip.frames_THWC.float() + 12 * grain).clamp(0, 255).to(torch.uint8)
 
     assert "sharpness, of round trip" in verdicts(summary_of(reader, soft))
     assert "mean |Laplacian|, of round trip" in verdicts(summary_of(reader, noisy))
@@ -89,12 +97,12 @@ def test_the_shuffled_control_is_the_mean_of_every_pair_of_different_clips():
     a, b, c = (torch.tensor(x) for x in ([1.0, 2, 3, 5], [2.0, 1, 0, 1], [5.0, 5, 1, 2]))
     read, truth = [a, b, c], [a.flip(0), b * 2, c + 1]
     pairs = [torch.corrcoef(torch.stack([read[i], truth[j]]))[0, 1].item() for i in range(3) for j in range(3) if i != j]
-    assert shuffled(read, truth) == pytest.approx(sum(pairs) / 6, abs=1e-6)
+    assert other_clip_correlation(read, truth) == pytest.approx(sum(pairs) / 6, abs=1e-6)
 
 
 def test_sharpness_next_to_itself_is_one_in_any_mask():
-    talk = TALKS[0]
-    assert sharper(talk.frames_THWC, talk.frames_THWC, talk.mouth_HW) == pytest.approx((1, 1))
+    clip = CLIPS[0]
+    assert relative_sharpness(clip.frames_THWC, clip.frames_THWC, clip.mouth_HW) == pytest.approx((1, 1))
 
 
 @dataclass
@@ -125,28 +133,28 @@ class Echo:
 
 
 def test_the_stream_shows_frame_k_of_samples_640_k_and_keeps_the_picture():
-    talk = TALKS[0]
-    frames_THWC = speak(Echo(), talk, StreamSettings())
-    loud_T = talk.samples_N.unflatten(0, (-1, 640)).abs().mean(1)
+    clip = CLIPS[0]
+    frames_THWC = make_frames(Echo(), clip, StreamSettings())
+    loud_T = clip.samples_N.unflatten(0, (-1, 640)).abs().mean(1)
     assert torch.equal(frames_THWC[:, 45, 45, 0], ((loud_T + 1) / 2 * 255).to(torch.uint8))
-    assert (frames_THWC[:, 0, 0].int() - talk.reference_HWC[0, 0].int()).abs().max() <= 1
+    assert (frames_THWC[:, 0, 0].int() - clip.reference_HWC[0, 0].int()).abs().max() <= 1
 
 
 def test_a_tiny_engine_is_measured_from_end_to_end(reader):
     engine = load_engine("tiny", device="cpu")
-    talks = [toy_talk(seed, frames=29, size=64) for seed in (920, 921)]
+    clips = [toy_clip(seed, frames=29, size=64) for seed in (920, 921)]
     said = []
-    takes = take_talks(engine, reader, talks, StreamSettings(steps=1), said.append)
-    assert [take.tracks["made"].shape for take in takes] == [(3, 29), (3, 29)]
-    assert set(next(iter(takes[0].moments.values()))) == {"true", "rebuilt", "made"}
-    rows = report.reader_rows(summarize(takes)) + report.talk_rows(summarize(takes))
-    assert "FAIL" in report.table(rows)
+    results = measure_clips(engine, reader, clips, StreamSettings(steps=1), said.append)
+    assert [result.tracks["made"].shape for result in results] == [(3, 29), (3, 29)]
+    assert set(next(iter(results[0].moments.values()))) == {"true", "rebuilt", "made"}
+    found = rows.reader_rows(summarize(results)) + rows.clip_rows(summarize(results))
+    assert "FAIL" in rows.aligned(found)
     assert len(said) == 2
 
 
 def test_a_rebuilt_clip_is_the_vaes_own_there_and_back():
     engine = load_engine("tiny", device="cpu")
-    frames_THWC = toy_talk(922, frames=9, size=64).frames_THWC
+    frames_THWC = toy_clip(922, frames=9, size=64).frames_THWC
     again = rebuild(engine, frames_THWC)
     with torch.no_grad():
         video = frames_THWC.permute(3, 0, 1, 2) / 127.5 - 1
@@ -160,20 +168,20 @@ def toy_speech(monkeypatch):
 
     def script(seed, seconds, split):
         assert split == "heldout"
-        talk = toy_talk(seed, round(25 * seconds), size=16)
-        rows = dict(zip(("opening", "width", "rounding"), talk.truth_KT.numpy(), strict=True))
-        truth = MouthTrack(**{f"{name}_T": rows.get(name, np.zeros(len(talk.truth_KT[0]))) for name in FIELDS})
-        return SimpleNamespace(samples_N=talk.samples_N.numpy(), truth=truth)
+        clip = toy_clip(seed, round(25 * seconds), size=16)
+        tracks = dict(zip(("opening", "width", "rounding"), clip.truth_KT.numpy(), strict=True))
+        truth = MouthTrack(**{f"{name}_T": tracks.get(name, np.zeros(len(clip.truth_KT[0]))) for name in FIELDS})
+        return SimpleNamespace(samples_N=clip.samples_N.numpy(), truth=truth)
 
-    clip = SimpleNamespace(write_script=script)
-    monkeypatch.setitem(sys.modules, "livetalk_core.talker.clip", clip)
+    fake = SimpleNamespace(write_script=script)
+    monkeypatch.setitem(sys.modules, "livetalk_core.talker.clip", fake)
 
 
 class Fading(Echo):
     """An engine whose mouth follows the sound at first and ever less, while its picture darkens."""
 
-    def __init__(self, talk, fade):
-        self.talk, self.fade = talk, fade
+    def __init__(self, clip, fade):
+        self.clip, self.fade = clip, fade
 
     def finish(self, num_frames=None):
         return iter(())
@@ -193,13 +201,13 @@ class Fading(Echo):
 
 @pytest.mark.parametrize("fade, good", [(1.0, True), (0.85, False)])
 def test_a_long_stream_is_compared_with_its_own_start(reader, toy_speech, monkeypatch, fade, good):
-    talk = toy_talk(930)
+    clip = toy_clip(930)
     monkeypatch.setattr("livetalk_core.evaluate.long.rebuild", lambda engine, frames_THWC: frames_THWC)
-    found, pictures = measure_long(Fading(talk, fade), reader, talk, StreamSettings(), seconds=12.5, window_s=4, tell=len)
+    found, pictures = measure_long(Fading(clip, fade), reader, clip, StreamSettings(), seconds=12.5, window_s=4, tell=len)
     assert list(pictures) == [24, 249]
     assert set(map(len, found["series"].values())) == {1}
     assert (abs(found["sharpness_change"]) < 0.05, abs(found["color_change"]) < 0.05) == (good, good)
-    assert (report.long_rows(found)[2].passed, report.long_rows(found)[4].passed) == (good, good)
+    assert (rows.long_rows(found)[2].passed, rows.long_rows(found)[4].passed) == (good, good)
     assert found["lips"]["opening"]["first"] > 0.9
     if good:
         assert found["lips_change"] == pytest.approx(0, abs=1e-6)
@@ -207,34 +215,34 @@ def test_a_long_stream_is_compared_with_its_own_start(reader, toy_speech, monkey
 
 
 def test_a_long_stream_keeps_a_few_numbers_a_frame_and_the_frames_asked_for(reader):
-    talk = toy_talk(931)
-    book = Book(reader=reader, reference_HWC=talk.reference_HWC, background_HW=talk.mouth_HW, shown=(3, 30, 99))
-    for piece in talk.frames_THWC.split(28):
-        book.add(piece)
-    assert book.frames == 45
-    assert sum(torch.tensor(column).numel() for column in book.columns.values()) == 45 * 9
-    assert {type(entry) for column in book.columns.values() for entry in column} == {float, list}, "no tensors, which would split the heap"
-    assert {k: torch.equal(picture, talk.frames_THWC[k]) for k, picture in book.pictures.items()} == {3: True, 30: True}
-    assert torch.equal(book.column("read").T, reader.read(talk.frames_THWC))
+    clip = toy_clip(931)
+    log = FrameLog(reader=reader, reference_HWC=clip.reference_HWC, background_HW=clip.mouth_HW, shown=(3, 30, 99))
+    for piece in clip.frames_THWC.split(28):
+        log.add(piece)
+    assert log.frames == 45
+    assert sum(torch.tensor(column).numel() for column in log.columns.values()) == 45 * 9
+    assert {type(entry) for column in log.columns.values() for entry in column} == {float, list}, "no tensors, which would split the heap"
+    assert {k: torch.equal(picture, clip.frames_THWC[k]) for k, picture in log.pictures.items()} == {3: True, 30: True}
+    assert torch.equal(log.column("read").T, reader.read(clip.frames_THWC))
     assert memory_mb() > 50
 
 
 def test_the_last_stretch_of_speech_is_the_first_and_the_lengths_add_up(toy_speech):
-    from livetalk_core.evaluate.long import speech
+    from livetalk_core.evaluate.long import held_out_speech
 
-    parts = list(speech(13, 3))
+    parts = list(held_out_speech(13, 3))
     assert [len(part.samples_N) / 16000 for part in parts] == [3, 3, 3, 1, 3]
     assert torch.equal(parts[0].samples_N, parts[-1].samples_N)
     assert not torch.equal(parts[0].samples_N, parts[1].samples_N)
     with pytest.raises(ValueError, match="at least two windows of 7 s; give 14 or more"):
-        list(speech(13, 7))
+        list(held_out_speech(13, 7))
 
 
 @pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_held_out_talks_are_whole_latents_of_the_seeds_and_the_shut_ones_differ_at_the_mouth():
     pytest.importorskip("skia", reason="skia-python (the train extra) draws the faces", exc_type=ImportError)
-    first, other = true_talks([0, 1], 1.1, 64)
-    (again,) = true_talks([0], 1.1, 64)
+    first, other = true_clips([0, 1], 1.1, 64)
+    (again,) = true_clips([0], 1.1, 64)
     assert first.name == again.name != other.name
     assert (
         (first.frames_THWC.float() - again.frames_THWC.float()).abs().mean()

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from livetalk_core.bench.components import Inputs
-from livetalk_core.bench.counters import tensors_in
-from livetalk_core.bench.networks import META, random_engine
+from livetalk_core.bench.parts import RandomInputs
+from livetalk_core.bench.random_engine import META, random_engine
+from livetalk_core.bench.work import tensors_in
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.engine import Engine, Stream
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import tiny
 from livetalk_core.stream.window import LiveWindows
 
-CORE = Path(__file__).parent.parent
+CORE = Path(__file__).parent.parent / "livetalk_core"
 aten = torch.ops.aten
 MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 """They make a tensor of Python numbers: on the host first."""
@@ -43,7 +43,7 @@ def cross_in_a_chunk() -> Crossed:
 
 def open_on_meta(engine: Engine, plan: StreamPlan) -> Stream:
     """What `Engine.open` gives; torch has no random generator for the meta device."""
-    inputs = Inputs(engine, plan, Cuts(), engine.preset.steps)
+    inputs = RandomInputs(engine, plan, Cuts(), engine.preset.steps)
     session = inputs.session(engine.models.vae, DiTDenoiser(engine.models.dit, inputs.times, inputs.cuts))
     return Stream(session, LiveWindows(plan, engine.encode_audio), threading.Lock())
 
@@ -108,9 +108,9 @@ class Makers(TorchFunctionMode):
 
 
 def our_line() -> str:
-    """The innermost place in our files, outside this folder."""
+    """The innermost place in the stream's own files."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.is_relative_to(CORE) and path.parent != Path(__file__).parent:
+        if path.is_relative_to(CORE):
             return f"{path.relative_to(CORE)}:{frame.lineno}"
     return "elsewhere"

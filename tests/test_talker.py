@@ -13,11 +13,12 @@ from livetalk_core.talker.espeak import Utterance, speak, to_phones
 from livetalk_core.talker.identity import CLOTHES, HAIR_STYLES, SKINS, STYLES, Identity, Mouth, Pose
 from livetalk_core.talker.motion import Motion
 from livetalk_core.talker.sentences import HELD_OUT_VOICES, SENTENCES, SPEAKERS, TRAIN_VOICES
+from livetalk_core.talker.talk import write_texts
 from livetalk_core.talker.viseme import FIELDS, SAMPLE_RATE, lay_targets, low_pass, shapes_of, to_16k, track_mouth
 
 pytest.importorskip("skia", reason="skia-python (the train extra) draws the faces", exc_type=ImportError)
 
-from livetalk_core.talker.clip import HELD_OUT_IDENTITIES, TRAIN_IDENTITIES, make_clip, write_script, write_texts  # noqa: E402
+from livetalk_core.talker.clip import HELD_OUT_IDENTITIES, TRAIN_IDENTITIES, make_clip, write_script  # noqa: E402
 from livetalk_core.talker.face import draw  # noqa: E402
 from livetalk_core.talker.mouth import measure  # noqa: E402
 from livetalk_core.talker.samples import PORTRAIT  # noqa: E402

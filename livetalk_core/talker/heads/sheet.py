@@ -1,8 +1,8 @@
-"""Pictures to judge by eye: many people, one who speaks, a blink. `python -m livetalk_core.talker.heads.sheet --out FOLDER`"""
+"""Pictures to judge by eye: many people, one who speaks, a blink. `python -m livetalk_core.talker.heads.sheet [FOLDER]`"""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,18 +21,14 @@ from livetalk_core.talker.viseme import FIELDS, FPS, MouthTrack, track_mouth
 SENTENCE = Utterance(text="People move about the room, five of them laughing.", voice="en-us", words_per_minute=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw sheets of three-dimensional talkers.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--people", type=int, default=40, help="how many people (default: 40)")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first (default: 0)")
-    parser.add_argument("--speaker", type=int, default=0, help="seed of the one who speaks (default: 0)")
-    parser.add_argument("--size", type=int, default=256, help="side of each picture in pixels (default: 256)")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    save(options.out / "speaking.jpg", draw_speaking(options.speaker, options.size), 6)
-    save(options.out / "blink.jpg", draw_blink(options.speaker, options.size), 10)
-    save(options.out / "people.jpg", [draw_person(options.first + k, options.size) for k in range(options.people)], 8)
+FIRST, PEOPLE, SPEAKER, SIZE = 60, 40, 31, 256
+
+
+def main(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / "heads_speaking.jpg", draw_speaking(SPEAKER, SIZE), 6)
+    save(out / "heads_blink.jpg", draw_blink(SPEAKER, SIZE), 10)
+    save(out / "heads_people.jpg", [draw_person(FIRST + k, SIZE) for k in range(PEOPLE)], 8)
 
 
 def save(path: Path, pictures: list[np.ndarray], columns: int) -> None:
@@ -84,4 +80,4 @@ def draw_blink(seed: int, size: int) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))

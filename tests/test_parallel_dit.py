@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from livetalk_core.cli.end import leave
 from livetalk_core.models.attention import attention
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
@@ -271,3 +272,4 @@ def lonely_group(ulysses_degree: int) -> SequenceGroup:
 
 if __name__ == "__main__":
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

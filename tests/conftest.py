@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made import speech_like, write_published_folder, write_wav
 from PIL import Image
 from standin import host, nodes  # noqa: F401  (fixtures)
 
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.load import load_engine
+
+# Toy networks are too small to share among threads. The tests' own processes do as this one.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

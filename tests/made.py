@@ -26,6 +26,9 @@ from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.presets import nano
 from livetalk_core.train.export import config_of
 
+HANG_S = 600
+"""Longer than anything that is waited for takes on a busy machine: what is not there by then never comes."""
+
 DIT = DiTConfig(
     dim=128, ffn_dim=160, num_heads=1, num_layers=2, freq_dim=32, text_dim=32, image_dim=80,
     audio_dim=2 * 64, audio_hidden=24, audio_width=16, audio_tokens=4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @dataclass(frozen=True, kw_only=True)
 class LightOptions(EngineOptions):
     step_s: float = option(0.01, help="seconds that a step of the light engine takes")
-    load_s: float = option(0.0, help="seconds that it takes to load")
+    held: str = option("", help="folder: a step ends when a file of its number is there")
 
 
 class Light:
@@ -29,7 +30,7 @@ class Light:
 
     def __init__(self, group, options: LightOptions):
         self.group, self.step_s, self.preset = group, options.step_s, tiny()
-        time.sleep(options.load_s)
+        self.held = options.held
 
     def reference(self, pixels_CHW, prompt="none"):
         if prompt == "fail on rank 1" and dist.get_rank() == 1:
@@ -70,6 +71,8 @@ class LightStream:
         for step in range(self.settings.steps):
             self.on_step(step, self.settings.steps)
             time.sleep(self.engine.step_s)
+            while self.engine.held and not os.path.exists(os.path.join(self.engine.held, str(step))):
+                time.sleep(0.002)
             self.engine.meet()
         self.index += 1
         frames = torch.full((count, *self.size, 3), (self.settings.seed + self.index) % 256, dtype=torch.uint8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from contextlib import asynccontextmanager
 
 import aiohttp
 import numpy as np
 import torch
-from made import speech_like
+from made import HANG_S, speech_like
 from PIL import Image
 
 from livetalk_core.pool.schedule import State
@@ -127,7 +128,7 @@ def run(visit, *arguments, **options):
 
     async def whole():
         async with site(*arguments, **options) as here:
-            return await asyncio.wait_for(visit(here), 500)
+            return await asyncio.wait_for(visit(here), HANG_S)
 
     return asyncio.run(whole())
 
@@ -163,8 +164,7 @@ async def hear(socket) -> tuple[bytes, dict]:
 
 
 async def until(condition) -> None:
-    for _ in range(6000):
-        if condition():
-            return
+    end = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < end
         await asyncio.sleep(0.01)
-    raise AssertionError("never")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import speech_like, write_wav
+from made import HANG_S, speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up(place):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, preexec_fn=small_files, timeout=120, cwd=Path(__file__).parent.parent
+        list(map(str, command)), capture_output=True, text=True, preexec_fn=small_files, timeout=HANG_S, cwd=Path(__file__).parent.parent
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]

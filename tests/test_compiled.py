@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from made import HANG_S
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -178,7 +179,7 @@ def test_compiled_forms_are_kept_in_a_folder_of_the_user(tmp_path):
     )
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.stdout.strip() == str(tmp_path / "livetalk" / "compiled"), done.stderr
 
 

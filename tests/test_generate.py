@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_wav
+from made import HANG_S, speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -176,11 +175,11 @@ def test_ctrl_c_leaves_a_playable_file_of_what_was_made(tmp_path, portrait):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background hands down that it is ignored
     )
     try:
-        seen, deadline = "", time.monotonic() + 120
-        while " 56/1500" not in seen and time.monotonic() < deadline:
-            seen += process.stderr.read(1)
+        seen = ""
+        while " 56/1500" not in seen and (read := process.stderr.read(1)):
+            seen += read
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANG_S)
     finally:
         process.kill()
     assert process.returncode == 130, seen + err

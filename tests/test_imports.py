@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made import HANG_S
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "livetalk_core"
@@ -129,5 +130,5 @@ def test_a_wrong_edge_is_caught(where, line, monkeypatch):
 
 def test_the_command_line_starts_without_the_heavy_libraries():
     code = "import sys, livetalk_core.cli.main as c; c.parser(); print([m for m in ('torch', 'transformers', 'av') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANG_S)
     assert done.stdout.strip() == "[]", done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_wav
+from made import HANG_S, speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -429,7 +429,7 @@ def test_a_user_without_a_home_gets_a_film_in_any_locale(tmp_path, portrait, spe
     output = tmp_path / "Zoë.mp4"
     command = [sys.executable, "-X", f"utf8={utf8}", "-m", "livetalk_core.cli", "generate", portrait, speech, output, *SMALL]
     setting = {"PATH": os.environ["PATH"], "LC_ALL": locale, "PYTHONPATH": str(ROOT), "HOME": "/nonexistent", "PYTHONIOENCODING": ""}
-    done = subprocess.run(list(map(os.fsencode, command)), env=setting, capture_output=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(list(map(os.fsencode, command)), env=setting, capture_output=True, cwd=ROOT, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert probe_video(output).frames == 63 and b"63 frames" in done.stdout
 
@@ -439,5 +439,5 @@ def test_a_closed_console_does_not_cost_the_film(tmp_path, portrait, speech):
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     process.stdout.close()
     process.stderr.close()
-    process.wait(timeout=300)
+    process.wait(timeout=HANG_S)
     assert probe_video(tmp_path / "out.mp4").frames == 63

@@ -1,7 +1,7 @@
 """Attention kernels: which one works is measured, once a shape."""
 
 import logging
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,8 +27,15 @@ def fake_kernels(monkeypatch, **kernels):
     return calls
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> None:
+    """Time passes in the slow kernel alone."""
+    monkeypatch.setattr(slow, "spent_s", 0.0, raising=False)
+    monkeypatch.setattr("livetalk_core.models.kernels.time", SimpleNamespace(perf_counter=lambda: slow.spent_s))
+
+
 def slow(q, k, v):
-    time.sleep(0.02)
+    slow.spent_s += 0.02
     return module.attention_sdpa(q, k, v)
 
 

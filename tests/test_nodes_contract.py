@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from made import HANG_S
 from standin import ROOT, contract
 
 from livetalk_core.presets import BY_NAME, PROMPT, livetalk_14b
@@ -69,7 +70,7 @@ def test_listing_the_nodes_does_not_load_torch():
     code = f"import sys; sys.modules['pytest'] = type(sys)('pytest'); sys.modules['pytest'].fixture = lambda f: f; {code}"
     code += "; print([name for name in ('torch', 'transformers', 'av', 'numpy') if name in sys.modules])"
     paths = f"{ROOT}:{ROOT / 'tests'}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": paths})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, env={"PYTHONPATH": paths})
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+from made import HANG_S
 
 from livetalk_core.types import Chunk
 
@@ -62,7 +63,7 @@ async def watch(live, channel, socket, after=0, during=lambda: None):
     task = asyncio.create_task(live.serve(socket, channel, after))
     await asyncio.sleep(0.01)
     await asyncio.to_thread(during)
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, HANG_S)
 
 
 def test_what_is_sent_plays_from_the_first_frame_to_the_last(live, channel):
@@ -115,7 +116,7 @@ def test_a_stuck_viewer_costs_bounded_memory_and_no_one_any_time(live, channel):
             channel.publish(b"x" * 100, {})
             await asyncio.sleep(0)
         channel.end()
-        await asyncio.wait_for(tasks[1], 10)
+        await asyncio.wait_for(tasks[1], HANG_S)
         longest = max(len(viewer.waiting) for viewer in channel.viewers)
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import HANG_S
 
 from livetalk_core.cli import options as command_line
 from livetalk_core.cli.main import main, parser
@@ -111,7 +112,7 @@ def test_what_cannot_be_is_refused_in_one_line_here_and_on_the_command_line(aske
 def test_options_travel_without_torch():
     code = "import sys, pickle, livetalk_core.engine.options as o, livetalk_core.open; pickle.loads(pickle.dumps(o.EngineOptions(gpus=2)))"
     code += "; print([name for name in ('torch', 'numpy') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANG_S)
     assert done.stdout.strip() == "[]", done.stderr
     asked = EngineOptions(model=ModelFiles(dit=(Path("a"),)), workers=2, dtype="bfloat16")
     assert pickle.loads(pickle.dumps(asked)) == asked and asked.torch_dtype == torch.bfloat16 and EngineOptions().torch_dtype is None

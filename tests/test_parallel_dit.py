@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import HANG_S
 
+from livetalk_core.cli.end import leave
 from livetalk_core.models.attention import attention
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
@@ -28,7 +30,6 @@ EVEN, UNEVEN = (4, 8, 8), (3, 6, 10)
 """Latent frames, rows and columns: 64 tokens, which every group divides, and 45, which none does."""
 CASES = [("even", EVEN, 1), ("uneven", UNEVEN, 1), ("two speakers", UNEVEN, 2)]
 LIMIT = 1e-5
-DEADLINE_S = 240
 
 
 def small_model() -> AudioDiT:
@@ -149,19 +150,19 @@ def run_controls(group, arguments: dict[str, tuple], expected: dict[str, torch.T
 
 
 def start_processes(script: str, size: int, folder: Path) -> None:
-    """Run `size` processes of this script to their end; all are killed when one fails or the deadline passes."""
+    """Run `size` processes of this script to their end; all are killed when one fails or hangs."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(script).parents[1])}
     logs = [folder / f"{rank}.log" for rank in range(size)]
     started = [
         subprocess.Popen([sys.executable, script, str(rank), str(folder)], env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
         for rank, log in enumerate(logs)
     ]
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + HANG_S
     try:
         while (codes := [process.poll() for process in started]) != [0] * size:
             failed = [rank for rank, code in enumerate(codes) if code]
             assert not failed, f"process {failed[0]} failed:\n{logs[failed[0]].read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"no end after {DEADLINE_S} s:\n{logs[0].read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"no end after {HANG_S} s:\n{logs[0].read_text()[-3000:]}"
             time.sleep(0.05)
     finally:
         for process in started:
@@ -271,3 +272,4 @@ def lonely_group(ulysses_degree: int) -> SequenceGroup:
 
 if __name__ == "__main__":
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

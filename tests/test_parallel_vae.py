@@ -13,6 +13,7 @@ from test_parallel_dit import difference, start_processes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from livetalk_core.cli.end import leave
 from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.engine.engine import BandSession
 from livetalk_core.models import weights
@@ -257,3 +258,4 @@ def test_parallelizing_the_vae_leaves_the_state_dict_as_it_was():
 
 if __name__ == "__main__":
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

@@ -11,6 +11,7 @@ import torch
 from test_parallel_dit import difference, start_processes
 from torch import Tensor
 
+from livetalk_core.cli.end import leave
 from livetalk_core.models.borders import WHOLE
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig, fold, unfold
 from livetalk_core.models.weights import load_vae, patch_vae_config_from, shapes_of
@@ -185,3 +186,4 @@ def test_parallelizing_the_small_vae_leaves_the_state_dict_as_it_was():
 
 if __name__ == "__main__":
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-import threading
-import time
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from livetalk_core.checks.parity import Golden
 from livetalk_core.engine.load import load_engine
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
+from livetalk_core.pool.workers import Workers
 from livetalk_core.types import Start, StreamSettings
 
 CHUNK = torch.zeros(17920)
@@ -202,42 +201,59 @@ def test_a_model_that_cannot_be_loaded_is_refused_and_no_process_stays(tests_on_
     assert pool.workers is None and pool.state.kind == "closed"
 
 
-def test_a_user_sees_what_the_pool_does(tests_on_path):
-    pool, seen = make_pool(1, step_s=0.1, load_s=0.5), []
+def test_a_user_sees_what_the_pool_does(tests_on_path, tmp_path, monkeypatch):
+    """No step ends before it was seen."""
+    states, steps = [], []
+
+    class Watched(Workers):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "state":
+                states.append(value.text)
+
+    def see(step, count):
+        steps.append((pool.state.kind, step, count))
+        if count:
+            (tmp_path / str(step)).touch()
+
+    monkeypatch.setattr("livetalk_core.pool.pool.Workers", Watched)
+    pool = make_pool(1, held=str(tmp_path))
     assert pool.state.kind == "closed" and pool.state.text == "not started yet"
-    starter = threading.Thread(target=pool.start)
-    starter.start()
-    while starter.is_alive():
-        seen.append(pool.state)
-        time.sleep(0.005)
-    stream = pool.open(pool.reference(pixels()), StreamSettings(), on_step=lambda step, steps: seen.append((pool.state.kind, step, steps)))
+    stream = pool.open(pool.reference(pixels()), StreamSettings(), on_step=see)
     list(stream.push(CHUNK))
     assert pool.state.kind == "ready"
     pool.close()
-    assert {"starting 1 processes", "loading the model"} <= {state.text for state in seen if not isinstance(state, tuple)}
-    assert {("busy", 0, 4), ("busy", 3, 4)} <= {entry for entry in seen if isinstance(entry, tuple)}
+    assert {"starting 1 processes", "loading the model"} <= set(states)
+    assert {("busy", step, 4) for step in range(4)} <= set(steps)
     assert pool.state.kind == "closed"
     with pytest.raises(PoolClosed, match="the pool is closed; make a new one"):
         pool.reference(pixels())
 
 
-def test_a_stop_comes_within_a_step_and_leaves_the_pool_warm(tests_on_path):
-    step_s = 0.5
-    pool, begun = make_pool(2, step_s=step_s), []
+def test_a_stop_comes_within_a_step_and_leaves_the_pool_warm(tests_on_path, tmp_path):
+    """The second step lasts until the workers are told to stop."""
+    pool, stopped = make_pool(2, held=str(tmp_path)), []
+    (tmp_path / "0").touch()
 
     def stop(step, steps):
         if step == 1:
-            begun.append(time.monotonic())
             raise KeyboardInterrupt
 
     try:
         reference = pool.reference(pixels())
+        schedule = pool.workers.schedule
+        tell = schedule.stop.set
+
+        def told(number):
+            stopped.append(schedule.current)
+            tell(number)
+            (tmp_path / "1").touch()
+
+        schedule.stop.set = told
         stream = pool.open(reference, StreamSettings(steps=50), on_step=stop)
         with pytest.raises(KeyboardInterrupt):
             list(stream.push(CHUNK))
-        took = time.monotonic() - begun[0]
-        print(f"stopped after {took:.2f} s, a step takes {step_s} s")
-        assert took < 2 * step_s, "a step, and a little"
+        assert [job.step for job in stopped] == [(2, 50)], "they leave before the third step"
         pids = [member.process.pid for member in pool.workers.members]
         with pytest.raises(PoolClosed):
             list(stream.push(CHUNK))

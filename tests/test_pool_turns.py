@@ -6,7 +6,7 @@ import threading
 import time
 
 import torch
-from made import pixels, speech_like
+from made import HANG_S, pixels, speech_like
 from test_pool import CHUNK, frames_of, light, talk, tests_on_path, tiny_pool  # noqa: F401 (fixtures)
 
 from livetalk_core.types import StreamSettings
@@ -69,7 +69,7 @@ def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
 
 
 def wait_until(met) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_S
     while not met():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -95,7 +95,7 @@ def test_a_slow_reader_holds_up_nobody(light):  # noqa: F811
     held = [next(slow) for _ in range(6)]  # more than there are slots, all kept
     reader = threading.Thread(target=lambda: done.extend(light.open(reference, StreamSettings(steps=1)).push(CHUNK.repeat(5))))
     reader.start()
-    reader.join(30)
+    reader.join(HANG_S)
     assert len(done) == 5, "while the slow one was not asking"
     assert [int(chunk.frames_THWC.max()) for chunk in held] == [(9999 + k) % 256 for k in range(1, 7)], "what it keeps is not written over"
     assert len(list(slow)) == 4

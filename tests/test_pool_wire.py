@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from made import HANG_S
 
 from livetalk_core.pool import wire
 from livetalk_core.pool.launch import PACK, worker_environment
@@ -27,7 +28,7 @@ def test_a_worker_sees_one_gpu_by_its_name_and_none_of_the_hosts_settings(monkey
 )
 def test_the_pools_side_needs_no_models_and_a_workers_first_lines_no_torch(module, heavy):
     code = f"import sys, livetalk_core.{module}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACK, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACK, timeout=HANG_S)
     assert done.stdout.strip() == "[]", done.stderr
 
 

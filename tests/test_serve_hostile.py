@@ -10,11 +10,13 @@ import random
 import socket as sockets
 import tempfile
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from made import HANG_S
 from test_pool import make_pool, tests_on_path  # noqa: F401 (a fixture)
 
 pytest.importorskip("aiohttp")
@@ -110,13 +112,13 @@ async def besiege(site, count: int, seed: int) -> dict:
 async def leftovers(site) -> set[str]:
     """Tasks that are left when everybody has gone."""
     mine = asyncio.current_task()
-    for _ in range(200):
+    end = time.monotonic() + HANG_S
+    while True:
         tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks() if task is not mine}
         strange = {name for name in tasks if not name.startswith(("Readiness.", "run.<locals>", "RequestHandler.start"))}
-        if not strange:
-            return set()
+        if not strange or time.monotonic() > end:
+            return strange
         await asyncio.sleep(0.01)
-    return strange
 
 
 def check(found: dict, count: int) -> None:

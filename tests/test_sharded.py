@@ -13,6 +13,7 @@ from made import pixels, speech_like, write_published_folder
 from test_parallel_dit import EVEN, UNEVEN, difference, inputs, small_model, start_processes
 from torch.distributed.tensor import DTensor
 
+from livetalk_core.cli.end import leave
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.parallel.context import SequenceParallel
@@ -176,3 +177,4 @@ def test_a_single_worker_has_nobody_to_share_with(tmp_path, monkeypatch):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+    leave(0)

@@ -80,7 +80,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     toy_job(tmp_path, toy_run(toy_sft(), steps=1))
     process = start_two(tmp_path)
     try:
-        _, errors = process.communicate(timeout=150)
+        _, errors = process.communicate(timeout=made.HANG_S)
     finally:
         process.terminate()
     assert process.returncode == 0, errors[-3000:]
@@ -107,7 +107,7 @@ def test_two_processes_and_their_loaders_save_and_stop_at_a_signal(tmp_path):
             if line.startswith("step 3/"):
                 break
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=made.HANG_S)
     finally:
         process.terminate()
     (saved,) = find_checkpoints(tmp_path / "run/checkpoints")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toys import sharded_net, sharded_vae, toy_dmd, toy_job, toy_run, toy_sft
 
+from livetalk_core.cli.end import leave
 from livetalk_core.parallel.train import is_first, training_world
 from livetalk_core.train.config import Optim
 from livetalk_core.train.learner import Learner
@@ -47,3 +48,4 @@ if __name__ == "__main__":
             for name in STAGES:
                 main(name, sys.argv[1], 1)
             turn(sys.argv[1], 2)
+    leave(0)

@@ -1,7 +1,12 @@
-"""`python -m livetalk_core.cli`."""
+"""`python -m livetalk_core.cli`, and `livetalk` where it is installed."""
 
-import sys
-
+from livetalk_core.cli.end import run_to_end
 from livetalk_core.cli.main import main
 
-sys.exit(main())
+
+def run() -> None:
+    run_to_end(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -44,7 +44,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Also: torchrun --nproc_per_node 8 -m livetalk_core.cli.main train ..."""
+    """Also: torchrun --nproc_per_node 8 -m livetalk_core.cli train ..."""
     from livetalk_core.train.presets import RECIPES
     from livetalk_core.train.run import Job, train
 

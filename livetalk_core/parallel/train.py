@@ -21,7 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def training_world(device: torch.device) -> Iterator[None]:
-    """The processes that torchrun started, or this one alone: gloo on the CPU, NCCL on CUDA. A world that exists is left as it is."""
+    """The processes that torchrun started, or this one alone: gloo on the CPU, NCCL on CUDA. A world that exists is left as it is.
+
+    gloo's threads may outlive it: a process that was in one ends with `leave` (cli/end.py).
+    """
     if dist.is_initialized():
         yield
         return
@@ -34,7 +37,7 @@ def training_world(device: torch.device) -> Iterator[None]:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
-        dist.barrier()  # gloo's threads let go of the last tensors while there is still a Python to take them
+        dist.barrier()  # nobody leaves while another still receives
     finally:
         dist.destroy_process_group()
 

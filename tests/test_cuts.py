@@ -1,4 +1,4 @@
-"""Every saving in DiT and VAE against its plain form: the same numbers, and the counted work at the size of the 14B model (720 x 416)."""
+"""Every saving in DiT and VAE against the plain computation: same numbers, and counted work at 14B size (720 x 416)."""
 
 from dataclasses import replace
 
@@ -64,13 +64,13 @@ def test_a_saving_changes_the_result_by_rounding_only(dit, cuts):
     assert (x0(dit, PLAIN) - x0(dit, PLAIN, seed=1))[:, 2:].abs().max() > 0.1, "control: another input is another result"
 
 
-def test_only_motion_frames_are_left_out(dit):
+def test_only_motion_frames_are_skipped(dit):
     cut, plain = x0(dit, replace(PLAIN, skip_motion=True)), x0(dit, PLAIN)
     assert (cut - plain)[:, :2].abs().max() > 1e-3, "they were skipped"
     assert torch.equal(x0(dit, Cuts(), motion=0)[:, :2].isfinite(), torch.ones(16, 2, 4, 6, dtype=torch.bool))
 
 
-def test_padding_counted_once_would_be_another_result(dit):
+def test_padding_rows_counted_once_would_give_another_result(dit):
     reference, (window, _), x = inputs(dit.config, PLAN)
     denoiser = DiTDenoiser(dit, TIMES, replace(PLAIN, merge_padding=True))
     right = denoiser(x, 0.9375, reference, window, 0)
@@ -79,7 +79,7 @@ def test_padding_counted_once_would_be_another_result(dit):
 
 
 @pytest.mark.parametrize("first, length", [(0, 24), (3, 11), (13, 11)])
-def test_absorbed_audio_attention_equals_the_plain_one_also_within_frames(dit, first, length):
+def test_absorbed_audio_attention_equals_the_plain_one_also_for_partial_frames(dit, first, length):
     layer = dit.blocks[0].audio_cross_attn
     g = torch.Generator().manual_seed(0)
     audio = layer.keys(torch.randn(2, 4, 5, dit.config.audio_width, generator=g), 1)
@@ -89,7 +89,7 @@ def test_absorbed_audio_attention_equals_the_plain_one_also_within_frames(dit, f
     assert (absorbed - plain).abs().max() <= 1e-5
 
 
-def test_absorbed_keys_take_the_memory_that_is_counted_for_them(dit):
+def test_absorbed_keys_take_as_much_memory_as_counted(dit):
     reference, (window, _), x = inputs(dit.config, PLAN)
     denoiser = DiTDenoiser(dit, TIMES)
     denoiser(x, 0.9375, reference, window, 2)
@@ -144,7 +144,7 @@ def test_a_step_of_the_14b_model_takes_at_most_355_tflop(plain, cut):
     assert cut.call(0.9375) <= 355
 
 
-def test_after_a_streams_first_step_no_constant_work_is_done_again(cut):
+def test_constant_work_is_done_only_in_a_streams_first_step(cut):
     cut.call()
     steps = [cut.call(t) for t in TIMES]
     assert max(steps) == min(steps), "no step embeds its time"
@@ -177,19 +177,19 @@ def small_vae(folded: bool) -> CausalVAE:
     return vae
 
 
-def test_doubling_on_the_small_picture_gives_the_same_pixels():
+def test_subpixel_convolution_gives_the_same_pixels_as_upsampling_first():
     latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     plain, folded = (torch.cat(list(small_vae(fold).decode(latents, (1, 2))), dim=1) for fold in (False, True))
     assert (folded - plain).abs().max() <= 1e-5
 
 
-def test_another_layout_of_the_weights_gives_the_same_pixels_and_the_folded_kernels_follow_it():
+def test_channels_last_weights_give_the_same_pixels_and_folded_kernels_follow():
     latents = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     plain, laid = small_vae(True), small_vae(False)
     lay_channels_last(laid)
     fold_kernels(laid)
     last = laid.decoder.upsamples[3].resample["1"]
-    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in (last.weight, last.quarters.weight))
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in (last.weight, last.subpixel.weight))
     assert laid.decoder.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert not laid.decoder.conv1.weight.is_contiguous(), "control: it is another layout"
     assert laid.state_dict().keys() == plain.state_dict().keys()
@@ -206,13 +206,13 @@ def swap_corners(weight: torch.Tensor) -> torch.Tensor:
 def test_even_and_odd_kernels_are_not_interchangeable():
     layer = small_vae(True).decoder.upsamples[3].resample["1"]
     x = torch.randn(1, layer.in_channels, 5, 6)
-    folded, layer.quarters = layer(x), layer.quarters._replace(weight=swap_corners(layer.quarters.weight))
-    wrong, layer.quarters = layer(x), None
+    folded, layer.subpixel = layer(x), layer.subpixel._replace(weight=swap_corners(layer.subpixel.weight))
+    wrong, layer.subpixel = layer(x), None
     assert (folded - layer(x)).abs().max() <= 1e-5 and (wrong - layer(x)).abs().max() > 0.01
 
 
-def test_frames_before_the_first_take_no_work_and_change_nothing():
-    """Against zeros put in front and worked through."""
+def test_skipping_the_zeros_before_the_first_frame_changes_nothing():
+    """Against a convolution over zeros in front."""
     torch.manual_seed(0)
     layer = CausalConv3d(3, 4, 3)
     for frames in (1, 2, 3, 6):
@@ -222,7 +222,7 @@ def test_frames_before_the_first_take_no_work_and_change_nothing():
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 6])
-def test_kernels_cut_once_for_the_clips_beginning_are_those_cut_every_time(frames):
+def test_precomputed_kernels_for_the_first_frames_equal_those_made_on_every_call(frames):
     torch.manual_seed(0)
     layer, x = CausalConv3d(3, 4, 3), torch.randn(1, 3, frames, 5, 6)
     plain = layer(x, None)
@@ -234,7 +234,7 @@ def test_kernels_cut_once_for_the_clips_beginning_are_those_cut_every_time(frame
 
 
 @pytest.mark.parametrize("frames, held", [(3, 3), (6, 6), (7, 2), (12, 2)])
-def test_what_is_kept_of_a_group_holds_little_more_than_is_needed(frames, held):
+def test_cached_frames_keep_little_more_memory_than_they_need(frames, held):
     torch.manual_seed(0)
     layer, past = CausalConv3d(3, 4, 3), {}
     x = torch.randn(1, 3, frames, 5, 6)
@@ -265,6 +265,6 @@ def test_decoding_a_chunk_takes_at_most_78_tflop_and_encoding_its_end_less_than_
     assert vae_tflop((), frames=5)[0] < 6.5
 
 
-def test_the_first_new_frames_leave_within_24_tflop():
+def test_the_first_new_frames_take_at_most_24_tflop():
     motion, first, *_ = vae_tflop((2, 1, 2, 4))
     assert motion + first <= 24

@@ -68,7 +68,7 @@ def test_a_batch_is_the_same_as_its_items_alone(dit):
     assert not torch.allclose(items[0], items[1], atol=1e-2), "control: the items differ"
 
 
-def test_the_published_model_answers_the_velocity(dit):
+def test_the_published_model_predicts_the_velocity(dit):
     answer, x, condition = (torch.randn(16, 2, 4, 6) for _ in range(3))
     assert dit.to_velocity(answer, x, 0.5, condition) is answer
 
@@ -82,7 +82,7 @@ def test_each_input_matters(dit):
 
 
 def test_sound_reaches_its_own_latent_frame_directly(dit):
-    """With self-attention silenced, changing the sound of frames 13..16 (latent frame 4) changes that latent frame alone."""
+    """Without self-attention, changing the audio of frames 13..16 (latent frame 4) changes only that latent frame."""
     quiet = AudioDiT(CONFIG).eval().requires_grad_(False)
     quiet.load_state_dict(dit.state_dict())
     for block in quiet.blocks:
@@ -101,7 +101,7 @@ def test_window_slots_of_a_latent_frame_are_taken_in_the_published_order():
 
 
 @pytest.mark.parametrize("first, length", [(0, 24), (3, 11), (6, 6), (5, 2), (13, 11)])
-def test_tokens_that_begin_and_end_within_a_frame_hear_their_own_frame(first, length):
+def test_tokens_of_partial_frames_attend_to_their_own_frames_audio(first, length):
     g = torch.Generator().manual_seed(0)
     q = torch.randn(2, 24, 3, 8, generator=g)
     audio = KeyValue(torch.randn(8, 5, 3, 8, generator=g), torch.randn(8, 5, 3, 8, generator=g))
@@ -121,7 +121,7 @@ def test_rotation_in_real_numbers_equals_multiplication_by_unit_complex_numbers(
     assert torch.allclose(rotate(x, cos, sin).double(), turned, atol=1e-6)
 
 
-def test_rope_gives_frame_row_and_column_their_published_shares():
+def test_rope_splits_pairs_among_frame_row_and_column_as_published():
     cos, _ = rope_table(3, 4, 5, 128, torch.device("cpu"))
     assert cos.shape == (60, 64)
     by_place = cos.view(3, 4, 5, 64)
@@ -139,7 +139,7 @@ def test_two_speakers_each_follow_their_own_voice(dit):
     assert torch.allclose(run(dit, swapped, masks[[1, 0, 2]]), run(dit, x, masks), atol=0.2), "both swapped is nearly the same"
 
 
-def test_likeness_by_one_attention_equals_the_whole_map():
+def test_likeness_equals_that_of_the_full_attention_map():
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 12, 4, 8, generator=g), torch.randn(1, 6, 4, 8, generator=g)
     masks = (torch.rand(3, 6, generator=g) > 0.4).float()
@@ -166,8 +166,8 @@ def test_half_precision_stays_near_float32(dit):
     assert (out - run(dit, inputs())).abs().max() < 0.15
 
 
-def test_attention_that_learns_in_half_precision_is_the_plain_one():
-    """On a CPU it goes another way than without gradients, or in float32."""
+def test_attention_with_gradients_in_half_precision_equals_attention_without():
+    """On a CPU it uses another code path."""
     q, k, v = (torch.randn(2, n, 4, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 7, 7))
     halves = [x.bfloat16().requires_grad_() for x in (q, k, v)]
     found = kernels.attention_sdpa(*halves)

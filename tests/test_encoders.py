@@ -73,7 +73,7 @@ def test_an_encoder_gives_the_golden_numbers(build):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_an_encoder_made_without_memory_and_given_its_weights_equals_one_made_directly(build):
+def test_an_encoder_built_on_the_meta_device_equals_one_built_directly(build):
     direct, inputs, _ = build()
     with torch.device("meta"):
         assigned = type(direct)(direct.config)
@@ -106,7 +106,7 @@ def test_running_clips_last_block_too_gives_other_features():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, TOLERANCE), (torch.bfloat16, 0.05)])
-def test_cutting_padding_off_first_equals_masking_it_and_not_attending_to_it(dtype, tolerance):
+def test_cutting_padding_off_first_equals_masking_it(dtype, tolerance):
     encoder, (ids, mask), _ = build_text()
     encoder = encoder.to(dtype)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_whole_video_frame_of_sound_gives_one_feature_and_less_is_refused():
 
 
 @pytest.mark.parametrize(("config_from", "name"), [(audio_config_from, "wav2vec"), (image_config_from, "clip")])
-def test_heads_that_no_shape_tells_must_be_given(config_from, name):
+def test_heads_that_shapes_do_not_show_must_be_given(config_from, name):
     with pytest.raises(ValueError, match=r"width=16 .* give heads$"):
         config_from(shapes_of(golden(name)[0]))
 
@@ -276,7 +276,7 @@ def test_the_full_audio_encoder_takes_a_base_pretraining_file():
     assert count_values(shapes_of(encoder.state_dict())) == 94_370_944
 
 
-def test_a_prompt_is_mended_unescaped_and_its_spaces_collapsed():
+def test_a_prompts_unicode_entities_and_spaces_are_cleaned():
     assert clean_prompt("  caf\u00c3\u00a9 &amp;amp; <b>tea</b>\n\t and\u3000cake ") == "caf\u00e9 & <b>tea</b> and cake"
 
 

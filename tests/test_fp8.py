@@ -1,4 +1,4 @@
-"""8-bit products: against their plain reference, and what they are refused for."""
+"""8-bit linear layers against a plain reference, and what is refused."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_a_product_is_that_of_the_rounded_rows_and_weights():
     assert 0.005 < error < 0.06, "3 bits of mantissa: near, and not exact"
 
 
-def test_every_row_has_its_own_scale_and_an_outlier_spoils_only_its_own():
+def test_every_row_has_its_own_scale_so_an_outlier_spoils_only_its_row():
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     x[0, 0] = 1e7
     rows, scale = scale_rows(x)
@@ -38,7 +38,7 @@ def test_every_row_has_its_own_scale_and_an_outlier_spoils_only_its_own():
     assert scale_rows(torch.zeros(1, 16))[0].float().eq(0).all(), "a row of zeros stays one"
 
 
-def test_what_works_in_every_step_is_in_8_bits_and_the_rest_is_not():
+def test_only_the_large_layers_of_every_step_are_in_8_bits():
     dit = make_dit()
     use_fp8(dit)
     formats = {name: value.dtype for name, value in dit.blocks[0].state_dict().items() if name.endswith("weight") and value.ndim == 2}
@@ -47,10 +47,10 @@ def test_what_works_in_every_step_is_in_8_bits_and_the_rest_is_not():
     assert dit.head.head.weight.dtype == torch.float32
 
 
-def test_a_width_that_the_product_does_not_take_and_weights_elsewhere_are_refused():
-    with pytest.raises(ValueError, match=r"multiples of 16, and a weight is \(100, 64\)"):
+def test_unsupported_widths_and_weights_on_another_device_are_refused():
+    with pytest.raises(ValueError, match=r"multiples of 16, but a weight is \(100, 64\)"):
         require_fp8(make_dit(ffn_dim=100), CPU)
     with torch.device("meta"):
         away = AudioDiT(tiny().dit)
-    with pytest.raises(ValueError, match="block 0 waits on the host"):
+    with pytest.raises(ValueError, match="block 0 is in host memory"):
         require_fp8(away, CPU)

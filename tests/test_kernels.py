@@ -1,4 +1,4 @@
-"""Attention kernels: which one works is measured, once a shape."""
+"""Attention kernels: how one is chosen, and what is refused."""
 
 import logging
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from livetalk_core.models.kernels import Case, fastest, time_kernels
 
 
 def fake_kernels(monkeypatch, **kernels):
-    """Stand-ins on the CPU, in the order given."""
+    """Register fake kernels for the CPU, in this order."""
     calls = {name: 0 for name in kernels}
 
     def counted(name):
@@ -52,7 +52,7 @@ def qkv(queries=6, keys=6):
 
 
 @torch.no_grad()
-def test_the_faster_kernel_wins_and_a_broken_one_is_left_out_with_a_line_in_the_log(monkeypatch, caplog):
+def test_the_faster_kernel_wins_and_a_broken_one_is_logged_and_skipped(monkeypatch, caplog):
     calls = fake_kernels(monkeypatch, slow=slow, broken=broken, fast=sums)
     inputs = qkv()
     with caplog.at_level(logging.INFO):
@@ -65,7 +65,7 @@ def test_the_faster_kernel_wins_and_a_broken_one_is_left_out_with_a_line_in_the_
 
 
 @torch.no_grad()
-def test_a_shape_is_measured_once_and_another_shape_anew(monkeypatch):
+def test_each_shape_is_measured_once(monkeypatch):
     calls = fake_kernels(monkeypatch, slow=slow, fast=sums)
     module.attention(*qkv())
     measured = calls["slow"]
@@ -77,13 +77,13 @@ def test_a_shape_is_measured_once_and_another_shape_anew(monkeypatch):
 
 
 @torch.no_grad()
-def test_where_no_kernel_works_torch_chooses(monkeypatch):
+def test_torch_chooses_if_no_kernel_works(monkeypatch):
     fake_kernels(monkeypatch, broken=broken)
     inputs = qkv()
     assert torch.equal(module.attention(*inputs), module.attention_sdpa(*inputs))
 
 
-def test_what_learns_is_not_measured(monkeypatch):
+def test_training_measures_nothing(monkeypatch):
     calls = fake_kernels(monkeypatch, slow=slow, fast=sums)
     q, k, v = (x.requires_grad_() for x in qkv())
     module.attention(q, k, v).sum().backward()
@@ -99,7 +99,7 @@ def test_a_bias_goes_to_torchs_own_kernels(monkeypatch):
     assert calls == {"slow": 0, "fast": 0}
 
 
-def test_a_tie_falls_to_the_kernel_named_first():
+def test_on_a_tie_the_first_kernel_wins():
     assert fastest({"a": 1.0, "b": 0.99}) == "a"
     assert fastest({"a": 1.0, "b": 0.9, "c": 0.89}) == "b"
 
@@ -109,14 +109,14 @@ def test_a_kernel_that_does_not_work_is_not_timed():
     assert set(time_kernels({"one": sums, "none": broken}, case)) == {"one"}
 
 
-def test_another_kernel_is_preferred_for_a_while_only():
+def test_kernel_as_restores_the_selected_kernel():
     with pytest.raises(KeyError), module.kernel_as("sdpa"):
         assert module.wanted_kernel() == "sdpa"
         raise KeyError
     assert module.wanted_kernel() == "auto"
 
 
-def test_on_a_cpu_torchs_kernel_works_unmeasured_and_unknown_ones_are_refused():
+def test_a_cpu_uses_torchs_kernel_unmeasured_and_unknown_kernels_are_refused():
     module.attention(*qkv())
     assert all("cpu" not in case for case in module.chosen())
     with pytest.raises(ValueError, match="must be one of auto, sdpa, cudnn, flash, efficient, flash2, flash3, sage"):

@@ -1,4 +1,4 @@
-"""Where the DiT's weights are kept: what is chosen for which GPU, and what is refused."""
+"""Where the DiT's weights are kept: the choice for each GPU, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_the_command_line_offloads_when_asked(capsys, portrait, speech, tmp_path
         ("resident", 12, ("resident", 40)),
     ],
 )
-def test_auto_keeps_the_published_model_whole_where_it_fits_and_else_as_many_blocks_as_leave_room(memory, free_gib, expected):
+def test_auto_keeps_the_published_model_resident_if_it_fits_else_as_many_blocks_as_leave_room(memory, free_gib, expected):
     block, rest, room = 928_000_000, 1_500_000_000, working_room(38_600_000_000, 11_400_000_000)
     free = None if free_gib is None else free_gib * GIB
     assert settle_memory(memory, free, block, 40, rest, room) == expected
 
 
-def test_the_room_is_the_encoders_or_the_chunks_whichever_is_larger_and_nothing_for_small_models():
+def test_the_room_is_the_larger_of_encoder_and_chunk_and_nothing_for_small_models():
     assert working_room(38 * GIB, 11 * GIB) == 12 * GIB
     assert working_room(38 * GIB, 2 * GIB) == 7 * GIB
     assert working_room(10**8, 10**6) == 10**6

@@ -1,4 +1,4 @@
-"""Block weights brought to the device just before they are used, against the plain DiT: the same bits, in few slots, each copied once."""
+"""Offloaded block weights against the plain DiT: the same bits, in few slots, each copied once per step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk_core.engine.load import load_engine
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.parallel.offload import VISITS, Conveyor, OffloadedBlock, PlainCopies, offload_blocks, spread_evenly
+from livetalk_core.parallel.offload import USES, BlockingCopier, OffloadedBlock, WeightPrefetcher, offload_blocks, spread_evenly
 from livetalk_core.presets import tiny
 from livetalk_core.types import StreamSettings
 
@@ -21,42 +21,42 @@ CPU, FP32 = torch.device("cpu"), torch.float32
 CONFIG = replace(tiny().dit, num_layers=5)
 
 
-class Late(PlainCopies):
-    """A device whose copies come as late as they may: until then, what is to be filled holds no numbers. Keeps an account of everything."""
+class LateCopier(BlockingCopier):
+    """Copies as late as allowed: until `wait`, the target is NaN. Logs every call."""
 
     def __init__(self):
         super().__init__(CPU)
-        self.account: list[tuple] = []
+        self.log: list[tuple] = []
         self.waiting: dict[int, tuple] = {}
         self.made: list[torch.Tensor] = []
-        self.marks = self.begun = 0
+        self.records = self.started = 0
 
     def device_memory(self, length, dtype):
         self.made.append(super().device_memory(length, dtype))
         return self.made[-1]
 
-    def mark(self):
-        self.marks += 1
-        self.account.append(("mark", self.marks))
-        return self.marks
+    def record(self):
+        self.records += 1
+        self.log.append(("record", self.records))
+        return self.records
 
-    def begin(self, target, source, free):
+    def start(self, target, source, free):
         target.fill_(float("nan"))
-        self.begun += 1
-        self.waiting[self.begun] = (target, source)
-        self.account.append(("copy", slot_of(self, target), len(source), free))
-        return self.begun
+        self.started += 1
+        self.waiting[self.started] = (target, source)
+        self.log.append(("copy", slot_of(self, target), len(source), free))
+        return self.started
 
     def wait(self, filled):
         if filled in self.waiting:
             target, source = self.waiting.pop(filled)
             target.copy_(source)
-        self.account.append(("wait", filled))
+        self.log.append(("wait", filled))
 
 
-def slot_of(copies, tensor) -> int | None:
-    """The slot that a tensor lies in."""
-    starts = [memory.untyped_storage().data_ptr() for memory in copies.made]
+def slot_of(copier, tensor) -> int | None:
+    """Index of the slot that holds a tensor, or None."""
+    starts = [memory.untyped_storage().data_ptr() for memory in copier.made]
     start = tensor.untyped_storage().data_ptr()
     return starts.index(start) if start in starts else None
 
@@ -68,23 +68,23 @@ def model(seed: int = 0) -> AudioDiT:
     return dit
 
 
-def conveyor_of(dit: AudioDiT) -> Conveyor | None:
-    return next((runner.conveyor for runner in dit.runners if isinstance(runner, OffloadedBlock)), None)
+def prefetcher_of(dit: AudioDiT) -> WeightPrefetcher | None:
+    return next((runner.prefetcher for runner in dit.runners if isinstance(runner, OffloadedBlock)), None)
 
 
-def brought(resident: int = 0, num_slots: int = 2) -> tuple[AudioDiT, Conveyor | None, Late]:
-    """The same model, offloaded; its account also says when each block works, and what is shown then."""
-    dit, copies = model(), Late()
-    dit.runners = offload_blocks(dit, CPU, FP32, resident=resident, num_slots=num_slots, copies=copies)
-    copies.account.clear()
+def offloaded(resident: int = 0, num_slots: int = 2) -> tuple[AudioDiT, WeightPrefetcher | None, LateCopier]:
+    """The same model, offloaded. The log also has an entry per running block, with the blocks in slots at that time."""
+    dit, copier = model(), LateCopier()
+    dit.runners = offload_blocks(dit, CPU, FP32, resident=resident, num_slots=num_slots, copier=copier)
+    copier.log.clear()
     for i, block in enumerate(dit.blocks):
-        block.self_attn.register_forward_pre_hook(lambda *_, i=i: copies.account.append(("work", i, held_blocks(dit, copies))))
-    return dit, conveyor_of(dit), copies
+        block.self_attn.register_forward_pre_hook(lambda *_, i=i: copier.log.append(("work", i, held_blocks(dit, copier))))
+    return dit, prefetcher_of(dit), copier
 
 
-def held_blocks(dit, copies) -> set[tuple[int, int | None]]:
-    """The blocks whose weights are in a slot now, with the slot."""
-    found = {(i, slot_of(copies, weight)) for i, block in enumerate(dit.blocks) for weight in block.parameters()}
+def held_blocks(dit, copier) -> set[tuple[int, int | None]]:
+    """The blocks whose weights point to a slot, with that slot."""
+    found = {(i, slot_of(copier, weight)) for i, block in enumerate(dit.blocks) for weight in block.parameters()}
     return {(i, slot) for i, slot in found if slot is not None}
 
 
@@ -110,7 +110,7 @@ def equal(a, b) -> bool:
 @torch.no_grad()
 def test_results_and_keys_are_the_plain_models_to_the_bit(case, resident, num_slots):
     made, expected = case
-    dit, _, _ = brought(resident, num_slots)
+    dit, _, _ = offloaded(resident, num_slots)
     for name in (1, 2, "absorbed", 1):
         assert torch.equal(dit(*made[name]), expected[name]), name
     again = inputs_of(dit, 1)
@@ -120,80 +120,80 @@ def test_results_and_keys_are_the_plain_models_to_the_bit(case, resident, num_sl
 
 
 @torch.no_grad()
-def test_weights_used_before_their_copy_is_done_are_seen(case, monkeypatch):
-    """The control: nobody waits."""
+def test_the_comparison_notices_weights_used_before_their_copy_ends(case, monkeypatch):
+    """The control: `wait` does nothing."""
     made, expected = case
-    dit, _, copies = brought()
-    monkeypatch.setattr(copies, "wait", lambda filled: None)
+    dit, _, copier = offloaded()
+    monkeypatch.setattr(copier, "wait", lambda filled: None)
     assert not torch.equal(dit(*made[1]), expected[1])
 
 
 @torch.no_grad()
-def test_each_block_is_copied_once_a_step_and_before_the_block_before_it_works(case):
+def test_each_block_is_copied_once_per_step_while_the_previous_block_runs(case):
     made, _ = case
-    dit, conveyor, copies = brought()
+    dit, prefetcher, copier = offloaded()
     for step in range(3):
-        copies.account.clear()
+        copier.log.clear()
         dit(*made["absorbed"])
-        sizes = [length(conveyor, i, "absorbed") for i in range(5)]
-        found = [entry[2] for entry in copies.account if entry[0] == "copy"]
+        sizes = [length(prefetcher, i, "absorbed") for i in range(5)]
+        found = [entry[2] for entry in copier.log if entry[0] == "copy"]
         assert found == ([*sizes, sizes[0]] if step == 0 else [*sizes[1:], sizes[0]])
-        events = [entry[0] for entry in copies.account if entry[0] in ("copy", "work")]
-        assert events == (["copy"] if step == 0 else []) + ["copy", "work"] * 5, "the next copy is begun, then the block works"
+        events = [entry[0] for entry in copier.log if entry[0] in ("copy", "work")]
+        assert events == (["copy"] if step == 0 else []) + ["copy", "work"] * 5, "the next copy starts before the block runs"
 
 
-def length(conveyor, i, kind) -> int:
-    place = conveyor.packed[i].place(kind)
-    return place.stop - place.start
+def length(prefetcher, i, kind) -> int:
+    span = prefetcher.packed[i].range_of(kind)
+    return span.stop - span.start
 
 
 @torch.no_grad()
-def test_only_the_slots_blocks_are_on_the_device_and_each_in_its_own(case):
+def test_only_the_blocks_in_slots_are_on_the_device(case):
     made, _ = case
-    dit, conveyor, copies = brought(num_slots=2)
+    dit, prefetcher, copier = offloaded(num_slots=2)
     dit(*made[1])
     dit.absorb_audio(dit.embed_audio(torch.randn(1, 1, 9, 5, 48)))
     dit(*made["absorbed"])
-    assert len(copies.made) == 2 and max(len(memory) for memory in copies.made) == max(length(conveyor, 0, kind) for kind in VISITS)
-    for entry in (entry for entry in copies.account if entry[0] == "work"):
+    assert len(copier.made) == 2 and max(len(memory) for memory in copier.made) == max(length(prefetcher, 0, kind) for kind in USES)
+    for entry in (entry for entry in copier.log if entry[0] == "work"):
         ((block, _),) = entry[2]
-        assert block == entry[1], "no other block's weights are shown"
-    assert held_blocks(dit, copies) == set(), "between the calls all weights are the host's"
+        assert block == entry[1], "no other block's weights point to a slot"
+    assert held_blocks(dit, copier) == set(), "between calls all weights are on the host"
 
 
 @pytest.mark.parametrize("num_slots", [2, 3])
 @torch.no_grad()
-def test_a_slot_is_filled_only_after_the_work_with_what_it_held(case, num_slots):
-    """Every copy is told to wait for the mark made when its slot was last used."""
+def test_a_slot_is_overwritten_only_after_the_work_that_used_it(case, num_slots):
+    """Every copy waits for the event recorded when its slot was last used."""
     made, _ = case
-    dit, _, copies = brought(num_slots=num_slots)
+    dit, _, copier = offloaded(num_slots=num_slots)
     used, slot = {slot: slot + 1 for slot in range(num_slots)}, None
     for name in (1, "absorbed", 1):
         dit(*made[name])
-    for entry in copies.account:
+    for entry in copier.log:
         if entry[0] == "copy":
             assert entry[3] == used[entry[1]]
         elif entry[0] == "work":
             ((_, slot),) = entry[2]
-        elif entry[0] == "mark":
+        elif entry[0] == "record":
             used[slot] = entry[1]
-    assert copies.begun == 3 * 5 + 2 + 1, "each block each time, and at both changes of kind a first one in vain"
+    assert copier.started == 3 * 5 + 2 + 1, "each block each time, and one useless prefetch at both changes of kind"
 
 
 @torch.no_grad()
 def test_an_error_in_the_middle_leaves_the_model_usable(case):
     made, expected = case
-    dit, _, copies = brought()
+    dit, _, copier = offloaded()
     handle = dit.blocks[2].ffn.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dit(*made[1])
-    assert held_blocks(dit, copies) == set()
+    assert held_blocks(dit, copier) == set()
     handle.remove()
     assert torch.equal(dit(*made[1]), expected[1]) and torch.equal(dit(*made["absorbed"]), expected["absorbed"])
 
 
 @torch.no_grad()
-def test_the_state_dict_keeps_names_and_values_and_takes_the_type_asked_for(case):
+def test_the_state_dict_keeps_names_and_values_in_the_requested_type(case):
     made, _ = case
     dit, plain = model(), model()
     dit.runners = offload_blocks(dit, CPU, torch.bfloat16)
@@ -206,16 +206,16 @@ def test_the_state_dict_keeps_names_and_values_and_takes_the_type_asked_for(case
 
 
 @torch.no_grad()
-def test_a_compiler_leaves_the_bringing_alone(case):
+def test_a_compiler_does_not_trace_the_copies(case):
     made, expected = case
-    dit, _, _ = brought()
+    dit, _, _ = offloaded()
     dit.compile(backend="eager")
     for _ in range(2):
         assert torch.allclose(dit(*made[1]), expected[1], atol=1e-6)
 
 
-class Made(TorchDispatchMode):
-    """Bytes of all tensors made on the meta device, which stands for one that is watched."""
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of all tensors allocated on the meta device, which stands in for a GPU."""
 
     num_bytes = 0
 
@@ -226,36 +226,36 @@ class Made(TorchDispatchMode):
         return out
 
 
-def test_no_block_but_those_that_stay_goes_to_the_device_while_loading():
+def test_loading_moves_only_resident_blocks_to_the_device():
     device, made = torch.device("meta"), {}
     for resident in (0, 2):
         dit = model()
-        with Made() as account:
-            dit.runners = offload_blocks(dit, device, torch.bfloat16, resident=resident, copies=PlainCopies(device))
-        made[resident] = account.num_bytes
+        with Allocations() as log:
+            dit.runners = offload_blocks(dit, device, torch.bfloat16, resident=resident, copier=BlockingCopier(device))
+        made[resident] = log.num_bytes
         assert sum(weight.is_meta for weight in dit.blocks[-1].parameters()) == 2, "kv_linear"
     block = sum(2 * weight.numel() for weight in dit.blocks[0].parameters())
     staying = 2 * sum(weight.numel() for weight in dit.blocks[0].audio_cross_attn.kv_linear.parameters())
     rest = 2 * sum(weight.numel() for name, weight in dit.named_parameters() if not name.startswith("blocks."))
-    slots = 2 * 2 * length(conveyor_of(dit), 4, "whole")
+    slots = 2 * 2 * length(prefetcher_of(dit), 4, "whole")
     assert made == {0: rest + slots + 5 * staying, 2: rest + slots + 3 * staying + 2 * block}
 
 
-def test_host_and_device_memory_go_with_the_model():
+def test_host_and_device_memory_are_freed_with_the_model():
     dit = model()
     dit.runners = offload_blocks(dit, CPU, FP32)
-    gone = weakref.ref(conveyor_of(dit))
+    gone = weakref.ref(prefetcher_of(dit))
     assert gone() is not None, "the runners keep it"
     del dit
     assert gone() is None, "no cycle that waits for the garbage collector"
 
 
-def test_blocks_that_stay_lie_between_those_that_are_brought():
+def test_resident_blocks_are_spread_evenly_among_offloaded_ones():
     assert spread_evenly(5, 5) == [0, 1, 2, 3, 4] and spread_evenly(0, 5) == []
     assert spread_evenly(2, 5) == [2, 4] and spread_evenly(12, 40) == [3, 6, 9, 13, 16, 19, 23, 26, 29, 33, 36, 39]
 
 
-def test_what_a_visit_brings_at_14b_is_what_the_file_says():
+def test_the_sizes_of_the_parts_at_14b_are_those_documented():
     """Elements of one block, from the shapes alone."""
     from livetalk_core.models.dit import Block
     from livetalk_core.models.dit_config import DiTConfig
@@ -263,10 +263,10 @@ def test_what_a_visit_brings_at_14b_is_what_the_file_says():
 
     with torch.device("meta"):
         block = Block(DiTConfig())
-    megabytes = {part: 0.0 for part in ("context", "work", "hearing", "staying")}
+    megabytes = {part: 0.0 for part in ("context", "work", "audio", "resident")}
     for name, weight in block.named_parameters():
         megabytes[part_of(name)] += 2 * weight.numel() / 1e6
-    assert {part: round(size) for part, size in megabytes.items()} == {"context": 210, "work": 598, "hearing": 105, "staying": 16}
+    assert {part: round(size) for part, size in megabytes.items()} == {"context": 210, "work": 598, "audio": 105, "resident": 16}
 
 
 def talk(engine):
@@ -274,15 +274,15 @@ def talk(engine):
     return torch.cat([chunk.frames_THWC for chunk in [*stream.push(torch.from_numpy(speech_like(1.5))), *stream.finish()]])
 
 
-def conveyor_slots(engine) -> int:
-    """Blocks of an engine whose weights are brought."""
+def num_offloaded(engine) -> int:
+    """Blocks of an engine whose weights are offloaded."""
     return sum(isinstance(runner, OffloadedBlock) for runner in engine.models.dit.runners)
 
 
 def test_an_offloaded_engine_talks_the_same_from_random_weights_and_from_files(engine, tmp_path):
     offloaded = load_engine("tiny", "cpu", memory="offload")
-    assert conveyor_slots(offloaded) == 2 and conveyor_slots(load_engine("tiny", "cpu")) == 0
+    assert num_offloaded(offloaded) == 2 and num_offloaded(load_engine("tiny", "cpu")) == 0
     assert torch.equal(talk(offloaded), talk(engine))
     write_published_folder(tmp_path / "m")
     plain, offloaded = (load_engine(tmp_path / "m", "cpu", memory=memory) for memory in ("resident", "offload"))
-    assert conveyor_slots(offloaded) == 2 and torch.equal(talk(offloaded), talk(plain))
+    assert num_offloaded(offloaded) == 2 and torch.equal(talk(offloaded), talk(plain))

@@ -1,4 +1,4 @@
-"""The DiT over several processes against the same model in one. Run as a script, this file is one of those processes."""
+"""The DiT on several processes against the same model in one process. As a script, this file is one of those processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int) -> tuple:
 
 
 def fake_usp(group, lengths):
-    """xfuser's attention as its documentation has it: equal slices, head-major; keys beyond `valid_kv_len` are left out."""
+    """xfuser's attention as documented: equal slices, head-major; keys beyond `valid_kv_len` are masked."""
 
     def usp(q, k, v, *, combine_qkv_a2a, attention_kwargs):
         assert q.shape[2] == k.shape[2] == max(lengths) and combine_qkv_a2a
@@ -68,7 +68,7 @@ def fake_usp(group, lengths):
 
 
 class Padded(SliceAttention):
-    """The wrong way: equal slices filled up with zeros, and the filling attended."""
+    """The control: equal slices padded with zeros, and the padding attended to."""
 
     def attend(self, q, k, v):
         longest = max(self.lengths)
@@ -77,14 +77,14 @@ class Padded(SliceAttention):
 
 
 class OwnKeys(SliceAttention):
-    """The wrong way: each process attends to its own tokens."""
+    """The control: each process attends only to its own tokens."""
 
     def attend(self, q, k, v):
         return attention(q, k, v)
 
 
 class OwnExtremes(SliceAttention):
-    """The wrong way: each process scales the likeness to the speakers by its own tokens' extremes."""
+    """The control: each process scales likeness by the extremes of its own tokens."""
 
     def locate(self, q, k, masks, tokens_per_frame):
         first = share_first(k, 1, tokens_per_frame, self.lengths, self.group.whole)
@@ -179,22 +179,22 @@ def errors(tmp_path_factory) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", [name for name, _, _ in CASES])
 @pytest.mark.parametrize(("ulysses", "ring"), TOPOLOGIES)
-def test_a_group_gives_the_velocity_of_one_process_and_gives_it_again_and_on_every_process(errors, ulysses, ring, case):
+def test_a_group_gives_one_processs_velocity_every_time_and_on_every_process(errors, ulysses, ring, case):
     assert errors[f"{ulysses} x {ring} {case}"] <= LIMIT
     assert errors[f"{ulysses} x {ring} {case} again"] == 0
     assert errors[f"{ulysses} x {ring} {case} elsewhere"] == 0
 
 
 @pytest.mark.parametrize("control", ["padded keys attended", "own keys only", "own extremes only"])
-def test_a_wrong_joint_is_seen(errors, control):
+def test_the_comparison_notices_each_control(errors, control):
     assert errors[control] > 10 * LIMIT
 
 
-def test_filled_up_slices_reach_xfuser_with_the_number_of_valid_keys(errors):
+def test_padded_slices_reach_xfuser_with_the_number_of_valid_keys(errors):
     assert errors["xfuser"] <= LIMIT
 
 
-def test_tokens_that_no_degree_divides_are_cut_without_loss():
+def test_slices_cover_tokens_that_the_processes_do_not_divide():
     assert slice_lengths(10530, 8) == [1317] * 7 + [1311]
     assert slice_lengths(10530, 4) == [2633] * 3 + [2631]
     assert all(sum(slice_lengths(tokens, 8)) == tokens for tokens in range(64, 200))
@@ -222,13 +222,13 @@ def test_attention_over_two_halves_of_the_keys_merges_to_the_whole():
         (4, 6, (2, 2)),
     ],
 )
-def test_the_topology_takes_all_the_ulysses_that_the_heads_allow(num_gpus, heads, degrees):
+def test_the_topology_uses_the_largest_ulysses_degree_that_divides_the_heads(num_gpus, heads, degrees):
     topology = choose_topology(num_gpus, heads, tokens=10530)
     assert topology[:2] == degrees
     assert str(heads) in topology.reason and str(num_gpus) in topology.reason
 
 
-def test_more_processes_than_tokens_can_feed_are_refused_with_a_number_that_works():
+def test_too_many_processes_for_the_tokens_are_refused_with_a_number_that_works():
     with pytest.raises(ValueError, match="tokens=33 leave some of 8 processes without work; use 7 processes"):
         choose_topology(8, 40, tokens=33)
     with pytest.raises(ValueError, match="num_gpus=0 must be 1 or more"):
@@ -259,13 +259,13 @@ def test_parallelizing_leaves_the_state_dict_as_it_was():
     assert list(model.state_dict()) == names
 
 
-def test_a_group_that_the_heads_do_not_fit_is_refused():
+def test_a_group_that_does_not_divide_the_heads_is_refused():
     with pytest.raises(ValueError, match="for 8 heads choose 1 x 3$|must divide the model's 8 heads; .* choose ulysses x ring = 1 x 3$"):
         SequenceParallel(lonely_group(ulysses_degree=3), small_model().config.num_heads)
 
 
 def lonely_group(ulysses_degree: int) -> SequenceGroup:
-    """A group's numbers without its links."""
+    """A group's numbers without its process groups."""
     sizes = {"rank": 0, "size": ulysses_degree, "ulysses_degree": ulysses_degree, "ring_degree": 1}
     return SequenceGroup(**sizes, device=torch.device("cpu"), whole=None, ulysses=None, ring=None)
 

@@ -1,4 +1,4 @@
-"""The VAE and the stream over several processes against one. Run as a script, this file is one of those processes."""
+"""The VAE and the stream on several processes against one process. As a script, this file is one of those processes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PICTURES = {"tall": (9, 4), "wide": (4, 11), "small": (3, 5)}
 LIMIT, EXACT = 1e-5, 1e-10
 """Largest difference in float32, where the model's own rounding is 4e-6, and in float64, where only a mistake would show."""
 STREAM_LIMIT, RING_LIMIT = 1e-4, 1e-3
-"""Of three chunks' frames. A ring adds up attention in another order than one process: in float32 that is 1e-7 of it and 3e-6 of the
-latents, which decoder and color match magnify, and every chunk that begins with them. All else is the same to the last digit."""
+"""Limits for the frames of three chunks. A ring sums attention in another order: in float32 this changes attention by 1e-7 and latents by
+3e-6, and decoder, color matching and the following chunks amplify it. Everything else is bit-equal."""
 STREAMS = [(2, 1, torch.float32), (1, 2, torch.float32), (2, 1, torch.float64)]
 """Degrees, and the type of the VAE."""
 GOLDEN = Path(__file__).parent / "golden"
@@ -127,14 +127,14 @@ def convolution_work(run) -> int:
 
 
 class ZeroBorders(BandBorders):
-    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+    def add_halo(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
         edge = torch.zeros_like(x.narrow(self.bands.dim, 0, 1))
         wide = torch.cat([edge] * before + [x] + [edge] * after, self.bands.dim)
         return wide, (0, 1) if self.bands.dim == -2 else (1, 0)
 
 
 def run_zero_halo(group: SequenceGroup, plain: dict[str, Tensor] | None) -> dict[str, float]:
-    """The wrong way: zeros where the neighbors' rows belong."""
+    """The control: zeros in place of the neighbors' rows."""
     spread, (latents, video) = parallelize_vae(small_vae(), group).banded(*PICTURES["tall"]), sample("tall")
     spread.borders = ZeroBorders(spread.bands, group)
     part = torch.cat(list(spread.decode(latents)), dim=1)
@@ -154,7 +154,7 @@ def golden_models():
 
 
 def run_streams(group: SequenceGroup, dtype: torch.dtype) -> dict[str, float]:
-    """The recorded three chunks: in this process alone, as an engine serves, by a session of whole frames, and by one of bands."""
+    """The three recorded chunks: in one process, in a session of whole frames, and in one of bands."""
     dit, vae = golden_models()
     fold_kernels(vae.to(dtype))
     alone = run_stream(Session, dit, vae, vae)
@@ -220,12 +220,12 @@ def test_no_convolution_is_computed_twice(errors, size, what):
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
 @pytest.mark.parametrize("size", SOME_SIZES)
-def test_borders_left_at_zero_are_seen(errors, size, what):
+def test_the_comparison_notices_zeros_in_place_of_halos(errors, size, what):
     assert errors[f"{size} {what} without borders"] > 100 * LIMIT
 
 
 @torch.no_grad()
-def test_bands_that_only_overlap_are_seen():
+def test_the_comparison_notices_bands_that_merely_overlap():
     vae, (latents, _) = small_vae(), sample("tall")
     whole, overlapping = (torch.cat(list(vae.decode(part)), dim=1) for part in (latents, latents[:, :, :7]))
     assert difference(overlapping[:, :, :40], whole[:, :, :40]) > 100 * LIMIT

@@ -1,4 +1,4 @@
-"""The small VAE: its own properties, and several processes against one. Run as a script, this file is one of those processes."""
+"""The small VAE: its properties, and several processes against one. As a script, this file is one of those processes."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_groups_of_any_size_give_the_same_pixels_and_latents(vae, groups):
     assert torch.allclose(vae.encode(video(), groups), vae.encode(video()), atol=1e-6)
 
 
-def test_groups_without_their_past_are_another_answer(vae):
+def test_groups_without_their_past_give_another_result(vae):
     (whole,) = vae.decode(latents())
     alone = torch.cat([next(vae.decode(latents()[:, i : i + 1])) for i in range(5)], dim=1)
     assert alone.shape[1] == 5 and not torch.allclose(alone, whole[:, [0, 1, 5, 9, 13]], atol=1e-3)
 
 
 @pytest.mark.parametrize("at", range(5))
-def test_no_pixel_looks_into_the_future(vae, at):
+def test_no_pixel_depends_on_later_frames(vae, at):
     changed = latents()
     changed[:, at] += 1
     (a,), (b,) = vae.decode(latents()), vae.decode(changed)
@@ -78,7 +78,7 @@ def test_no_pixel_looks_into_the_future(vae, at):
     assert not seen[:first].any() and seen[first:].any()
 
 
-def test_a_latent_sees_its_own_frames_and_no_others(vae):
+def test_a_latent_depends_on_its_own_frames_only(vae):
     for frame in range(17):
         changed = video()
         changed[:, frame] = 0
@@ -86,8 +86,8 @@ def test_a_latent_sees_its_own_frames_and_no_others(vae):
         assert seen.nonzero().tolist() == [[(frame + 3) // 4]]
 
 
-def test_the_sum_of_a_linear_picture_and_detail_is_what_is_decoded(vae):
-    """With the detail silenced the decoder is one matrix for each block of pixels."""
+def test_the_decoder_adds_detail_to_a_linear_picture(vae):
+    """Without detail the decoder is one matrix per block of pixels."""
     quiet = small_vae()
     quiet.decoder.head.weight.zero_()
     quiet.decoder.head.bias.zero_()

@@ -1,4 +1,4 @@
-"""Weights that two processes share against the same model in one. Run as a script, this file is one of those processes."""
+"""Weights sharded over two processes against one process. As a script, this file is one of those processes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CASES = {"even": (EVEN, 1), "uneven": (UNEVEN, 1), "two speakers": (UNEVEN, 2)}
 
 
 def held_share(dit, plain) -> float:
-    """How much of the blocks' weights this process has in memory, of a model that is whole elsewhere."""
+    """The share of the blocks' weights that this process has in memory."""
     own = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in dit.blocks.parameters())
     return own / sum(weight.numel() for weight in plain.blocks.parameters())
 
 
 def watch(dit, plain) -> list[tuple[int, int, float]]:
-    """Where each block works: its number, how many blocks are whole, the share of all weights held."""
+    """Per running block: its number, how many blocks are gathered, and the share of all weights in memory."""
     seen = []
 
     def look(i):
@@ -128,7 +128,7 @@ def found(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["weights", "weights and tokens"])
-def test_shared_weights_give_the_keys_and_the_velocity_of_one_process(found, kind):
+def test_sharded_weights_give_the_keys_and_velocity_of_one_process(found, kind):
     for case in CASES:
         assert found[f"{kind}: {case}"] <= LIMIT, case
     assert found[f"{kind}: error"] <= LIMIT, "and again after an error in the middle"
@@ -136,12 +136,12 @@ def test_shared_weights_give_the_keys_and_the_velocity_of_one_process(found, kin
     assert found["control"] > 100 * LIMIT
 
 
-def test_half_precision_stays_the_same_to_the_bit(found):
+def test_half_precision_is_bit_equal(found):
     assert found["half precision"] == 0
 
 
 @pytest.mark.parametrize("kind", ["weights", "weights and tokens"])
-def test_each_process_holds_half_of_the_blocks_and_one_whole_block_at_work(found, kind):
+def test_each_process_holds_half_of_the_blocks_and_one_gathered_block(found, kind):
     assert abs(found[f"{kind}: after"] - 0.5) < 0.02
     for block, whole, share in found[f"{kind}: at work"]:
         assert whole == 1 and share < 0.5 + 0.5 / 2 + 0.02, f"block {block} of 2 is whole, the other is not"
@@ -166,7 +166,7 @@ def test_a_pool_talks_as_one_process_wherever_its_weights_are_kept(memory, tmp_p
     assert (ours.int() - theirs.int()).abs().max() <= 1 and theirs.float().std() > 1
 
 
-def test_a_single_worker_has_nobody_to_share_with(tmp_path, monkeypatch):
+def test_sharding_with_a_single_worker_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     place = Placement(num_workers=1, ulysses_degree=1, ring_degree=1)
     pool = Pool(place, Recipe(options=EngineOptions(model="tiny", device="cpu", memory="sharded")))

@@ -1,4 +1,4 @@
-"""The small model's DiT: what it answers, and the kernels that move its picture."""
+"""The small model's DiT: what it predicts, and the kernels that shift its picture."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def answering(predicts: str, **sizes) -> SmallDiT:
     return build_dit(SmallDiTConfig(**vars(CONFIG) | sizes, predicts=predicts))
 
 
-def test_a_config_has_its_own_network_and_what_only_the_small_one_has_makes_it_small():
+def test_options_of_the_small_model_select_the_small_network():
     with torch.device("meta"):
         assert type(build_dit(CONFIG)) is AudioDiT and type(build_dit(nano().dit)) is SmallDiT
     assert choose_config(dim=64, predicts="velocity", picture_in="first") == DiTConfig(dim=64)
@@ -28,7 +28,7 @@ def test_the_condition_shows_the_picture_in_the_first_frame_or_in_every():
 
 
 @pytest.mark.parametrize("t", [1.0, 0.5, T_FLOOR, 0.05, 0.0])
-def test_an_answer_of_the_change_becomes_the_velocity_that_leads_to_it(t):
+def test_a_predicted_change_becomes_the_velocity_that_leads_to_it(t):
     one, other = inputs(), inputs(seed=1)
     x, condition, answer = one["latent"], one["condition"], other["latent"]
     x0 = x - t * answering("change").to_velocity(answer, x, t, condition)
@@ -48,13 +48,13 @@ def test_each_item_of_a_batch_has_its_own_time():
 
 
 @pytest.mark.parametrize("name, allowed", [("predicts", "velocity or change"), ("picture_in", "first or every")])
-def test_an_answer_or_a_condition_that_no_model_has_is_refused(name, allowed):
+def test_an_unknown_prediction_or_condition_is_refused(name, allowed):
     with pytest.raises(ValueError, match=f"{name}='noise' must be {allowed}"):
         SmallDiTConfig(**{name: "noise"})
 
 
 def with_shifts(ways: int) -> SmallDiT:
-    """A DiT that moves its reference, all weights random."""
+    """A DiT with shift kernels, all weights random."""
     torch.manual_seed(0)
     dit = answering("change", shifts=ways)
     for p in dit.parameters():
@@ -62,8 +62,8 @@ def with_shifts(ways: int) -> SmallDiT:
     return dit.eval()
 
 
-def test_a_change_is_mixed_of_the_answer_and_of_kernels_on_the_reference():
-    """Against the head's own answer, and the kernels written out at two places."""
+def test_a_change_mixes_the_prediction_and_shifted_reference_latents():
+    """Against the head's own output, and the kernels written out at two positions."""
     dit, given = with_shifts(3), inputs()
     mixed = run(dit, given)
     raw = []
@@ -80,7 +80,7 @@ def test_a_change_is_mixed_of_the_answer_and_of_kernels_on_the_reference():
     assert not torch.allclose(mixed, answer[:, :16], atol=1e-2)
 
 
-def test_what_lies_around_a_part_of_a_picture_is_seen_by_the_kernels_at_its_edges():
+def test_the_kernels_see_the_margin_around_a_crop():
     dit = with_shifts(2)
     condition = torch.randn(1, 20, 1, 6, 8, generator=torch.Generator().manual_seed(0))
     whole = dit.embed_condition(condition).shifted_BSCHW
@@ -89,6 +89,6 @@ def test_what_lies_around_a_part_of_a_picture_is_seen_by_the_kernels_at_its_edge
     assert not torch.allclose(dit.embed_condition(part).shifted_BSCHW, whole[..., 2:4, 2:6], atol=1e-2), "the control"
 
 
-def test_shifts_of_an_answer_that_is_no_change_are_refused():
-    with pytest.raises(ValueError, match="shifts=3 are part of a change; set predicts='change', or shifts=0"):
+def test_shifts_without_predicting_a_change_are_refused():
+    with pytest.raises(ValueError, match="shifts=3 needs predicts='change'; set that, or shifts=0"):
         SmallDiTConfig(shifts=3)

@@ -1,4 +1,4 @@
-"""The tiny decoder: the published layout, frame by frame; pieces; what it is refused for; and its error, said."""
+"""The tiny decoder: published layout, frame by frame; pieces; errors; and its reported deviation."""
 
 import math
 
@@ -61,7 +61,7 @@ def latents(frames=4, height=3, width=5):
 
 
 def plain_decode(tensors, latents_CTHW):
-    """The published row of layers, one latent after the other through plain functions: frames in [0, 1]."""
+    """The published layers as plain functions, one latent after the other: frames in [0, 1]."""
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     before, frames = {}, []
 
@@ -146,7 +146,7 @@ def test_a_file_of_another_layout_is_refused_in_one_line(tmp_path, tensors, mess
     assert "\n" not in str(error.value)
 
 
-def test_what_it_cannot_work_with_is_refused_in_one_line(file, tmp_path, capsys):
+def test_models_and_options_it_does_not_support_are_refused_in_one_line(file, tmp_path, capsys):
     asked = EngineOptions(model="tiny", device="cpu", decoder=file)
     with pytest.raises(ValueError, match="16 channels, and nano has another VAE, .* leave it out"):
         load_engine("nano", device="cpu", decoder=file)
@@ -165,7 +165,7 @@ def talk(engine, steps=4, chunks=2):
     return torch.cat([chunk.frames_THWC for chunk in stream.push(sound)]), kept
 
 
-def test_what_is_said_is_the_first_chunks_psnr_and_it_is_said_once_a_size(file, caplog):
+def test_the_first_chunks_psnr_is_reported_once_per_size(file, caplog):
     frames, (first, _) = talk(load_engine("tiny", device="cpu"))
     assert caplog.messages == [] and frames.shape == (56, 32, 48, 3), "control: the exact way has nothing to say"
     engine = load_engine("tiny", device="cpu", decoder=file)
@@ -185,7 +185,7 @@ def test_what_is_said_is_the_first_chunks_psnr_and_it_is_said_once_a_size(file, 
     ]
 
 
-def test_it_is_measured_from_exact_latents_whatever_else_is_asked_for(file, engine):
+def test_the_psnr_is_measured_on_exact_latents_whatever_the_other_options(file, engine):
     talk(engine, chunks=1)
     both = load_engine("tiny", device="cpu", decoder=file, fast="fp8")
     talk(both, steps=3, chunks=1)
@@ -201,8 +201,8 @@ def test_the_compiler_takes_it(file, monkeypatch):
     assert TinyDecoder in compiled and isinstance(engine.models.vae, DraftVAE)
 
 
-def test_its_work_is_counted_in_place_of_the_exact_decoders():
-    """Two FLOPs a weight, pixel and frame, at the places of each layer in one latent frame's way."""
+def test_bench_counts_its_work_in_place_of_the_exact_decoders():
+    """Two FLOPs per weight, pixel and frame, for every layer of one latent frame."""
     sites = {1: 1, **dict.fromkeys((3, 4, 5, 7), 1), **dict.fromkeys((8, 9, 10, 11, 13), 4), **dict.fromkeys((14, 15, 16, 17, 19), 32)}
     sites |= {20: 256, 22: 256}
     work = sum(math.prod(s) * sites[int(name.split(".")[1])] for name, s in published_shapes().items() if name.endswith("weight"))

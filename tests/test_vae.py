@@ -48,20 +48,20 @@ def test_encoding_in_groups_of_any_size_gives_the_same_latents(vae, groups):
     assert torch.allclose(vae.encode(video(), groups), vae.encode(video()), atol=1e-5)
 
 
-def test_groups_without_their_past_are_another_answer(vae):
+def test_groups_without_their_past_give_another_result(vae):
     (whole,) = vae.decode(latents())
     alone = torch.cat([next(vae.decode(latents()[:, i : i + 1])) for i in range(5)], dim=1)
     assert alone.shape[1] == 5 and not torch.allclose(alone, whole[:, [0, 1, 5, 9, 13]], atol=1e-2)
 
 
-def test_the_first_frames_leave_before_the_rest_is_decoded(vae):
+def test_the_first_frames_are_yielded_before_the_rest_is_decoded(vae):
     pieces = vae.decode(latents(), (1, 4))
     first = next(pieces)
     assert first.shape == (3, 1, 16, 24)
     assert next(pieces).shape == (3, 16, 16, 24)
 
 
-def test_nothing_looks_into_the_future(vae):
+def test_no_output_depends_on_later_frames(vae):
     changed = latents()
     changed[:, 3:] += 1
     a, b = next(vae.decode(latents())), next(vae.decode(changed))
@@ -97,7 +97,7 @@ def test_half_precision_rounds_the_constants_as_published():
     assert half.encode(video(5)).dtype == torch.bfloat16
 
 
-def test_latents_change_scale_there_and_back(vae):
+def test_scale_inverts_unscale(vae):
     raw = vae.config.unscale(latents())
     assert torch.allclose(vae.config.scale(raw), latents(), atol=1e-6)
     assert torch.allclose(raw[0], latents()[0] * 2.8184 - 0.7571, atol=1e-5), "the first channel's published constants"

@@ -1,4 +1,4 @@
-"""The small model's encoders without weights: what they hear and see, against slow plain ones."""
+"""The small model's encoders without weights, against slow plain ones."""
 
 import cmath
 import math
@@ -24,7 +24,7 @@ from livetalk_core.models.weightless import (
 CONFIG = MelConfig()
 HEAR = MelEncoder(CONFIG)
 REACH = 120
-"""Samples that a video frame's spectra hear beyond its own, on each side: (window - hop) / 2."""
+"""Samples on each side of a video frame that its spectra also cover: (window - hop) / 2."""
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:
@@ -69,7 +69,7 @@ def test_every_whole_video_frame_has_its_spectra(samples, frames):
     assert HEAR(sound(samples)).shape == (frames, CONFIG.layers, CONFIG.width) == (frames, 4, 40)
 
 
-def test_a_video_frame_hears_its_own_samples_and_the_reach_of_a_window():
+def test_a_video_frame_depends_on_its_own_samples_and_the_windows_overlap():
     frames, heard = HEAR(sound(5 * 640)), []
     for at in range(5 * 640):
         if at % 640 in (0, REACH - 1, REACH, 320, 640 - REACH - 1, 640 - REACH, 639):
@@ -82,14 +82,14 @@ def test_a_video_frame_hears_its_own_samples_and_the_reach_of_a_window():
     assert (639, 1) in heard and (640, 0) in heard, "the windows do reach over"
 
 
-def test_silence_is_the_lowest_answer_and_sound_that_is_cut_off_is_not_heard():
+def test_silence_gives_the_lowest_value_and_samples_after_the_last_whole_frame_do_not_count():
     assert torch.allclose(HEAR(torch.zeros(640)), torch.full((1, 4, 40), (math.log10(FLOOR) - LOG_MEAN) / LOG_STD))
     longer = torch.cat([sound(1280), sound(639, seed=1)])
     assert torch.equal(HEAR(longer), HEAR(sound(1280)))
 
 
 @pytest.mark.parametrize("hertz", [200, 1000, 3500])
-def test_a_tone_lights_the_bin_that_holds_it(hertz):
+def test_a_tone_is_largest_in_its_own_bin(hertz):
     corners = corners_hz()
     nearest = min(range(40), key=lambda i: abs(corners[i + 1] - hertz))
     spectra = HEAR(tone(hertz))[1:-1].flatten(0, 1)
@@ -98,7 +98,7 @@ def test_a_tone_lights_the_bin_that_holds_it(hertz):
     assert (spectra[:, nearest, None] - spectra[:, far]).min() > 1, "20 dB and more over the bins far off"
 
 
-def test_every_bin_hears_something_and_none_hears_what_lies_under_60_hz():
+def test_every_bin_covers_some_frequency_and_none_below_60_hz():
     filters = mel_filters(CONFIG)
     assert filters.shape == (257, 40) and (filters.max(0).values > 0.3).all() and filters.max() <= 1
     assert (filters[:2] == 0).all() and (filters[-1] == 0).all()
@@ -133,7 +133,7 @@ def test_a_larger_picture_is_averaged_to_the_thumbnail():
     assert torch.allclose(inner[:, 0], torch.tensor(0.5), atol=0.02) and torch.allclose(inner[:, 1], torch.tensor(1.0), atol=0.02)
 
 
-def test_a_picture_of_half_precision_is_seen_in_float32():
+def test_a_half_precision_picture_is_converted_to_float32():
     picture = torch.rand(3, 48, 64).bfloat16()
     assert ThumbnailEncoder(ThumbnailConfig())(picture).dtype == torch.float32
 

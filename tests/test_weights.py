@@ -1,4 +1,4 @@
-"""Files to modules: the published folder, the single files of ComfyUI users, and what is said of those that do not fit."""
+"""Files to modules: the published folder, single files of ComfyUI users, and the errors for files that do not fit."""
 
 import json
 import pickle
@@ -95,7 +95,7 @@ def test_tensors_are_cast_one_by_one_and_keep_no_gradient(published):
     assert not any(p.requires_grad for p in vae.parameters()) and not vae.training
 
 
-def test_building_takes_no_memory_before_the_tensors_come():
+def test_building_allocates_nothing_before_the_tensors_are_loaded():
     with torch.device("meta"):
         state = AudioDiT(DIT).state_dict()
     with pytest.raises(ValueError, match="not the weights of the toy: .*missing"):
@@ -103,7 +103,7 @@ def test_building_takes_no_memory_before_the_tensors_come():
     assert all(tensor.is_meta for tensor in state.values())
 
 
-def test_loading_holds_one_copy_at_most(tmp_path):
+def test_loading_keeps_one_copy_at_most(tmp_path):
     """Peak memory of a process that loads, cast to another type, against one that only imports: one cast copy and the mapped file."""
     code = """
 import resource, sys, torch

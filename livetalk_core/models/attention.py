@@ -1,4 +1,4 @@
-"""The one attention function: every attention of the DiT and the VAE goes through it. Of several kernels the fastest is measured."""
+"""The one attention function: every attention of the DiT and the VAE goes through it. It measures the kernels and takes the fastest."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from livetalk_core.models.kernels import Case, fastest, time_kernels
 log = logging.getLogger(__name__)
 
 MODULES = {"flash2": "flash_attn", "flash3": "flash_attn_interface", "sage": "sageattention"}
-"""The packages of the kernels that are not torch's own."""
+"""Kernels that come from packages, not from torch: kernel name -> package name."""
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 MEASURED = {"cuda": ("flash3", "cudnn", "flash2", "flash", "efficient")}
-"""Kernels of a device among which `auto` measures, the likeliest first. On a CPU torch's fused kernel is the faster in every shape."""
+"""Kernels that `auto` measures on a device type, in order of preference. On a CPU torch's fused kernel is the fastest for every shape."""
 WIDEST = 256
-"""Head width up to which the packages' kernels go."""
+"""Largest head width that the packages' kernels support."""
 KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES)
 INEXACT = ("sage",)
-"""Kernels that change the result by more than rounding."""
+"""Lossy kernels: they change the result by more than rounding."""
 
 _wanted = "auto"
 _chosen: dict[tuple[str, bool, Case], str] = {}
@@ -44,7 +44,7 @@ def attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tensor | N
 
 
 def select_kernel(name: str) -> None:
-    """Prefer one kernel for this process; ValueError for a name that is unknown or not installed."""
+    """Select the kernel of this process. ValueError if the name is unknown or its package is not installed."""
     global _wanted
     if name not in KERNELS:
         raise ValueError(f"attention kernel {name!r} must be one of {', '.join(KERNELS)}")
@@ -54,13 +54,13 @@ def select_kernel(name: str) -> None:
 
 
 def wanted_kernel() -> str:
-    """What `select_kernel` was last given."""
+    """The name last given to `select_kernel`."""
     return _wanted
 
 
 @contextmanager
 def kernel_as(name: str) -> Iterator[None]:
-    """Prefer another kernel for a while."""
+    """Select another kernel within a `with` block."""
     before = _wanted
     select_kernel(name)
     try:
@@ -70,9 +70,9 @@ def kernel_as(name: str) -> Iterator[None]:
 
 
 def kernel_for(wanted: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...], num_keys: int, learns: bool) -> str:
-    """The kernel of a call; measured once a shape, with random numbers, and kept for the process. A compiler takes it as it is then.
+    """The kernel for a call. It is measured once per shape, on random inputs, and cached for the process; a compiler bakes it in.
 
-    What learns goes through the first that is there, unmeasured: its way back is not timed.
+    Training takes the first package kernel available and measures nothing, because backward passes are not timed.
     """
     batch, queries, heads, width = shape
     case = Case(device=device, dtype=dtype, batch=batch, queries=queries, keys=num_keys, heads=heads, width=width)
@@ -86,32 +86,32 @@ def kernel_for(wanted: str, device: torch.device, dtype: torch.dtype, shape: tup
 
 
 kernel_for._dynamo_marked_constant = True
-"""What torch.compiler.assume_constant_result does, without the compiler's import, which takes seconds."""
+"""Same as torch.compiler.assume_constant_result, without importing the compiler, which takes seconds."""
 
 
 def choose(candidates: list[str], case: Case) -> str:
-    """The fastest of the candidates that work; torch's own choice when there is none. Says which, and why."""
+    """The fastest candidate that works, or torch's own choice if none does. Logs the choice and the times."""
     seconds = time_kernels({name: RUN[name] for name in candidates}, case)
     name = fastest(seconds) if seconds else "sdpa"
-    why = ", ".join(f"{name} {1000 * taken:.3g} ms" for name, taken in seconds.items()) or "no other is there"
+    why = ", ".join(f"{name} {1000 * taken:.3g} ms" for name, taken in seconds.items()) or "no other is available"
     log.info("attention kernel of %s: %s (%s)", case, name, why)
     return name
 
 
 def suits(name: str, case: Case) -> bool:
-    """Whether a kernel is there and takes this precision and width."""
+    """Whether a kernel is installed and supports this precision and head width."""
     if name not in MODULES:
         return True
     return installed(name) and case.dtype in (torch.bfloat16, torch.float16) and case.width <= WIDEST
 
 
 def chosen() -> dict[str, str]:
-    """What was chosen so far in this process: the kernel of each kind of call."""
+    """The kernels chosen so far in this process, by kind of call."""
     return {str(case): name for (_, _, case), name in _chosen.items()}
 
 
 def installed(name: str) -> bool:
-    """Whether the kernel's package is there."""
+    """Whether the kernel's package is installed."""
     return importlib.util.find_spec(MODULES[name]) is not None
 
 
@@ -127,13 +127,13 @@ def attention_sdpa(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tenso
 
 
 def attention_backend(backend: SDPBackend, q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:
-    """By one of torch's kernels; RuntimeError where it does not take the shape."""
+    """Attention with one of torch's kernels. RuntimeError if that kernel does not support the shape."""
     with sdpa_kernel(backend):
         return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q_BLNK, k_BMNK, v_BMNK))).transpose(1, 2)
 
 
 def attention_plain(q_BNLK: Tensor, k_BNMK: Tensor, v_BNMK: Tensor) -> Tensor:
-    """In matrix products, which a CPU learns through several times faster than through its fused kernel in bfloat16."""
+    """Attention as matrix products. On a CPU in bfloat16 its backward is several times faster than the fused kernel's."""
     return (q_BNLK * q_BNLK.shape[-1] ** -0.5 @ k_BNMK.transpose(-1, -2)).softmax(-1) @ v_BNMK
 
 
@@ -147,13 +147,13 @@ def attention_flash3(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:
 
 
 def attention_sage(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> Tensor:
-    """Queries and keys in 8 bits (SageAttention), never chosen unasked."""
+    """SageAttention: queries and keys in 8 bits. Used only when selected by name."""
     return importlib.import_module("sageattention").sageattn(q_BLNK, k_BMNK, v_BMNK, tensor_layout="NHD")
 
 
 @torch.library.custom_op("livetalk::package_kernel", mutates_args=())
 def package_kernel(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, name: str) -> Tensor:
-    """A package's kernel as one operation of a compiled graph."""
+    """A package's kernel as a single operation in a compiled graph."""
     return RUN[name](q_BLNK, k_BMNK, v_BMNK).contiguous()
 
 

@@ -1,7 +1,7 @@
 """Speech to features: wav2vec2, one feature per video frame and layer.
 
 Axes in names: N samples, F convolution frames, T video frames, S layers, D width, C convolution channels.
-The sound is brought to -23 LUFS and nothing else: these weights were trained without zero-mean, unit-variance scaling.
+Audio is normalized to -23 LUFS only: these weights were trained without zero-mean, unit-variance scaling.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHT_NORM_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig:
-    """Sizes of a wav2vec2 with group norm on its first convolution and post-norm layers."""
+    """Sizes of a wav2vec2 with group norm after its first convolution and post-norm layers."""
 
     width: int
     layers: int
@@ -47,7 +47,7 @@ class AudioConfig:
 
     @property
     def bytes_per_second(self) -> int:
-        """Memory for a second of sound that is heard at once: two and a half outputs of the first convolution in float32.
+        """Memory per second of audio encoded in one call: two and a half outputs of the first convolution in float32.
 
         For the published sizes that is 16.4 MB; 16.6 MB were measured over two minutes, on a CPU.
         """
@@ -55,7 +55,7 @@ class AudioConfig:
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest sound that gives a feature: one convolution frame and one video frame."""
+        """Fewest samples that give a feature: enough for one convolution frame and one video frame."""
         receptive = 1
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             receptive = (receptive - 1) * stride + kernel
@@ -63,7 +63,7 @@ class AudioConfig:
 
 
 class AudioEncoder(nn.Module):
-    """wav2vec2 whose convolution features are resampled to video frames before the transformer sees them."""
+    """wav2vec2 whose convolution features are resampled to the video frame rate before the transformer."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -101,35 +101,35 @@ class AudioEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, samples_N: Tensor) -> Tensor:
-        """Mono sound [N] float32 at `sample_rate` -> features [T, S, D], T = N fps // sample_rate; S has every layer's output.
+        """Mono audio [N] float32 at `sample_rate` -> features [T, S, D] with T = N fps // sample_rate, one S per layer.
 
-        Raises ValueError for less sound than `config.shortest` samples.
+        Raises ValueError for fewer than `config.shortest` samples.
         """
         if len(samples_N) < self.config.shortest:
             raise ValueError(
                 f"{len(samples_N)} samples are too few for the audio encoder: it needs {self.config.shortest} or more; pad with silence"
             )
         hidden = self.model(samples_N[None], output_hidden_states=True).hidden_states
-        assert len(hidden) == self.config.layers + 1, "the input of the first layer comes before the layers' outputs"
+        assert len(hidden) == self.config.layers + 1, "the first entry is the input of the first layer"
         return torch.stack([layer_1TD[0] for layer_1TD in hidden[1:]], dim=1)
 
     def _resample(self, _module: nn.Module, inputs: tuple[Tensor, ...], features_1CF: Tensor) -> Tensor:
-        """Convolution features [1, C, F] -> [1, C, T]: linear between the first and the last frame."""
+        """Convolution features [1, C, F] -> [1, C, T], interpolated linearly; first and last frame stay."""
         frames = inputs[0].shape[-1] * self.config.fps // self.config.sample_rate
         return nn.functional.interpolate(features_1CF, size=frames, mode="linear", align_corners=True)
 
 
 def normalize_loudness(samples_N: Tensor, sample_rate: int = 16000, lufs: float = -23.0) -> Tensor:
-    """Mono sound [N] on the CPU -> the same at `lufs` integrated loudness (ITU-R BS.1770), float32; nothing is limited or clipped.
+    """Mono audio [N] on the CPU, scaled to `lufs` integrated loudness (ITU-R BS.1770), float32. Nothing is limited or clipped.
 
-    Left alone: sound shorter than one 0.4 s measuring block, silence (-inf LUFS), and anything beyond +-100 LUFS.
+    Unchanged: audio shorter than one measuring block of 0.4 s, silence (-inf LUFS), and anything beyond +-100 LUFS.
     """
     gain = loudness_gain(samples_N, sample_rate, lufs)
     return torch.from_numpy((samples_N.numpy().astype(np.float64) * gain).astype(np.float32))
 
 
 def loudness_gain(samples_N: Tensor, sample_rate: int = 16000, lufs: float = -23.0) -> float:
-    """The factor that brings mono sound [N] on the CPU to `lufs`; 1 for what `normalize_loudness` leaves alone."""
+    """The factor that scales mono audio [N] on the CPU to `lufs`; 1 if `normalize_loudness` would not change it."""
     if len(samples_N) < LOUDNESS_BLOCK_S * sample_rate:
         return 1.0
     import pyloudnorm
@@ -140,9 +140,9 @@ def loudness_gain(samples_N: Tensor, sample_rate: int = 16000, lufs: float = -23
 
 
 def map_audio_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published wav2vec2 file's tensors under AudioEncoder's names; pretraining and CTC heads are left out.
+    """The tensors of a published wav2vec2 file under AudioEncoder's names, without pretraining and CTC heads.
 
-    Raises ValueError, naming keys, when the file is not a wav2vec2 of this kind.
+    Raises ValueError, naming keys, if the file is not a wav2vec2 of this kind.
     """
     mapped = rename_keys(state, audio_key)
     require_keys("wav2vec2", mapped, expected_audio_keys(mapped))
@@ -157,7 +157,7 @@ def audio_config_from(
     fps: int = 25,
     sample_rate: int = 16000,
 ) -> AudioConfig:
-    """The config of a file's tensors, from their shapes under the file's own names; heads of 64 unless given."""
+    """The config that fits the shapes of a file's tensors, given under the file's own names. Heads are 64 wide unless `heads` is given."""
     named = rename_keys(shapes, audio_key)
     require_keys("wav2vec2", named, expected_audio_keys(named))
     convs = [named[f"model.feature_extractor.conv_layers.{i}.conv.weight"] for i in range(count_blocks(named, CONV_PREFIX))]
@@ -179,7 +179,7 @@ def audio_config_from(
 
 
 def audio_key(key: str) -> str | None:
-    """A file's key as AudioEncoder names it; None for the heads that only pretraining and CTC use."""
+    """AudioEncoder's name for a file's key; None for heads used only in pretraining and CTC."""
     name = key.removeprefix("wav2vec2.")
     if name.startswith(PRETRAINING_KEYS):
         return None
@@ -187,7 +187,7 @@ def audio_key(key: str) -> str | None:
 
 
 def expected_audio_keys(names: Collection[str]) -> list[str]:
-    """Every key of an AudioEncoder with as many convolutions and layers as `names` has."""
+    """All keys of an AudioEncoder with as many convolutions and layers as in `names`."""
     outer = ["feature_extractor.conv_layers.0.layer_norm", "feature_projection.layer_norm", "feature_projection.projection"]
     outer += ["encoder.layer_norm"]
     parts = [f"attention.{p}_proj" for p in ("q", "k", "v", "out")]
@@ -199,16 +199,16 @@ def expected_audio_keys(names: Collection[str]) -> list[str]:
     return [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")] + convs + position
 
 
-# What the three encoders' key maps share.
+# Shared by the key maps of the three encoders.
 
 
 def rename_keys(state: Mapping[str, Value], rename: Callable[[str], str | None]) -> dict[str, Value]:
-    """The same values under new names; those whose new name is None are left out."""
+    """The values under new names, without those whose new name is None."""
     return {name: value for key, value in state.items() if (name := rename(key)) is not None}
 
 
 def count_blocks(names: Collection[str], prefix: str) -> int:
-    """One more than the highest block number that follows `prefix`; 1 when there is none."""
+    """The highest block number after `prefix`, plus 1; 1 if there is none."""
     numbers = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
     return max((int(number) + 1 for number in numbers if number.isdecimal()), default=1)
 
@@ -228,7 +228,7 @@ def first_three(names: list[str]) -> str:
 
 
 def heads_of(model: str, width: int, head_dim: int) -> int:
-    """Attention heads for a width; ValueError when it is not whole heads of the published size."""
+    """Number of attention heads for a width. ValueError if the width is not a multiple of the published head size."""
     if width % head_dim:
         raise ValueError(f"width={width} of {model} is not a multiple of its published head size {head_dim}; give heads")
     return width // head_dim

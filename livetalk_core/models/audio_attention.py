@@ -1,4 +1,4 @@
-"""How the DiT hears: audio windows to tokens, and each latent frame's tokens attending to that frame's own sound.
+"""Audio conditioning of the DiT: projects audio windows to tokens, and lets each latent frame attend to its own audio.
 
 Axes: B batch, P people, T latent frames, W window, X audio layers x channels, A audio tokens, S tokens of a frame, L tokens, D width,
 N heads, K head width.
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class AbsorbedAudio(NamedTuple):
-    """One block's keys and values of the sound with the query and output projections in them: scores and result come straight from tokens.
+    """One block's audio keys and values, multiplied in advance by the query and output projections, so that tokens need neither.
 
-    There is no norm on these queries and keys, so q k = x (Wq k) + bq k, and the sum of v through Wo is the sum of Wo v.
+    This works because there is no norm on these queries and keys: q k = x (Wq k) + bq k, and Wo (sum of v) = sum of Wo v.
     """
 
     keys_BTND: Tensor
@@ -46,14 +46,14 @@ class AudioAttention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
 
     def keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
-        """Keys and values [B x T, A, N, K]; with two people the keys are turned to their owner's place."""
+        """Keys and values [B x T, A, N, K]. With two people the keys are rotated to their speaker's position."""
         k, v = (heads(y.flatten(0, 1), self.num_heads) for y in self.kv_linear(tokens_BTAD).chunk(2, dim=-1))
         if people > 1:
             k = rotate(k, *speaker_table(key_positions(k.shape[1], k.device), k.shape[-1]))
         return KeyValue(k, v)
 
     def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
-        """One speaker's keys and values with q_linear and proj taken in; made once a chunk."""
+        """Absorb q_linear and proj into one speaker's keys and values. Done once per chunk."""
         k, v = (y.unflatten(0, (batch, -1)) for y in audio)
         k = k * k.shape[-1] ** -0.5
         into_q, bias = self.q_linear.weight.unflatten(0, (self.num_heads, -1)), self.q_linear.bias.unflatten(0, (self.num_heads, -1))
@@ -85,7 +85,7 @@ def attend_per_frame(q_BLNK: Tensor, audio: KeyValue, grid: Grid) -> Tensor:
 
 
 def attend_absorbed(x_BLD: Tensor, audio: AbsorbedAudio, grid: Grid, num_heads: int) -> Tensor:
-    """The same from the tokens themselves: two products around a softmax per head."""
+    """The same with absorbed keys: two matrix products on the tokens, with a softmax per head between them."""
 
     def attend(x_BTSD: Tensor, frames: slice) -> Tensor:
         keys, bias, values = (y[:, frames] for y in audio)
@@ -97,7 +97,7 @@ def attend_absorbed(x_BLD: Tensor, audio: AbsorbedAudio, grid: Grid, num_heads: 
 
 
 def by_frame(function: Callable[[Tensor, slice], Tensor], x: Tensor, grid: Grid) -> Tensor:
-    """Run `function` on tokens [B, L, ...] as whole frames [B, T, S, ...]; tokens may begin and end within a frame."""
+    """Run `function` on tokens [B, L, ...], padded to whole frames [B, T, S, ...]. The tokens may begin and end inside a frame."""
     length, size = x.shape[1], grid.tokens_per_frame
     before, after = grid.first % size, -(grid.first + length) % size
     if before or after:
@@ -107,7 +107,7 @@ def by_frame(function: Callable[[Tensor, slice], Tensor], x: Tensor, grid: Grid)
 
 
 class AudioProjection(nn.Module):
-    """Windows of audio features to 32 tokens per latent frame."""
+    """Projects windows of audio features to 32 tokens per latent frame."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -128,7 +128,8 @@ class AudioProjection(nn.Module):
 
 
 def group_slots(features_BPTWX: Tensor, window: int, stride: int) -> Tensor:
-    """Window slots of one latent frame: the first frame's up to its own, each inner frame's own, the last frame's from its own on."""
+    """Window slots used for one latent frame of 4 video frames: the first frame's slots up to the middle, the middle slot of the inner
+    frames, and the last frame's slots from the middle on."""
     x, middle = features_BPTWX.unflatten(2, (-1, stride)), window // 2
     parts = [x[:, :, :, 0, : middle + 1], x[:, :, :, 1:-1, middle], x[:, :, :, -1, middle:]]
     return torch.cat(parts, dim=3).flatten(3)

@@ -1,4 +1,4 @@
-"""What a VAE's layers see beyond the pixels in hand: zeros around a whole picture; the neighbors' where each process has a band of it."""
+"""What a VAE's layers see outside the local pixels: zeros around a whole picture, or the neighbor's pixels if each process has a band."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from livetalk_core.models.attention import attention
 
 
 class Borders(Protocol):
-    """The layers that reach beyond a pixel ask here; all others are local."""
+    """Used by the layers that mix pixels; all other layers are local."""
 
-    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
-        """x with the neighbors' nearest row or column, where it has neighbors. `before` and `after`: 0 or 1, at the ends that are reached.
+    def add_halo(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+        """x extended by the neighbors' nearest row or column. `before` and `after`: how many, 0 or 1, at each end.
 
-        Also whether zeros are still to be put around its rows and around its columns, 1 or 0 each.
+        Also returns the zero padding that rows and columns still need, 0 or 1 each.
         """
         ...
 
     def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:
-        """The attention of the pixels in hand to those of the whole picture."""
+        """Attention of the local pixels to the whole picture."""
         ...
 
 
 class WholePicture:
-    """All pixels are in hand."""
+    """One process has the whole picture."""
 
-    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+    def add_halo(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
         return x, (1, 1)
 
     def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The VAE's convolutions: causal in time, doubling and halving in space.
 
-`past` keeps, per layer, the last frames it needs, so that a clip may pass in groups; with None the whole clip is one group.
+`past` caches, per layer, the last frames it needs, so that a clip can be processed in groups. None: the whole clip is one group.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from livetalk_core.models.borders import WHOLE, Borders
 
 Past = dict[nn.Module, Tensor]
 
-HELD = 3
-"""Times what is needed of a group that may be held for it, rather than copied."""
+MAX_VIEW_RATIO = 3
+"""Cached frames stay a view of their group if the group is at most this many times as long; otherwise they are copied."""
 
 
 class CausalConv3d(nn.Conv3d):
-    """Convolution whose time padding is all in front: zeros, or the last frames of the group before. 1 or 3 pixels wide."""
+    """Convolution padded in time at the front only: with zeros, or with the last frames of the previous group. 1 or 3 pixels wide."""
 
     def __init__(self, dim_in: int, dim_out: int, size: int | tuple[int, int, int]):
         _, height, width = (size,) * 3 if isinstance(size, int) else size
@@ -28,15 +28,15 @@ class CausalConv3d(nn.Conv3d):
         self.early: list[Tensor] | None = None
 
     def forward(self, x: Tensor, past: Past | None, borders: Borders = WHOLE) -> Tensor:
-        """The frames kept in `past` have their borders already."""
+        """Cached frames already include their halo, so groups exchange nothing twice."""
         if self.kernel_size[-1] == 1:
             return convolve_causal(self, x, past, (0, 0))
-        x, padding = borders.widen(x, 1, 1)
+        x, padding = borders.add_halo(x, 1, 1)
         return convolve_causal(self, x, past, padding)
 
 
 class TimeConv(nn.Conv3d):
-    """(3, 1, 1) convolution along time; the caller extends the input back."""
+    """(3, 1, 1) convolution along time; the caller prepends earlier frames."""
 
     def __init__(self, dim_in: int, dim_out: int, stride: int):
         super().__init__(dim_in, dim_out, (3, 1, 1), stride=(stride, 1, 1))
@@ -44,39 +44,39 @@ class TimeConv(nn.Conv3d):
 
 
 class DoublingConv(nn.Conv2d):
-    """Twice the size (nearest), then a 3 x 3 convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3 x 3 convolution."""
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__(dim_in, dim_out, 3, padding=1)
-        self.quarters: Quarters | None = None
+        self.subpixel: SubpixelKernel | None = None
 
     def forward(self, x: Tensor, borders: Borders = WHOLE) -> Tensor:
-        """Folded, on the small picture, whose border row is all it takes of the neighbors."""
-        if self.quarters is not None:
-            x, (rows, columns) = borders.widen(x, 1, 1)
-            return convolve_quarters(F.pad(x, (columns, columns, rows, rows)), self.quarters)
+        """With folded kernels it runs on the small picture, and a halo of one row is enough."""
+        if self.subpixel is not None:
+            x, (rows, columns) = borders.add_halo(x, 1, 1)
+            return convolve_subpixel(F.pad(x, (columns, columns, rows, rows)), self.subpixel)
         assert borders is WHOLE, "a band of a picture needs folded kernels"
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest-exact"))
 
 
 class HalvingConv(nn.Conv2d):
-    """3 x 3 convolution of stride 2; its padding is one pixel at the right and the bottom, and bands begin at even rows."""
+    """3 x 3 convolution of stride 2, padded by one pixel at the right and the bottom. Bands must begin at even rows."""
 
     def __init__(self, dim: int):
         super().__init__(dim, dim, 3, stride=2)
 
     def forward(self, x: Tensor, borders: Borders = WHOLE) -> Tensor:
-        x, (bottom, right) = borders.widen(x, 0, 1)
+        x, (bottom, right) = borders.add_halo(x, 0, 1)
         return super().forward(F.pad(x, (0, right, 0, bottom)))
 
 
 def convolve_causal(layer: CausalConv3d | TimeConv, x: Tensor, past: Past | None, padding: tuple[int, int]) -> Tensor:
-    """The layer on x after the frames that `past` holds for it. Before the first frame there are zeros, which take no work."""
+    """Apply the layer to x with its cached frames in front. The zeros before the first frame are skipped, not computed."""
     reach, before = layer.kernel_size[0] - 1, 0
     if past is not None and layer in past:
         before = past[layer].shape[2]
         x = torch.cat([past[layer], x], dim=2)
-    # The whole of x comes first: a compiler lays it out for what uses it first, and copies it where that was a part.
+    # The convolution of all of x comes first: a compiler chooses x's layout for its first use, and would copy x if that used a slice.
     rest = [convolve(x, layer.weight, layer.bias, padding)] if x.shape[2] > reach else []
     kernels = early_kernels(layer.weight) if layer.early is None else layer.early
     early = range(before, min(reach, x.shape[2]))
@@ -87,11 +87,11 @@ def convolve_causal(layer: CausalConv3d | TimeConv, x: Tensor, past: Past | None
 
 
 def keep_last(x_BCTHW: Tensor, count: int) -> Tensor:
-    """Its last frames: as a view where that holds little more, else a copy, so that the others can go."""
+    """The last `count` frames: a view if that keeps little extra memory alive, else a copy."""
     frames = x_BCTHW.shape[2]
-    if frames <= HELD * count:
+    if frames <= MAX_VIEW_RATIO * count:
         return x_BCTHW[:, :, -count:]
-    return F.pad(x_BCTHW, (0, 0, 0, 0, count - frames, 0))  # cut by a padding below zero: a compiler takes a clone for a view
+    return F.pad(x_BCTHW, (0, 0, 0, 0, count - frames, 0))  # negative padding: a compiler would turn slice and clone into a view
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
@@ -99,13 +99,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) 
 
 
 def early_kernels(weight_OCTHW: Tensor) -> list[Tensor]:
-    """What a kernel does on the clip's first frame, on its second, ...: its last taps, since before them there is nothing."""
+    """The kernels for the clip's first frame, second frame, ...: only the last taps, because there are no frames before."""
     taps = weight_OCTHW.shape[2]
     return [weight_OCTHW[:, :, taps - i :] for i in range(1, taps)]
 
 
-class Quarters(NamedTuple):
-    """A doubling convolution as one of 2 x 2 pixels on the small picture, with a result for every corner of a doubled pixel."""
+class SubpixelKernel(NamedTuple):
+    """Upsampling and 3 x 3 convolution as one 2 x 2 convolution on the small picture, with four results per gap between pixels."""
 
     weight: Tensor
     """[4 O, C, 2, 2]"""
@@ -113,34 +113,36 @@ class Quarters(NamedTuple):
     """[4 O]"""
 
 
-# Of a 3-tap kernel after nearest doubling: what it puts on the two source pixels of the even, and of the odd, result.
+# How the three taps of a kernel fall on two source pixels after nearest upsampling, for an even and for an odd result.
 EVEN, ODD = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
-def make_quarters(weight_OC33: Tensor, bias_O: Tensor) -> Quarters:
-    """Kernels that do on the small picture what 3 x 3 does on the doubled one: 4 taps in place of 9. They lie in memory as the weight does.
+def make_subpixel(weight_OC33: Tensor, bias_O: Tensor) -> SubpixelKernel:
+    """Kernels with 4 taps that do on the small picture what 9 taps do on the upsampled one. They have the weight's memory format.
 
-    The odd ones come first: between two source pixels lie the odd result of the first and the even one of the second, in this order.
+    Odd results come first: between two source pixels lie the odd result of the first and then the even result of the second.
     """
     last = weight_OC33.is_contiguous(memory_format=torch.channels_last)
     weight = weight_OC33.to(torch.promote_types(weight_OC33.dtype, torch.float32))
     taps = torch.tensor((ODD, EVEN), dtype=weight.dtype, device=weight.device)
     made = torch.einsum("api,bqj,ocij->oabcpq", taps, taps, weight).flatten(0, 2)
     layout = torch.channels_last if last else torch.contiguous_format
-    return Quarters(made.to(weight_OC33.dtype).contiguous(memory_format=layout), bias_O.repeat_interleave(4))
+    return SubpixelKernel(made.to(weight_OC33.dtype).contiguous(memory_format=layout), bias_O.repeat_interleave(4))
 
 
-def convolve_quarters(padded: Tensor, quarters: Quarters) -> Tensor:
-    """Small pictures with one pixel around them -> [B, O, 2 h, 2 w]. Every gap between pixels gets four results; the outermost are cut."""
-    return F.pixel_shuffle(F.conv2d(padded, *quarters), 2)[..., 1:-1, 1:-1]
+def convolve_subpixel(padded: Tensor, subpixel: SubpixelKernel) -> Tensor:
+    """Small pictures padded by one pixel -> [B, O, 2 h, 2 w]. Every gap between pixels gives four results; the outermost are cut off."""
+    return F.pixel_shuffle(F.conv2d(padded, *subpixel), 2)[..., 1:-1, 1:-1]
 
 
 def fold_kernels(network: nn.Module) -> None:
-    """From now on doubling layers work on the small picture, and no kernel is cut where a clip begins. For fixed weights: the kernels are
-    made here, once, in the layout and on the device that the weights have."""
+    """Precompute the subpixel kernels of upsampling layers and the shortened kernels for a clip's first frames.
+
+    Only for weights that no longer change. The kernels get the weights' memory format and device.
+    """
     for layer in network.modules():
         if isinstance(layer, DoublingConv):
-            layer.quarters = make_quarters(layer.weight, layer.bias)
+            layer.subpixel = make_subpixel(layer.weight, layer.bias)
         elif isinstance(layer, CausalConv3d | TimeConv):
             last = layer.weight.is_contiguous(memory_format=torch.channels_last_3d)
             layout = torch.channels_last_3d if last else torch.contiguous_format
@@ -148,18 +150,18 @@ def fold_kernels(network: nn.Module) -> None:
 
 
 def folded_kernels(network: nn.Module) -> list[Tensor]:
-    """Those that `fold_kernels` has made."""
+    """The kernels that `fold_kernels` has precomputed."""
     made = []
     for layer in network.modules():
         if isinstance(layer, DoublingConv):
-            made += layer.quarters or ()
+            made += layer.subpixel or ()
         elif isinstance(layer, CausalConv3d | TimeConv):
             made += layer.early or ()
     return made
 
 
 def lay_channels_last(network: nn.Module) -> None:
-    """Convert the weights of all convolutions once to the layout that cuDNN is fastest in; pictures follow. Names and results stay."""
+    """Convert the weights of all convolutions to channels-last, which cuDNN is fastest with; activations follow. Results do not change."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv3d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)

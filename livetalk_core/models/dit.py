@@ -1,7 +1,7 @@
 """The audio-driven diffusion transformer: Wan 2.1 I2V with audio cross-attention (InfiniteTalk), published state-dict names.
 
 Axes: B batch, C channels, T latent frames, H W latent size, L tokens, D width, N heads, K head width, P people, A audio tokens, M keys.
-Half precision follows the published rounding: time, modulation, norms, residual gates and head in float32, the rest in the weights' type.
+Half precision rounds as published: time, modulation, norms, residual gates and head in float32, the rest in the weights' type.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
 
 TEXT_ROWS = 64
-"""Keys of a prompt come in multiples of this."""
+"""The number of a prompt's keys is rounded up to a multiple of this."""
 
 
 class TimeEmbedding(NamedTuple):
-    """What the noise level says to the head and to every block; float32."""
+    """Embedding of the noise level for the head and for the blocks; float32."""
 
     head_BD: Tensor
     blocks_B6D: Tensor
 
 
 class EmbeddedCondition(NamedTuple):
-    """Mask and reference latents as tokens, and where the tokens of a chunk stand: constant over a stream."""
+    """Mask and reference latents as tokens, and the positions of a chunk's tokens: constant over a stream."""
 
     tokens_BLD: Tensor
     grid: Grid
 
 
 class AudioDiT(nn.Module):
-    """Velocity of the flow, from noisy latents, the condition, the time and the keys of picture, prompt and sound."""
+    """Predicts the flow's velocity from noisy latents, condition, time, and the keys of picture, prompt and audio."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -57,7 +57,7 @@ class AudioDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self.runners: Sequence[BlockRunner] = list(self.blocks)
-        """What runs each block."""
+        """Runs the blocks, one runner per block."""
         self.sequence: SequenceRunner = WholeSequence()
 
     def forward(
@@ -70,10 +70,10 @@ class AudioDiT(nn.Module):
         speaker_masks_KHW: Tensor | None = None,
         skip_frames: int = 0,
     ) -> Tensor:
-        """The answer [B, 16, T, H, W] float32: the velocity; 0 in the first `skip_frames` latent frames, which nobody asks for.
+        """The velocity [B, 16, T, H, W] float32. The first `skip_frames` latent frames are not computed and are 0.
 
-        `condition` [B, 4 + 16, T, H, W] or what `embed_condition` made of it; `context` and `audio` have an item a block.
-        Masks are needed for two people, and then nothing is skipped.
+        `condition`: [B, 4 + 16, T, H, W], or the result of `embed_condition`. `context` and `audio` have one item per block.
+        Two people need masks, and then no frame is skipped.
         """
         if isinstance(condition, Tensor):
             condition = self.embed_condition(condition)
@@ -86,18 +86,18 @@ class AudioDiT(nn.Module):
         return self.unpatchify(F.pad(x_BLD, (0, 0, skip, 0)), latent_BCTHW.shape)
 
     def run_blocks(self, x_BLD, grid: Grid, skip: int, attention: Attention, *, time: TimeEmbedding, context, audio, masks_KL) -> Tensor:
-        """All blocks and the head on the tokens in hand; its output begins at token `skip` of these."""
+        """Run all blocks and the head on the local tokens; the output begins at local token `skip`."""
         for i, (block, context_keys, audio_keys) in enumerate(zip(self.runners, context, audio, strict=True)):
             last = i == len(self.runners) - 1
             x_BLD = block(x_BLD, grid, time.blocks_B6D, context_keys, audio_keys, masks_KL, skip if last else 0, attention)
         return self.head(x_BLD, time.head_BD)
 
     def to_velocity(self, answer: Tensor, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:
-        """The flow's velocity from an answer [..., C, T, H, W] at x and t: what the published model answers."""
+        """The flow's velocity from the network's output [..., C, T, H, W] at x and t. The published model outputs it directly."""
         return answer
 
     def embed_condition(self, condition_BCTHW: Tensor) -> EmbeddedCondition:
-        """The condition's part of the patch embedding, and the chunk's grid: tokens in frame, row, column order."""
+        """The patch embedding of the condition, and the chunk's grid. Tokens are in frame, row, column order."""
         first = self.config.in_dim - condition_BCTHW.shape[1]
         tokens_BLD = self.patch_tokens(condition_BCTHW, slice(first, None)) + self.patch_embedding.bias
         frames, size = condition_BCTHW.shape[2], condition_BCTHW.shape[-2:]
@@ -118,10 +118,10 @@ class AudioDiT(nn.Module):
         return TimeEmbedding(e_BD, linear_fp32(self.time_projection[1], F.silu(e_BD)).unflatten(1, (6, -1)))
 
     def embed_context(self, text_BLD: Tensor, image_BLD: Tensor, merge_padding: bool = False) -> list[ContextKeys]:
-        """Per block the keys and values of the prompt [B, rows <= 512, 4096] and the picture [B, 257, 1280].
+        """Keys and values per block of the prompt [B, rows <= 512, 4096] and the picture [B, 257, 1280].
 
-        The rows up to 512 are zeros, and attended. `merge_padding`: these equal rows become one key that counts as many, and rows that
-        count nothing, up to a multiple of TEXT_ROWS: so that most prompts are of one shape, which a compiled block is made for.
+        The prompt is padded to 512 rows of zeros, which are attended too. `merge_padding`: one key stands for all equal padding rows,
+        weighted by their number. Masked keys fill up to a multiple of TEXT_ROWS, so most prompts share one compiled shape.
         """
         dtype, rows = self.patch_embedding.weight.dtype, text_BLD.shape[1]
         padding = self.config.text_len - rows
@@ -136,13 +136,13 @@ class AudioDiT(nn.Module):
         return [block.context_keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.runners]
 
     def embed_audio(self, features_BPTWX: Tensor) -> list[KeyValue]:
-        """Per block the keys and values of the sound, [B, people, 4 t - 3 frames, window, layers x channels]."""
+        """Audio keys and values per block, from features [B, people, 4 t - 3 frames, window, layers x channels]."""
         people = features_BPTWX.shape[1]
         tokens_BTAD = self.audio_proj(features_BPTWX.to(self.patch_embedding.weight.dtype))
         return [block.audio_keys(tokens_BTAD, people) for block in self.runners]
 
     def absorb_audio(self, audio: list[KeyValue], batch: int = 1) -> list[AbsorbedAudio]:
-        """The same with the query and output projections taken into them: a quarter of the work in every step (one speaker)."""
+        """Audio keys and values with the query and output projections absorbed: a quarter of the work per step. One speaker only."""
         return [block.absorb(keys, batch) for block, keys in zip(self.runners, audio, strict=True)]
 
     def unpatchify(self, x_BLD: Tensor, shape: torch.Size) -> Tensor:
@@ -176,7 +176,7 @@ class Block(nn.Module):
     def forward(
         self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0, attention: Attention = WHOLE
     ) -> Tensor:
-        """[B, L, D] -> [B, L - skip, D]: the first `skip` tokens are looked at, but not worked out."""
+        """[B, L, D] -> [B, L - skip, D]: the first `skip` tokens are attended to, but not computed."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time_B6D).split(1, dim=1)
         y, positions_BL = self.self_attn(modulate(x_BLD, shift1, scale1, self.eps), grid, masks_KL, skip, attention)
         x_BLD, grid = x_BLD[:, skip:], grid.after(skip)
@@ -196,7 +196,7 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = (RMSNorm(dim, config.eps) for _ in range(2))
 
     def forward(self, x_BLD: Tensor, grid: Grid, masks_KL: Tensor | None, skip: int, attention: Attention) -> tuple[Tensor, Tensor | None]:
-        """Attention of the tokens from `skip` on to the whole chunk; with masks also each token's place between the speakers [B, L]."""
+        """Attention of the tokens from `skip` on to the whole chunk. With masks, also their positions on the speakers' line [B, L]."""
         q, k, v = self.norm_q(self.q(x_BLD[:, skip:])), self.norm_k(self.k(x_BLD)), self.v(x_BLD)
         q, k, v = (heads(y, self.num_heads) for y in (q, k, v))
         q, k = rotate(q, grid.cos_LK[skip:], grid.sin_LK[skip:]), rotate(k, grid.cos_LK, grid.sin_LK)
@@ -205,7 +205,7 @@ class SelfAttention(nn.Module):
 
 
 class ContextAttention(nn.Module):
-    """Cross-attention to prompt and picture: one query, two sets of keys, one output projection."""
+    """Cross-attention to prompt and picture: shared queries, two sets of keys, one output projection."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()

@@ -21,7 +21,7 @@ class DiTConfig:
     image_dim: int = 1280
     audio_window: int = 5
     audio_dim: int = 12 * 768
-    """Values per window slot: audio layers x channels."""
+    """Features per window slot: audio layers x channels."""
     audio_hidden: int = 512
     audio_width: int = 768
     audio_tokens: int = 32
@@ -31,9 +31,9 @@ class DiTConfig:
 
     @property
     def answer_dim(self) -> int:
-        """Channels of the answer: the velocity's."""
+        """Output channels: those of the velocity."""
         return self.out_dim
 
     def picture_frames(self, frames: int) -> int:
-        """How many of a condition's video frames show the picture, from the first on; the others are grey."""
+        """How many video frames of the condition show the picture, counted from the first; the others are gray."""
         return 1

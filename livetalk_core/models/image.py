@@ -1,4 +1,4 @@
-"""A picture to features: CLIP's vision tower without its last block, class token first.
+"""Picture to features: CLIP's vision tower without its last block. The class token comes first.
 
 Axes in names: C H W picture, L tokens, D width. A leading 1 is the batch.
 """
@@ -17,7 +17,7 @@ from livetalk_core.models.audio import count_blocks, heads_of, rename_keys, requ
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures CLIP was trained on, RGB in [0, 1] (Radford et al. 2021)."""
+"""Statistics of CLIP's training pictures, RGB in [0, 1] (Radford et al. 2021)."""
 HEAD_DIM = 80
 BLOCK_PREFIX = "blocks.layers."
 PUBLISHED_PARTS = {
@@ -49,7 +49,7 @@ NOT_USED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """Sizes of a CLIP vision tower as published: `layers` counts the last block too, which is never built."""
+    """Sizes of a published CLIP vision tower. `layers` includes the last block, which is not built."""
 
     width: int
     layers: int
@@ -61,12 +61,12 @@ class ImageConfig:
 
     @property
     def tokens(self) -> int:
-        """One per patch, and the class token: 257."""
+        """One per patch plus the class token: 257."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 class ImageEncoder(nn.Module):
-    """All blocks of a CLIP vision tower but the last; no norm after them."""
+    """A CLIP vision tower without its last block and without a final norm."""
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels_CHW: Tensor) -> Tensor:
         """Picture [3, H, W] in [-1, 1], any size and shape -> features [tokens, D] in the weights' type.
 
-        The picture is squeezed to a square and normalized in its own type, then cast to the weights'.
+        The picture is resized to a square, ignoring its aspect ratio, and normalized in its own type, then cast to the weights' type.
         """
         pixels_1CHW = normalize_pixels(pixels_CHW[None], self.config.image_size).to(self.patch_embedding.weight.dtype)
         patches_1LD = self.patch_embedding(pixels_1CHW).flatten(2).transpose(1, 2)
@@ -105,16 +105,16 @@ class ImageEncoder(nn.Module):
 
 
 def normalize_pixels(pixels_1CHW: Tensor, size: int) -> Tensor:
-    """[1, 3, H, W] in [-1, 1] -> [1, 3, size, size] with CLIP's mean and deviation; bicubic, not antialiased."""
+    """[1, 3, H, W] in [-1, 1] -> [1, 3, size, size] normalized with CLIP's statistics; bicubic, not antialiased."""
     pixels_1CHW = nn.functional.interpolate(pixels_1CHW, size=(size, size), mode="bicubic", align_corners=False) * 0.5 + 0.5
     mean_C11, std_C11 = (pixels_1CHW.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return (pixels_1CHW - mean_C11) / std_C11
 
 
 def map_image_keys(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """A published CLIP file's tensors, or a library-named one's, under ImageEncoder's names; `layers` as in ImageConfig.
+    """The tensors of a CLIP file, named as published or as in transformers, under ImageEncoder's names; `layers` as in ImageConfig.
 
-    The fused q, k, v are split into views. Raises ValueError, naming keys, when the file is not such a CLIP.
+    Fused q, k, v are split into views. Raises ValueError, naming keys, if the file is not such a CLIP.
     """
     mapped = split_qkv(rename_keys(state, image_key))
     mapped = {name: tensor for name, tensor in mapped.items() if not in_blocks_from(name, layers - 1)}
@@ -124,7 +124,7 @@ def map_image_keys(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor
 
 
 def image_config_from(shapes: Mapping[str, tuple[int, ...]], *, heads: int | None = None) -> ImageConfig:
-    """The config of a file's tensors, from their shapes under the file's own names; heads of 80 unless given."""
+    """The config that fits the shapes of a file's tensors, given under the file's own names. Heads are 80 wide unless `heads` is given."""
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     layers = max(2, count_blocks(rename_keys(state, image_key), BLOCK_PREFIX))
     mapped = map_image_keys(state, layers)
@@ -140,7 +140,7 @@ def image_config_from(shapes: Mapping[str, tuple[int, ...]], *, heads: int | Non
 
 
 def image_key(key: str) -> str | None:
-    """A file's key as ImageEncoder names it, q, k, v still fused; None for what is not used; an unknown key stays as it is."""
+    """ImageEncoder's name for a file's key, with q, k, v still fused. None if it is not used; unknown keys are unchanged."""
     if key.startswith(NOT_USED):
         return None
     if key.startswith("vision_model.encoder.layers."):
@@ -152,7 +152,7 @@ def image_key(key: str) -> str | None:
 
 
 def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fused projections, q above k above v, as three views each."""
+    """Split fused projections (rows of q, then k, then v) into three views each."""
     split = {}
     for name, tensor in state.items():
         if ".qkv_proj." not in name:
@@ -169,7 +169,7 @@ def in_blocks_from(name: str, first: int) -> bool:
 
 
 def expected_image_keys(layers: int) -> list[str]:
-    """Every key of an ImageEncoder for a tower of `layers` blocks."""
+    """All keys of an ImageEncoder for a tower of `layers` blocks."""
     parts = [f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")] + ["layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"]
     modules = ["pre_norm", *(f"{BLOCK_PREFIX}{i}.{part}" for i in range(layers - 1) for part in parts)]
     outer = ["cls_embedding", "pos_embedding", "patch_embedding.weight"]

@@ -1,4 +1,4 @@
-"""Kernels that do the same, timed on random numbers of the shape they are wanted for."""
+"""Times attention kernels on random inputs of a given shape."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 CALLS = 5
-"""Timed calls of each kernel; the shortest counts."""
+"""Timed calls per kernel; the shortest counts."""
 MARGIN = 0.97
-"""Of a kernel's time: what another must stay below to be preferred to one named before it, so that ties fall the same way every time."""
+"""A kernel is preferred to an earlier one in the list only if it takes less than this share of its time, so ties end the same way."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""[B, L, heads, K] of queries and twice [B, M, heads, K] to [B, L, heads, K]."""
+"""Queries [B, L, heads, K], keys and values [B, M, heads, K] -> [B, L, heads, K]."""
 
 
 class Case(NamedTuple):
-    """What one attention is like, as far as kernels differ by it."""
+    """The properties of an attention call that a kernel's speed depends on."""
 
     device: torch.device
     dtype: torch.dtype
@@ -37,7 +37,7 @@ class Case(NamedTuple):
         return f"{shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
     def random(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, the same every time."""
+        """Queries, keys and values from a fixed seed."""
         generator = torch.Generator(self.device).manual_seed(0)
         make = lambda length: torch.randn(  # noqa: E731
             self.batch, length, self.heads, self.width, device=self.device, dtype=self.dtype, generator=generator
@@ -47,23 +47,23 @@ class Case(NamedTuple):
 
 @torch.no_grad()
 def time_kernels(kernels: Mapping[str, Kernel], case: Case) -> dict[str, float]:
-    """Seconds of each kernel that works; one that does not is left out, with a line in the log."""
+    """Seconds of each kernel that works. A kernel that fails is left out and a warning is logged."""
     inputs, seconds = case.random(), {}
     for name, kernel in kernels.items():
         try:
-            seconds[name] = shortest(kernel, inputs)
+            seconds[name] = min_seconds(kernel, inputs)
         except (RuntimeError, ImportError, TypeError, AssertionError) as error:
             log.warning("attention kernel %s is left out: %s", name, (str(error).splitlines() or [type(error).__name__])[0])
     return seconds
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
-    """The first kernel that is as good as the best."""
+    """The first kernel whose time is within MARGIN of the best."""
     return next(name for name, taken in seconds.items() if MARGIN * taken <= min(seconds.values()))
 
 
-def shortest(kernel: Kernel, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Of several calls after a first, with the device waited for."""
+def min_seconds(kernel: Kernel, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Shortest time of CALLS calls, each synchronized, after one warm-up call."""
     times = []
     for _ in range(CALLS + 1):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Small layers of the DiT, with the published rounding: float32 inside, the tokens' own type outside."""
+"""Small layers of the DiT, rounded as published: they compute in float32 and return the tokens' type."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ContextKeys(NamedTuple):
     text: KeyValue
     image: KeyValue
     text_bias_M: Tensor | None = None
-    """Added to the text's scores: log of how many equal rows a key stands for."""
+    """Added to the text's scores: the log of how many equal rows a key stands for."""
 
 
 class RMSNorm(nn.Module):
-    """Over the full width, before the split into heads."""
+    """RMS norm over the full width, before the split into heads."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()

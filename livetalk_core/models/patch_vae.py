@@ -1,8 +1,7 @@
 """A small causal VAE for a CPU: 8 x 8 pixels of 4 frames (the first alone) to one latent.
 
-The encoder is linear, a block transform. The decoder is its inverse plus a network that sees the neighboring blocks and those before, and
-adds the detail that the transform has lost. Most work is done at the latents' size.
-Same interface, same causality and same `past` as the large VAE of `vae.py`.
+The encoder is a linear block transform. The decoder is its inverse plus a network that sees neighboring and earlier blocks and restores
+lost detail. Most of the work is done at latent resolution. Interface, causality and `past` are those of the large VAE in `vae.py`.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from livetalk_core.models.convolution import CausalConv3d, Past
 from livetalk_core.models.vae import fit_groups, split_video
 
 FRAMES = 4
-"""Frames of a latent; the first latent has one."""
+"""Video frames per latent frame; the first latent frame has one."""
 PATCH = 8
-"""Pixels of a latent, each way."""
+"""Pixels per latent, in each direction."""
 FINE = 4
-"""Pixels of a cell, each way, where the decoder adds detail."""
+"""Pixels per cell, in each direction, where the decoder adds detail."""
 SPACE, TIME = (1, 3, 3), (3, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchVAEConfig:
-    """Sizes; widths are channels at the latents' size and at the fine cells'."""
+    """Sizes. `width`: channels at latent resolution; `fine_width`: channels per cell."""
 
     z_dim: int = 64
     width: int = 224
@@ -42,7 +41,7 @@ class PatchVAEConfig:
     spatial_stride: ClassVar[int] = PATCH
 
     def scale(self, latents_CTHW: Tensor) -> Tensor:
-        """As they are, float32: no other program has these latents in another scale."""
+        """The latents unchanged, in float32: no other program uses another scale for them."""
         return latents_CTHW.float()
 
     unscale = scale
@@ -61,7 +60,7 @@ class PatchVAE(nn.Module):
         self.decoder = PatchDecoder(config)
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Tensor:
-        """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w]. `groups`: latent frames at a time. Blocks have no borders."""
+        """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w]. `groups`: latent frames at a time. `borders` is unused."""
         latent_frames = (video_CTHW.shape[1] - 1) // FRAMES + 1
         past: Past | None = {} if groups else None
         pieces = split_video(video_CTHW.to(self.decoder.embed.weight.dtype)[None], fit_groups(groups, latent_frames), FRAMES)
@@ -76,7 +75,7 @@ class PatchVAE(nn.Module):
 
 
 class FirstRest(nn.Module):
-    """Two maps of single positions: one for the first latent frame, one for all others."""
+    """Two 1 x 1 x 1 convolutions: one for the first latent frame, one for all others."""
 
     def __init__(self, first: tuple[int, int], rest: tuple[int, int]):
         super().__init__()
@@ -124,7 +123,7 @@ class PatchDecoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(x))). So few of them need no norm, which would cost as much as a convolution on a CPU."""
+    """x + conv(act(conv(x))), without norms: a net this shallow works without, and on a CPU a norm costs as much as a convolution."""
 
     def __init__(self, width: int, kernels: tuple[tuple[int, int, int], tuple[int, int, int]]):
         super().__init__()
@@ -136,7 +135,7 @@ class ResidualBlock(nn.Module):
 
 
 def split_first(layer: nn.Module, x_BCTHW: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
-    """The clip's first frame, if this group has it, and the others."""
+    """The clip's first frame, if it is in this group, and the other frames."""
     started = past is not None and layer in past
     if past is not None:
         past[layer] = x_BCTHW.new_zeros(())
@@ -144,7 +143,7 @@ def split_first(layer: nn.Module, x_BCTHW: Tensor, past: Past | None) -> tuple[T
 
 
 def fold(x_BCTHW: Tensor, frames: int, size: int) -> Tensor:
-    """Blocks of frames and pixels as channels: [B, C f s s, T / f, H / s, W / s]."""
+    """Space-time to depth: [B, C f s s, T / f, H / s, W / s]."""
     return rearrange(x_BCTHW, "b c (t f) (h p) (w q) -> b (c f p q) t h w", f=frames, p=size, q=size)
 
 

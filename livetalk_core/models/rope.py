@@ -1,4 +1,4 @@
-"""Rotary position embeddings in real arithmetic: adjacent pairs (even, odd) turn by an angle."""
+"""Rotary position embeddings in real arithmetic: each adjacent pair (even, odd) is rotated by an angle."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """Where the tokens in hand stand in the chunk. A process that holds a part of the sequence has its own."""
+    """Positions of the local tokens in the chunk. With sequence parallelism every process has its own grid."""
 
     cos_LK: Tensor
     sin_LK: Tensor
     tokens_per_frame: int
     first: int = 0
-    """Index of the first token in hand."""
+    """Index of the first local token in the chunk."""
 
     def after(self, skip: int) -> Grid:
-        """Of the tokens without their first `skip`."""
+        """The grid without its first `skip` tokens."""
         return Grid(self.cos_LK[skip:], self.sin_LK[skip:], self.tokens_per_frame, self.first + skip)
 
 
 def rotate(x_BLNK: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-    """Turn the pairs of every head by the angles of [L, K / 2] or [B, L, K / 2] float32 tables; x keeps its type."""
+    """Rotate the pairs of every head by float32 tables [L, K / 2] or [B, L, K / 2]; the result has x's type."""
     even, odd = x_BLNK.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos_LK.unsqueeze(-2), sin_LK.unsqueeze(-2)
-    # Rounded before they are put together: together in float32 they would be written and read once more, also when compiled.
+    # Round before stacking: stacking in float32 would write and read the tensor once more, also when compiled.
     turned = [part.to(x_BLNK.dtype) for part in (even * cos - odd * sin, even * sin + odd * cos)]
     return torch.stack(turned, dim=-1).flatten(-2)
 

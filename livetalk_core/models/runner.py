@@ -1,7 +1,7 @@
-"""How a DiT is run. The network is weights and formulas; where its weights wait and which tokens a process has is settled here.
+"""Interfaces that decide how a DiT runs: where a block's weights are, and which tokens this process computes.
 
-BlockRunner: what the DiT asks of each block. A Block runs itself; what keeps weights elsewhere stands before one and brings them first.
-SequenceRunner: which of a chunk's tokens go through the blocks in this process, and the Attention by which these see the others.
+BlockRunner: the calls that the DiT makes to each block. A Block implements it; a wrapper can load the block's weights first.
+SequenceRunner: chooses the tokens that this process runs through the blocks, and the Attention by which they see the other tokens.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from livetalk_core.models.speakers import speaker_positions
 
 
 class Attention(Protocol):
-    """How the tokens in hand look at those of the whole chunk."""
+    """How the local tokens attend to the whole chunk."""
 
     def attend(self, q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
-        """Self-attention, [B, L, N, K]; there may be fewer queries than keys."""
+        """Self-attention [B, L, N, K]. There may be fewer queries than keys."""
         ...
 
     def locate(self, q_BLNK: Tensor, k_BLNK: Tensor, masks_KL: Tensor, tokens_per_frame: int) -> Tensor:
-        """Each query's place between the speakers, [B, L]."""
+        """Each query's position on the speakers' line, [B, L]."""
         ...
 
 
 class BlockRunner(Protocol):
-    """One block: its keys once a stream and once a chunk, its work in every step."""
+    """One block: context keys once per stream, audio keys once per chunk, the call itself in every step."""
 
     def context_keys(self, text_BLD: Tensor, image_BLD: Tensor) -> ContextKeys: ...
 
@@ -53,17 +53,17 @@ class BlockRunner(Protocol):
 
 
 RunBlocks = Callable[[Tensor, Grid, int, Attention], Tensor]
-"""All blocks and the head on tokens [B, L, D] of a grid, by an attention; the first tokens, so many, are left out of the result."""
+"""Runs all blocks and the head on tokens [B, L, D]: (tokens, grid, skip, attention). The first `skip` tokens are not in the result."""
 
 
 class SequenceRunner(Protocol):
     def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
-        """What `blocks` make of a chunk's tokens, from token `skip` on: the same on every process."""
+        """The output of `blocks` for a chunk's tokens from token `skip` on, the same on every process."""
         ...
 
 
 class WholeAttention:
-    """All tokens are in hand."""
+    """This process has all tokens."""
 
     def attend(self, q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
         return attention(q_BLNK, k_BLNK, v_BLNK)
@@ -76,7 +76,7 @@ WHOLE = WholeAttention()
 
 
 class WholeSequence:
-    """One process works out all tokens."""
+    """One process computes all tokens."""
 
     def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
         return blocks(x_BLD, grid, skip, WHOLE)

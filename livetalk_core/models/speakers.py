@@ -1,7 +1,7 @@
-"""Two speakers: which voice each token listens to (MultiTalk's label rotary embedding, L-RoPE).
+"""Two speakers: which voice each token attends to (MultiTalk's label rotary embedding, L-RoPE).
 
-A token's likeness to the two people in the first latent frame, read from self-attention, gives it a position: 0..4 near person 1,
-20..24 near person 2, 12 in the background. The voices' keys stand at 2 and 22, so a 1-D rotary embedding lets each person hear their own.
+Self-attention to the two people in the first latent frame gives every token a position: 0..4 for person 1, 20..24 for person 2,
+12 for the background. The voices' keys have positions 2 and 22, so a 1-D rotary embedding makes each person attend to their own voice.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def speaker_positions(q_BLNK: Tensor, k_BLNK: Tensor, masks_KL: Tensor, tokens_p
 def reference_likeness(q_BLNK: Tensor, k_BSNK: Tensor, masks_KS: Tensor) -> Tensor:
     """Mean attention of each token to each masked region of the first frame, averaged over heads: [B, K, L].
 
-    The masks, divided by their areas, are the values of one attention, so the L x S map is never kept. The published code averages
-    two halves of the heads, which leaves out the last of an odd number.
+    The masks, divided by their areas, serve as values, so the L x S attention map is never stored. An odd last head is left out, because
+    the published code averages two halves of the heads.
     """
     even = max(1, q_BLNK.shape[2] // 2 * 2)
     q_BLNK, k_BSNK = q_BLNK[:, :, :even], k_BSNK[:, :, :even]
@@ -38,7 +38,7 @@ def reference_likeness(q_BLNK: Tensor, k_BSNK: Tensor, masks_KS: Tensor) -> Tens
 
 
 def line_positions(likeness_BKL: Tensor, low_BK1: Tensor, high_BK1: Tensor) -> Tensor:
-    """Likeness, scaled between its extremes over the chunk, placed within the range of the likeliest person."""
+    """Likeness, scaled by its extremes over the chunk, mapped to the range of the most similar person."""
     scaled = (likeness_BKL - low_BK1) / (high_BK1 - low_BK1 + 1e-8)
     person1, person2 = scaled[:, 0] * CLASS_INTERVAL, CLASS_RANGE - CLASS_INTERVAL + scaled[:, 1] * CLASS_INTERVAL
     places = torch.stack([person1, person2, torch.full_like(person1, BACKGROUND)], dim=1)
@@ -46,7 +46,7 @@ def line_positions(likeness_BKL: Tensor, low_BK1: Tensor, high_BK1: Tensor) -> T
 
 
 def key_positions(num_keys: int, device: torch.device) -> Tensor:
-    """Positions of one frame's audio keys, [1, keys]: the first half is person 1's, the second person 2's."""
+    """Positions of one frame's audio keys, [1, keys]: person 1's half, then person 2's half."""
     middles = torch.tensor([CLASS_INTERVAL / 2, CLASS_RANGE - CLASS_INTERVAL / 2], device=device)
     return middles.repeat_interleave(num_keys // PEOPLE)[None]
 

@@ -1,4 +1,4 @@
-"""Prompts to context rows: cleaning, tokens, the umT5 encoder.
+"""Prompts to context rows: cleaning, tokenizing, and the umT5 encoder.
 
 Axes in names: L tokens, D width. A leading 1 is the batch.
 """
@@ -45,7 +45,7 @@ SCALED_FP8 = re.compile(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_inpu
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Sizes of a umT5 encoder: T5 with gated GELU and a table of relative positions in every layer."""
+    """Sizes of a umT5 encoder: T5 with gated GELU and a relative position table in every layer."""
 
     vocab: int
     width: int
@@ -59,7 +59,7 @@ class TextConfig:
 
 
 class TextEncoder(nn.Module):
-    """umT5's encoder half. Attention is not scaled; norms and softmax work in float32 whatever the weights' type."""
+    """umT5's encoder. Attention is not scaled. Norms and softmax are in float32, whatever the weights' type."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab, config.width)
         self.stack = UMT5Stack(
             UMT5Config(
-                vocab_size=2,  # pad and end; the table above is used in place of the one made here
+                vocab_size=2,  # pad and end token; the embedding above replaces the one made here
                 d_model=config.width,
                 d_kv=config.attention_width // config.heads,
                 d_ff=config.ffn_width,
@@ -93,7 +93,7 @@ class TextEncoder(nn.Module):
     def forward(self, ids_1L: Tensor, mask_1L: Tensor) -> Tensor:
         """Token ids and mask [1, L], ones before zeros -> context rows [sum(mask), D] in the weights' type.
 
-        Padding gets no attention and its rows are dropped, so it is cut off before the first layer instead.
+        Padding is cut off before the first layer: it would get no attention, and its rows would be dropped.
         """
         count = int(mask_1L.sum())
         assert ids_1L.shape == mask_1L.shape == (1, mask_1L.shape[1]), "one prompt"
@@ -103,21 +103,21 @@ class TextEncoder(nn.Module):
 
 
 def clean_prompt(text: str) -> str:
-    """The prompt as the text encoder was trained to see it: mended Unicode, no HTML entities, single spaces."""
+    """Clean a prompt as in the text encoder's training: fixed Unicode, no HTML entities, single spaces."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
 
 
 class Tokenizer(Protocol):
     def __call__(self, text: str) -> tuple[Tensor, Tensor]:
-        """A prompt, cleaned here -> ids and mask [1, length] int64: the tokens, an end token, padding."""
+        """A prompt, which is cleaned first -> ids and mask [1, length] int64: tokens, end token, padding."""
         ...
 
 
 def load_tokenizer(folder: str | Path, length: int = 512) -> Tokenizer:
-    """The tokenizer in a folder's tokenizer.json (umT5 publishes google/umt5-xxl/).
+    """The tokenizer in a folder's tokenizer.json (published as google/umt5-xxl).
 
-    Raises FileNotFoundError without that file, ValueError when it lacks the padding or end token.
+    Raises FileNotFoundError if that file is missing, ValueError if it lacks the padding or end token.
     """
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
@@ -138,7 +138,7 @@ def load_tokenizer(folder: str | Path, length: int = 512) -> Tokenizer:
 
 
 def byte_tokenizer(length: int) -> Tokenizer:
-    """UTF-8 bytes as tokens, below 259; needs no file. For small models."""
+    """UTF-8 bytes as tokens, with ids below 259. Needs no file; for small models."""
     from transformers import ByT5Tokenizer
 
     tokenizer = ByT5Tokenizer()
@@ -151,16 +151,16 @@ def byte_tokenizer(length: int) -> Tokenizer:
 
 
 def pad_tokens(ids: list[int], eos: int, pad: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask [1, length] int64: as many of `ids` as leave room for the end token, then it, then padding."""
+    """Ids and mask [1, length] int64: `ids` cut to leave room for the end token, the end token, padding."""
     ids = [*ids[: length - 1], eos]
     padding = length - len(ids)
     return torch.tensor([ids + [pad] * padding]), torch.tensor([[1] * len(ids) + [0] * padding])
 
 
 def map_text_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published umT5 file's tensors, or a library-named one's, under TextEncoder's names.
+    """The tensors of a umT5 file, named as published or as in transformers, under TextEncoder's names.
 
-    Raises ValueError, naming keys, when the file is not a umT5 encoder, and for one quantized to fp8 with scales.
+    Raises ValueError, naming keys, if the file is not a umT5 encoder or is quantized to scaled fp8.
     """
     scales = [key for key in state if SCALED_FP8.search(key)]
     if scales:
@@ -171,7 +171,7 @@ def map_text_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_config_from(shapes: Mapping[str, tuple[int, ...]], *, max_distance: int = 128) -> TextConfig:
-    """The config of a file's tensors, from their shapes under the file's own names; the position table has the heads."""
+    """The config that fits the shapes of a file's tensors, given under the file's own names. The position table gives the heads."""
     named = rename_keys(shapes, text_key)
     require_keys("umT5", named, expected_text_keys(named))
     first = f"{BLOCK_PREFIX}0.layer."
@@ -190,7 +190,7 @@ def text_config_from(shapes: Mapping[str, tuple[int, ...]], *, max_distance: int
 
 
 def text_key(key: str) -> str | None:
-    """A file's key as TextEncoder names it, None for what is not the encoder's; a key it does not know stays as it is."""
+    """TextEncoder's name for a file's key. None if it is not part of the encoder; unknown keys are unchanged."""
     if key.startswith(NOT_ENCODER):
         return None
     if key.startswith("encoder.block."):
@@ -202,7 +202,7 @@ def text_key(key: str) -> str | None:
 
 
 def expected_text_keys(names: Collection[str]) -> list[str]:
-    """Every key of a TextEncoder with as many layers as `names` has."""
+    """All keys of a TextEncoder with as many layers as in `names`."""
     blocks = range(count_blocks(names, BLOCK_PREFIX))
     return [f"{BLOCK_PREFIX}{i}.{part}.weight" for i in blocks for part in PUBLISHED_PARTS.values()] + [
         "token_embedding.weight",

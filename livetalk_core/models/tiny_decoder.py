@@ -1,8 +1,8 @@
 """A tiny decoder of Wan 2.1 latents, for drafts: the layers and state-dict names published as taew2_1 (TAEHV for Wan 2.1).
 
-Each frame passes through 2-D convolutions; only the memory blocks look back, by one frame: `past` keeps, per memory block, the last frame
-that it was given. Latent frames are decoded one by one, however they come, so that frames are the same to the bit for any groups (a
-convolution of more pictures at once may round otherwise), and memory is that of four frames.
+Each frame passes through 2-D convolutions. Only memory blocks look back, by one frame: `past` caches the last input frame of each.
+Latent frames are always decoded one by one. So the result is bit-equal for any groups (a convolution over a larger batch may round
+differently), and memory is that of four frames.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from livetalk_core.models.convolution import Past
 from livetalk_core.models.vae import CausalVAE, VAEConfig, fit_groups
 
 CHANNELS, TEMPORAL_STRIDE, SPATIAL_STRIDE = 16, 4, 8
-"""Of the latents that it was trained for."""
+"""Shape of the latents that it was trained for."""
 WIDTHS = (256, 128, 64, 64)
-"""Channels at the latents' size, and after each doubling."""
+"""Channels at latent resolution and after each upsampling."""
 GROWTH = (1, 2, 2)
-"""Frames made of one at each doubling."""
+"""Output frames per frame at each upsampling."""
 
 
 class DraftVAE(nn.Module):
-    """A Wan 2.1 VAE with a tiny decoder in place of its own. Its encoder stays, and its decoder is there to be compared with."""
+    """A Wan 2.1 VAE that decodes with a tiny decoder. It encodes as before and keeps its exact decoder for comparison."""
 
     def __init__(self, exact: CausalVAE, decoder: TinyDecoder):
         super().__init__()
@@ -49,9 +49,9 @@ class DraftVAE(nn.Module):
         return self.exact.encode(video_CTHW, groups)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
-        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one per group of latent frames (all at once by default)."""
+        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one piece per group of latent frames (by default one group)."""
         z, past = latents_CTHW.to(next(self.decoder.parameters()).dtype)[None], {}
-        skip = self.temporal_stride - 1  # the first latent frame is that of a single frame, the last of its four
+        skip = self.temporal_stride - 1  # the first latent frame stands for one video frame: the last of the four decoded
         for group in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
             frames_CTHW = torch.cat([self.decoder(x, past)[0] for x in group.split(1, dim=2)], dim=1)
             yield frames_CTHW[:, skip:]
@@ -59,14 +59,14 @@ class DraftVAE(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-    """Normalized latents [1, 16, t, h, w], as the DiT makes them, to frames [1, 3, 4 t, 8 h, 8 w] in [-1, 1]."""
+    """Normalized latents [1, 16, t, h, w] from the DiT -> frames [1, 3, 4 t, 8 h, 8 w] in [-1, 1]."""
 
     def __init__(self):
         super().__init__()
-        layers = [Squash(), conv3(CHANNELS, WIDTHS[0]), nn.ReLU()]
+        layers = [SoftClamp(), conv3(CHANNELS, WIDTHS[0]), nn.ReLU()]
         for (width, narrower), growth in zip(itertools.pairwise(WIDTHS), GROWTH, strict=True):
             layers += [MemoryBlock(width) for _ in range(3)]
-            layers += [nn.Identity(), Grow(width, growth), conv3(width, narrower, bias=False)]
+            layers += [nn.Identity(), Upsample(width, growth), conv3(width, narrower, bias=False)]
         self.decoder = nn.Sequential(*layers, nn.ReLU(), conv3(WIDTHS[-1], 3))
 
     def forward(self, x_1CTHW: Tensor, past: Past) -> Tensor:
@@ -76,15 +76,15 @@ class TinyDecoder(nn.Module):
         return (x_TCHW.clamp(0, 1) * 2 - 1).transpose(0, 1)[None]
 
 
-class Squash(nn.Module):
-    """Brings latents between -3 and 3, softly."""
+class SoftClamp(nn.Module):
+    """Limits latents smoothly to -3..3."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 3) * 3
 
 
 class MemoryBlock(nn.Module):
-    """What three convolutions make of a frame and of the one before it, zeros before the clip, is added to the frame."""
+    """Residual block whose convolutions also see the previous frame (zeros before the clip)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -97,11 +97,11 @@ class MemoryBlock(nn.Module):
         return F.relu(self.conv(torch.cat([x_TCHW, before_TCHW], dim=1)) + x_TCHW)
 
 
-class Grow(nn.Module):
-    """`growth` frames of every frame, each of twice the size (nearest).
+class Upsample(nn.Module):
+    """Turns every frame into `growth` frames of twice the size (nearest).
 
-    Published as a doubling, a layer without weights whose place in the row is left empty here, and then the 1 x 1 convolution; in the other
-    order it is the same for a quarter of the work.
+    The published order is upsampling, then 1 x 1 convolution; nn.Identity keeps the upsampling's index. The reverse order gives the same
+    result for a quarter of the work.
     """
 
     def __init__(self, width: int, growth: int):

@@ -1,7 +1,7 @@
 """The causal 3-D VAE of Wan 2.1, published state-dict names: 8 x 8 pixels and 4 frames (the first alone) to 16 channels.
 
-Every convolution looks back in time only, so the clip may pass in groups of latent frames of any size: `past` keeps, per layer, the last
-frames it needs. With `past=None` the whole clip is one group. Both are the same function. `borders`: what is beyond the pixels in hand.
+Convolutions are causal in time, so a clip can be processed in groups of latent frames of any size: `past` caches, per layer, the last
+frames it needs. With `past=None` the whole clip is one group; the result is the same. `borders`: what lies outside the local pixels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WAN_STD = (
 
 
 DECODER_FORM = {"force_pointwise_cat": True, "reorder_for_locality": False}
-"""Of the compiler: the frames kept and the new ones are joined by what makes the new ones, not by a copy of each; and a convolution on all
-of a group, which settles how the group lies in memory, stays before those on its first frames."""
+"""Compiler options. The first writes new frames directly next to the cached ones instead of copying both. The second keeps the convolution
+on the whole group first, because the first use of a tensor decides its memory layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +47,21 @@ class VAEConfig:
 
     @property
     def temporal_stride(self) -> int:
-        """Frames of a latent; the first has one."""
+        """Video frames per latent frame; the first latent frame has one."""
         return 2 ** sum(self.temporal_downsample)
 
     @property
     def spatial_stride(self) -> int:
-        """Pixels of a latent, each way."""
+        """Pixels per latent, in each direction."""
         return 2 ** len(self.temporal_downsample)
 
     def unscale(self, latents_CTHW: Tensor) -> Tensor:
-        """Normalized latents in the VAE's own scale, as other programs hold them, float32."""
+        """Normalized latents -> the VAE's own scale, which other programs use; float32."""
         mean, std = self.statistics(latents_CTHW.device)
         return latents_CTHW.float() * std + mean
 
     def scale(self, latents_CTHW: Tensor) -> Tensor:
-        """Latents in the VAE's own scale, normalized: the inverse of `unscale`."""
+        """Latents in the VAE's own scale -> normalized: the inverse of `unscale`."""
         mean, std = self.statistics(latents_CTHW.device)
         return (latents_CTHW.float() - mean) / std
 
@@ -103,7 +103,7 @@ class CausalVAE(nn.Module):
         return (torch.cat(parts, dim=2)[0] - mean) * (1 / std)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Iterator[Tensor]:
-        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one per group of latent frames (all at once by default)."""
+        """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one piece per group of latent frames (by default one group)."""
         dtype = self.conv2.weight.dtype
         mean, std = self.mean.to(latents_CTHW.device, dtype), self.std.to(latents_CTHW.device, dtype)
         z = (latents_CTHW.to(dtype) / (1 / std) + mean)[None]
@@ -191,7 +191,7 @@ class FrameAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size, and with `temporal` half the frames: the first passes, the rest by a strided convolution from the first on."""
+    """Halves the size, and with `temporal` the frame rate: the first frame is kept, the rest are convolved with stride 2."""
 
     def __init__(self, dim: int, temporal: bool):
         super().__init__()
@@ -213,7 +213,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size at half the width, and with `temporal` twice the frames, except for the first, which the others do not see."""
+    """Doubles the size and halves the channels; with `temporal` it also doubles all frames but the first, which the others do not see."""
 
     def __init__(self, dim: int, temporal: bool):
         super().__init__()
@@ -237,7 +237,7 @@ class Upsample(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / |x| sqrt(C) gamma over channels, per pixel."""
+    """sqrt(C) gamma x / |x|, with the norm over channels, per pixel."""
 
     def __init__(self, dim: int, image: bool = False):
         super().__init__()
@@ -268,7 +268,7 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
 
 
 def fit_groups(groups: tuple[int, ...], total: int) -> list[int]:
-    """The groups as far as they go, the last one repeated, so that they sum to `total`; one group when none are given."""
+    """The groups, with the last one repeated or cut so that they sum to `total`. One group if none are given."""
     if any(n < 1 for n in groups):
         raise ValueError(f"groups={groups} must be counts of 1 or more latent frames, such as (1, 4, 4)")
     sizes, left = [], total
@@ -277,11 +277,11 @@ def fit_groups(groups: tuple[int, ...], total: int) -> list[int]:
             return sizes
         sizes.append(min(n, left))
         left -= sizes[-1]
-    raise AssertionError("unreachable: the last group repeats for ever")
+    raise AssertionError("unreachable: the last group repeats without end")
 
 
 def split_video(video_BCTHW: Tensor, latent_groups: list[int], stride: int) -> tuple[Tensor, ...]:
-    """Cut so that the first piece holds 1 + 4 (n - 1) frames and every later one 4 n."""
+    """Split the video: the first piece has 1 + 4 (n - 1) frames, every later one 4 n."""
     sizes = [stride * n for n in latent_groups]
     sizes[0] -= stride - 1
     return video_BCTHW.split(sizes, dim=2)

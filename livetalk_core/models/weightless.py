@@ -1,4 +1,4 @@
-"""The small model's encoders, which have no weights: what there is to learn about sound and picture, its DiT's projections learn.
+"""The small model's encoders. They have no weights; the DiT's projections learn from their features.
 
 Axes in names: N samples, T video frames, S columns, D width, L tokens, C H W picture.
 """
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FLOOR = 1e-5
-"""Added to the mel energies: about 60 dB under speech."""
+"""Added to mel energies: about 60 dB below speech."""
 LOG_MEAN, LOG_STD = -2.0, 2.0
-"""Of log10 energies of speech at -23 LUFS and the floor, roughly."""
+"""Approximate statistics of log10 energies of speech at -23 LUFS with the floor added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class MelConfig:
 
     @property
     def bytes_per_second(self) -> int:
-        """Memory for a second of sound that is heard at once, loudness included: 1.0 MB were measured over ten minutes, on a CPU."""
+        """Memory per second of audio encoded in one call, loudness included: 1.0 MB were measured over ten minutes, on a CPU."""
         return 1_200_000
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest sound that gives a feature: one video frame."""
+        """Fewest samples that give a feature: one video frame."""
         return self.sample_rate // self.fps
 
 
 class MelEncoder(nn.Module):
-    """Features [T, S, D] of sound: of every video frame's own samples S spectra, evenly spaced, D log-mel energies each."""
+    """Audio features [T, S, D]: per video frame S evenly spaced spectra of D log-mel energies each."""
 
     def __init__(self, config: MelConfig):
         super().__init__()
@@ -79,10 +79,10 @@ class MelEncoder(nn.Module):
 
 
 @functools.cache
-def mel_filters(config: MelConfig, device: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 (it is a constant)
+def mel_filters(config: MelConfig, device: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 (a constant)
     """[fft / 2 + 1, bins]: triangles of height 1, evenly spaced in mel (O'Shaughnessy) from 60 Hz to half the sample rate.
 
-    Made once for a device.
+    Cached per device.
     """
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (60.0, config.sample_rate / 2))
     corners = 700 * (10 ** (torch.linspace(low, high, config.bins + 2) / 2595) - 1)
@@ -94,14 +94,14 @@ def mel_filters(config: MelConfig, device: torch.device = torch.device("cpu")) -
 
 @dataclass(frozen=True, kw_only=True)
 class ThumbnailConfig:
-    """A small copy of the picture, cut into squares."""
+    """Sizes of a small copy of the picture, cut into squares."""
 
     size: int = 32
     patch_size: int = 4
 
     @property
     def width(self) -> int:
-        """Values of a token: its pixels and where it is."""
+        """Features of a token: its pixels and its position."""
         return 3 * self.patch_size**2 + 2
 
     @property
@@ -110,7 +110,7 @@ class ThumbnailConfig:
 
 
 class ThumbnailEncoder(nn.Module):
-    """Pixels for features: what the DiT's picture attention sees instead of CLIP's."""
+    """Uses pixels as picture features, in place of CLIP's."""
 
     def __init__(self, config: ThumbnailConfig):
         super().__init__()
@@ -132,17 +132,17 @@ class NoTextConfig:
 
 
 class NoText(nn.Module):
-    """For a model that was taught no words: every prompt is the same row of zeros."""
+    """For a model trained without text: every prompt gives the same row of zeros."""
 
     def __init__(self, config: NoTextConfig):
         super().__init__()
         self.config = config
 
     def forward(self, ids_L: Tensor, mask_L: Tensor) -> Tensor:
-        """[1, D], whatever the ids."""
+        """Zeros [1, D] for any ids."""
         return torch.zeros(1, self.config.width, device=ids_L.device)
 
 
 def no_tokens(text: str) -> tuple[Tensor, Tensor]:
-    """Ids and mask [1, 1] of any prompt, for NoText."""
+    """Ids and mask [1, 1] for NoText, the same for any prompt."""
     return torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)

@@ -1,7 +1,7 @@
-"""Tensors from files into modules: sizes read from the tensors, built on the meta device, one copy in memory at most.
+"""Loads modules from files: sizes come from the tensors, modules are built on the meta device, memory holds one copy at most.
 
-Files are mapped, not read: a tensor takes memory when it is moved to its place. Names are the published ones; the prefixes that
-single-file exports put before them are taken off.
+Files are memory-mapped: a tensor takes memory only when it is moved to its device. Names are the published ones; prefixes added by
+single-file exports are removed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from livetalk_core.models.vae import CausalVAE, VAEConfig
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 HEAD_DIM = 128
-"""Of every Wan 2.1 model; heads are not in the tensors' shapes."""
+"""Head width of every Wan 2.1 model; tensor shapes do not show the number of heads."""
 TINY_DOWNLOAD = "taew2_1.pth of github.com/madebyollin/taehv"
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of .safetensors and .pth files, mapped; a later file's tensor replaces an earlier one's of the same name.
+    """All tensors of .safetensors and .pth files, memory-mapped. If a name is in several files, the last one counts.
 
-    Raises FileNotFoundError, or ValueError naming the file, when one is not there or not a file of tensors.
+    Raises FileNotFoundError if a file is missing, ValueError naming the file if it is not a file of tensors.
     """
     tensors: dict[str, Tensor] = {}
     for path in paths:
@@ -53,7 +53,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """A .pth or .bin file of tensors only: pickled code is refused."""
+    """The tensors of a .pth or .bin file. Pickled code is refused."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
@@ -68,7 +68,7 @@ def first_line(error: Exception) -> str:
 
 
 def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefix that all of them, or a checkpoint's diffusion part of them, carry."""
+    """Remove the prefix from all names, or from those of a checkpoint's diffusion model."""
     for prefix in PREFIXES:
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if inside:
@@ -79,9 +79,9 @@ def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def build(
     make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, what: str, dtype: torch.dtype | None, device: str | torch.device
 ) -> nn.Module:
-    """The module of `make`, built without memory and given the tensors one by one, on its device and in its type.
+    """Build a module on the meta device and load the tensors one by one, on `device` and in `dtype`.
 
-    Raises ValueError naming the keys when they do not fit; `what` says what they should have been.
+    Raises ValueError, naming keys, if the tensors do not fit; `what` names the expected model.
     """
     with torch.device("meta"):
         module = make()
@@ -94,7 +94,7 @@ def build(
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """ValueError, naming the first keys, unless every tensor of the module is there in its shape."""
+    """ValueError, naming keys, unless every tensor of the module is present and has the right shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = [name for name in shapes if name not in tensors]
     if missing:
@@ -107,19 +107,19 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
-    """What the configs are read from."""
+    """The shape of each tensor; configs are derived from these."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
-    """The DiT of these tensors (see dit_config_from for `known`)."""
+    """The DiT with these tensors; `known` as in dit_config_from."""
     refuse_scaled(tensors, "the DiT")
     config = dit_config_from(shapes_of(tensors), **known)
     return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
 
 
 def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
-    """The VAE of these tensors, whichever it is."""
+    """The VAE with these tensors: the large or the small one."""
     shapes = shapes_of(tensors)
     if "decoder.picture.rest.weight" in shapes:
         small = patch_vae_config_from(shapes)
@@ -129,7 +129,7 @@ def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str |
 
 
 def read_tiny_decoder(path: Path) -> TinyDecoder:
-    """The tiny decoder of this file, float32 on the CPU. FileNotFoundError or ValueError, naming it, when it is missing or another."""
+    """The tiny decoder in this file, float32 on the CPU. FileNotFoundError if it is missing, ValueError if it is another kind of file."""
     if not path.is_file():
         raise FileNotFoundError(f"--decoder {path} is missing; name a file of {TINY_DOWNLOAD}, or leave it out")
     try:
@@ -139,7 +139,7 @@ def read_tiny_decoder(path: Path) -> TinyDecoder:
 
 
 def load_tiny_decoder(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> TinyDecoder:
-    """The tiny decoder of these tensors; the file's encoder is left out. ValueError when its decoder has other layers."""
+    """The tiny decoder with these tensors; the file's encoder is not used. ValueError if its decoder has other layers."""
     what = "the tiny decoder of Wan 2.1 (taew2_1)"
     decoder = build(TinyDecoder, tensors, what=what, dtype=dtype, device=device)
     known = decoder.state_dict().keys()
@@ -162,7 +162,7 @@ def dit_config_from(
     predicts: str = "velocity",
     picture_in: str = "first",
 ) -> DiTConfig:
-    """Every size of the DiT from its tensors' shapes; heads of 128 unless given. ValueError when they are not an audio-driven DiT."""
+    """The DiT's config from its tensors' shapes. Heads are 128 wide unless `num_heads` is given. ValueError for other models."""
     needed = ["patch_embedding.weight", "blocks.0.ffn.0.weight", "text_embedding.0.weight", "time_embedding.0.weight"]
     needed += ["img_emb.proj.0.weight", "head.head.weight"]
     audio = ["audio_proj.proj1.weight", "audio_proj.proj1_vf.weight", "audio_proj.proj3.weight", "audio_proj.norm.weight"]
@@ -202,7 +202,7 @@ def dit_config_from(
 
 
 def vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> VAEConfig:
-    """Every size of the VAE from its tensors' shapes; the latents' statistics are Wan 2.1's."""
+    """The VAE's config from its tensors' shapes; latent statistics are those of Wan 2.1."""
     needed = ["encoder.conv1.weight", "conv2.weight", "decoder.conv1.weight", "decoder.head.2.weight"]
     if missing := [name for name in needed if name not in shapes]:
         raise ValueError(f"not the weights of the Wan 2.1 VAE: {first_three(missing)} missing; choose Wan2.1_VAE.pth")
@@ -220,7 +220,7 @@ def vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> VAEConfig:
 
 
 def patch_vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> PatchVAEConfig:
-    """Every size of the small VAE from its tensors' shapes."""
+    """The small VAE's config from its tensors' shapes."""
     width, z_dim = shapes["decoder.embed.weight"][:2]
     return PatchVAEConfig(
         z_dim=z_dim,

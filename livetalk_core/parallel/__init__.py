@@ -1,1 +1,1 @@
-"""Several processes make one stream: parallelism put on from outside, the models know nothing of it."""
+"""One stream on several processes. The models do not know about it."""

@@ -1,4 +1,4 @@
-"""The DiT over a group of processes: each holds a slice of the tokens, and only self-attention and the speaker map look beyond it."""
+"""Sequence parallelism for the DiT: every process has a slice of the tokens; only self-attention and speaker positions communicate."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from livetalk_core.parallel.topology import check_degrees, slice_lengths
 
 
 class SequenceParallel:
-    """A SequenceRunner: every process of the group calls the DiT with the same inputs, and gets the same, whole answer.
+    """A SequenceRunner. Every process of the group calls the DiT with the same inputs and gets the same whole output.
 
-    Any number of tokens works, as long as each process has one. ValueError when the heads do not divide. `compiled`: the blocks are, and
-    the group's exchanges stay out of their graphs.
+    Any number of tokens works if every process gets at least one. ValueError if the degrees do not divide the heads. `compiled`: the
+    blocks are compiled; communication then runs outside their graphs.
     """
 
     def __init__(self, group: SequenceGroup, num_heads: int, compiled: bool = False):
         check_degrees(group.ulysses_degree, group.ring_degree, group.size, num_heads)
         self.group, self.compiled = group, compiled
         self.attentions: dict[int, Attention] = {}
-        """By the number of tokens; a compiled block knows each by its identity."""
+        """By number of tokens. Cached because a compiled block recompiles for a new object."""
 
     def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
-        """The blocks on this process's tokens, all of them; the head's output is gathered, and begins at token `skip`."""
+        """Run the blocks on this process's tokens and gather the output from token `skip` on."""
         lengths = slice_lengths(x_BLD.shape[1], self.group.size)
         first = sum(lengths[: self.group.rank])
         mine = slice(first, first + lengths[self.group.rank])
@@ -45,26 +45,26 @@ class SequenceParallel:
         total = sum(lengths)
         if total not in self.attentions:
             attention = SliceAttention(lengths, self.group)
-            self.attentions[total] = outside_graphs(attention) if self.compiled else attention
+            self.attentions[total] = untraced(attention) if self.compiled else attention
         return self.attentions[total]
 
 
 @dataclass(frozen=True)
 class SliceAttention:
-    """The Attention of one process's slice of tokens; `lengths[r]` is process r's."""
+    """The Attention for one process's slice of tokens; process r has `lengths[r]` tokens."""
 
     lengths: list[int]
     group: SequenceGroup
 
     def attend(self, q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
-        """Own tokens' attention to the whole chunk. xfuser takes half precision, and a ring only in equal slices."""
+        """Attention of the local tokens to the whole chunk. xfuser supports half precision only, and a ring only with equal slices."""
         usp, even = self.group.usp, len(set(self.lengths)) == 1
         if usp is None or q_BLNK.dtype not in (torch.bfloat16, torch.float16) or (self.group.ring_degree > 1 and not even):
             return sequence_attention(q_BLNK, k_BLNK, v_BLNK, self.lengths, self.group)
         return usp_attention(usp, q_BLNK, k_BLNK, v_BLNK, self.lengths)
 
     def locate(self, q_BLNK: Tensor, k_BLNK: Tensor, masks_KL: Tensor, tokens_per_frame: int) -> Tensor:
-        """Own tokens' positions between the speakers: the first frame's keys from their owners, the extremes from all."""
+        """Positions of the local tokens on the speakers' line. First-frame keys are broadcast; extremes are reduced over the group."""
         first_BSNK = share_first(k_BLNK, 1, tokens_per_frame, self.lengths, self.group.whole)
         likeness_BKL = reference_likeness(q_BLNK, first_BSNK, masks_KL)
         extremes_SBK1 = torch.stack([-likeness_BKL.amin(-1, keepdim=True), likeness_BKL.amax(-1, keepdim=True)])
@@ -73,21 +73,21 @@ class SliceAttention:
 
 
 @dataclass(frozen=True)
-class OutsideGraphs:
-    """An Attention that a compiler calls rather than looks into."""
+class UntracedAttention:
+    """An Attention that a compiler calls but does not trace."""
 
     attend: Callable[..., Tensor]
     locate: Callable[..., Tensor]
 
 
-def outside_graphs(attention: Attention) -> OutsideGraphs:
-    return OutsideGraphs(torch.compiler.disable(attention.attend), torch.compiler.disable(attention.locate))
+def untraced(attention: Attention) -> UntracedAttention:
+    return UntracedAttention(torch.compiler.disable(attention.attend), torch.compiler.disable(attention.locate))
 
 
 def usp_attention(usp: Callable[..., Tensor], q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: list[int]) -> Tensor:
-    """xfuser's attention: slices filled up to one length, as it wants them, and the filling, all at the end, kept from the keys.
+    """xfuser's attention. It needs equal slices, so they are padded; the padding is last, and `valid_kv_len` masks it.
 
-    `valid_kv_len` counts from the start after heads were traded for tokens (xfuser 0.7.0).
+    `valid_kv_len` counts from the start of the sequence after the all-to-all (xfuser 0.7.0).
     Checked over gloo with a CPU kernel; not yet run on several GPUs.
     """
     own, longest, total = q_BLNK.shape[1], max(lengths), sum(lengths)

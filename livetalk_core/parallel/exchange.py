@@ -1,7 +1,7 @@
-"""What crosses between processes: parts gathered, heads traded for tokens, keys passed round, borders shared.
+"""Communication between processes: gather, all-to-all of heads and tokens, ring, broadcast and halo exchange.
 
-Lengths along the cut dim may differ from process to process, but every process knows them all. A failure is never caught here: a process
-that misses a send or a wait would leave its peers with another message than they expect, so a failed process must end the group.
+Lengths along the split dim may differ between processes, but every process knows all of them. Errors are never caught here: after a missed
+send or wait the peers would receive the wrong message, so a failed process must end the group.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def gather_parts(part: Tensor, dim: int, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Every process's part, joined along `dim` in order, on every process; `lengths[r]` is process r's."""
+    """All processes' parts, concatenated along `dim`, on every process; process r has length `lengths[r]`."""
     longest, rows = max(lengths), part.movedim(dim, 0)
     if rows.shape[0] < longest:
         rows = torch.cat([rows, rows.new_zeros(longest - rows.shape[0], *rows.shape[1:])])
@@ -21,8 +21,8 @@ def gather_parts(part: Tensor, dim: int, lengths: list[int], group: dist.Process
     return torch.cat([piece[:n] for piece, n in zip(pieces, lengths, strict=True)]).movedim(0, dim)
 
 
-def collect_parts(part: Tensor, dim: int, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Every process's part, joined along `dim` in order, on process 0; nothing (length 0 in dim 0) on the others."""
+def gather_on_first(part: Tensor, dim: int, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
+    """All processes' parts, concatenated along `dim`, on process 0; an empty tensor (length 0 in dim 0) on the others."""
     dim = dim % part.ndim
     if dist.get_rank(group):
         if part.shape[dim]:
@@ -36,7 +36,7 @@ def collect_parts(part: Tensor, dim: int, lengths: list[int], group: dist.Proces
 
 
 def tokens_for_heads(x_SBLNK: Tensor, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Own tokens of all heads -> all the group's tokens of own heads: [S, B, L, N, K] -> [S, B, sum of lengths, N / U, K]."""
+    """All-to-all: local tokens of all heads [S, B, L, N, K] -> all tokens of local heads [S, B, sum of lengths, N / U, K]."""
     size, own = len(lengths), x_SBLNK.shape[2]
     sent = x_SBLNK.unflatten(3, (size, -1)).permute(3, 2, 0, 1, 4, 5).flatten(0, 1).contiguous()
     received = sent.new_empty(sum(lengths), *sent.shape[1:])
@@ -45,22 +45,22 @@ def tokens_for_heads(x_SBLNK: Tensor, lengths: list[int], group: dist.ProcessGro
 
 
 def heads_for_tokens(x_BLNK: Tensor, lengths: list[int], own: int, group: dist.ProcessGroup) -> Tensor:
-    """The way back: all the group's tokens of own heads -> the own `own` tokens of all heads."""
+    """The inverse all-to-all: all tokens of local heads -> the `own` local tokens of all heads."""
     size, sent = len(lengths), x_BLNK.movedim(1, 0).contiguous()
     received = sent.new_empty(size * own, *sent.shape[1:])
     dist.all_to_all_single(received, sent, output_split_sizes=[own] * size, input_split_sizes=lengths, group=group)
     return received.unflatten(0, (size, own)).permute(2, 1, 0, 3, 4).flatten(2, 3)
 
 
-def pass_on(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> list[dist.Work]:
-    """Start sending to the next process of the ring and receiving from the one before; wait for the works before use."""
+def send_to_next(sent: Tensor, received: Tensor, group: dist.ProcessGroup) -> list[dist.Work]:
+    """Start sending to the next process of the ring and receiving from the previous one. Wait for the works before use."""
     place, size = dist.get_rank(group), dist.get_world_size(group)
     after, before = (dist.get_global_rank(group, (place + step) % size) for step in (1, -1))
     return dist.batch_isend_irecv([dist.P2POp(dist.isend, sent, after, group), dist.P2POp(dist.irecv, received, before, group)])
 
 
 def share_first(x: Tensor, dim: int, count: int, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
-    """The first `count` rows along `dim` of the joined parts, on every process: their owners broadcast them."""
+    """The first `count` rows of the concatenated parts, on every process: the processes that have them broadcast them."""
     rank, pieces = dist.get_rank(group), []
     for owner, length in enumerate(lengths):
         size = min(length, count - sum(lengths[:owner]))
@@ -73,10 +73,11 @@ def share_first(x: Tensor, dim: int, count: int, lengths: list[int], group: dist
     return torch.cat(pieces, dim)
 
 
-def widen(x: Tensor, dim: int, before: int, after: int, active: int, group: dist.ProcessGroup) -> Tensor:
-    """x with its neighbors' nearest row at either end of `dim`, zeros beyond the first and last of `active` processes.
+def exchange_halos(x: Tensor, dim: int, before: int, after: int, active: int, group: dist.ProcessGroup) -> Tensor:
+    """x extended along `dim` by its neighbors' nearest row: `before` rows in front, `after` rows behind.
 
-    `before` and `after` are 0 or 1 and the same on all processes.
+    Zeros stand in at the outer ends of the first and the last of the `active` processes. `before` and `after` are 0 or 1, and the same
+    on all processes.
     """
     rank, end = dist.get_rank(group), x.shape[dim] - 1
     first, last = (x.narrow(dim, i, 1).contiguous() for i in (0, end))
@@ -92,6 +93,6 @@ def widen(x: Tensor, dim: int, before: int, after: int, active: int, group: dist
 
 
 def exchange(operations: list[dist.P2POp]) -> None:
-    """Run point-to-point operations and wait for all of them."""
+    """Run point-to-point operations and wait for them."""
     for work in dist.batch_isend_irecv(operations) if operations else ():
         work.wait()

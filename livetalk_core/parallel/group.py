@@ -1,6 +1,6 @@
-"""The processes that share one model: who they are, and who talks to whom. The only file that knows xfuser.
+"""The process groups that share one model. The only file that imports xfuser.
 
-Process r of a group has place r % U in its Ulysses group and r // U in its ring (U: Ulysses degree), with or without xfuser.
+Process r has place r % U in its Ulysses group and r // U in its ring (U: Ulysses degree), with or without xfuser.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "plain", "xfuser")
 XFUSER = (0, 7)
-"""Oldest xfuser whose USP leaves padded keys out when told how many are valid."""
+"""Oldest xfuser whose USP masks padded keys through `valid_kv_len`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceGroup:
-    """One process's view of its group."""
+    """A group of processes, as one of them sees it."""
 
     rank: int
-    """Place in this group, from 0."""
+    """Rank within this group, from 0."""
     size: int
     ulysses_degree: int
     ring_degree: int
@@ -38,7 +38,7 @@ class SequenceGroup:
     ulysses: dist.ProcessGroup
     ring: dist.ProcessGroup
     usp: Callable[..., Tensor] | None = None
-    """xfuser's attention over the same groups, (q, k, v) as [B, heads, L, K]; None for the plain one."""
+    """xfuser's attention over the same groups, for q, k, v [B, heads, L, K]. None: this package's own attention."""
 
     @property
     def ring_place(self) -> int:
@@ -56,10 +56,10 @@ def init_group(
     kernel: str = "auto",
     timeout_s: float = 600,
 ) -> SequenceGroup:
-    """Meet the other processes and form one group of all: NCCL on CUDA, gloo on the CPU. Every process calls it.
+    """Connect to the other processes and form one group of all: NCCL on CUDA, gloo on the CPU. Every process calls it.
 
-    `init_method` is a torch.distributed address such as tcp://127.0.0.1:29500 or file:///tmp/meet; `timeout_s` is that of every
-    collective. `kernel` auto: xfuser on CUDA where it is installed, plain elsewhere. ValueError for a kernel that cannot run here.
+    `init_method` is a torch.distributed address such as tcp://127.0.0.1:29500 or file:///tmp/meet; `timeout_s` applies to
+    every collective. `kernel` auto: xfuser on CUDA where it is installed, plain elsewhere. ValueError if the kernel cannot run here.
     """
     wanted = choose_kernel(kernel, device)
     if device.type == "cuda":
@@ -72,9 +72,9 @@ def init_group(
 
 
 def connect(ranks: Sequence[int], ulysses_degree: int, ring_degree: int, device: torch.device) -> SequenceGroup | None:
-    """A group of these world ranks with the plain attention; None for a process outside it.
+    """A group of these world ranks; None on processes outside it.
 
-    Every process of the world calls it, with the same numbers. Degrees that do not make up the group: ValueError.
+    Every process of the world calls it with the same arguments. ValueError if the degrees do not multiply to the group's size.
     """
     if ulysses_degree < 1 or ring_degree < 1 or ulysses_degree * ring_degree != len(ranks):
         raise ValueError(
@@ -98,13 +98,13 @@ def connect(ranks: Sequence[int], ulysses_degree: int, ring_degree: int, device:
         ulysses=next(g for members, g in ulysses if me in members),
         ring=next(g for members, g in ring if me in members),
     )
-    return open_links(group)
+    return connect_members(group)
 
 
 def connect_xfuser(size: int, ulysses_degree: int, ring_degree: int, device: torch.device) -> SequenceGroup:
-    """A group of the whole world over xfuser's process groups, with its attention.
+    """A group of the whole world with xfuser's process groups and attention.
 
-    xfuser's own start-up of its settings refuses a world of several processes outside its pipelines, so they are made here.
+    xfuser's own initialization supports several processes only in its pipelines, so its runtime state is set up here.
     Checked over gloo with a CPU kernel; not yet run on several GPUs.
     """
     distributed = importlib.import_module("xfuser.core.distributed")
@@ -128,11 +128,11 @@ def connect_xfuser(size: int, ulysses_degree: int, ring_degree: int, device: tor
         ring=sequence.ring_group,
         usp=importlib.import_module("xfuser.model_executor.layers.usp").USP,
     )
-    return open_links(group)
+    return connect_members(group)
 
 
 def choose_kernel(kernel: str, device: torch.device) -> str:
-    """plain or xfuser. ValueError for one that is unknown or cannot run here."""
+    """plain or xfuser. ValueError if the kernel is unknown or cannot run here."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} must be one of {', '.join(KERNELS)}")
     installed = importlib.util.find_spec("xfuser") is not None
@@ -148,18 +148,18 @@ def choose_kernel(kernel: str, device: torch.device) -> str:
 
 
 def check_version(version: str) -> None:
-    """ValueError for an xfuser that would let the padded keys in."""
+    """ValueError for an xfuser that does not mask padded keys."""
     if tuple(int(part) for part in version.split(".")[:2]) < XFUSER:
         raise ValueError(f"xfuser {version} is too old; pip install xfuser==0.7.0, or use kernel='plain'")
 
 
-def open_links(group: SequenceGroup) -> SequenceGroup:
-    """One collective in each process group: NCCL wants all members at its first call, and a later point-to-point has only two."""
+def connect_members(group: SequenceGroup) -> SequenceGroup:
+    """Run one collective per process group: NCCL connects at the first call, which needs all members; a point-to-point call has two."""
     for members in (group.whole, group.ulysses, group.ring):
         dist.all_reduce(torch.zeros(1, device=group.device), group=members)
     return group
 
 
 def close_group() -> None:
-    """Leave the world; no group of it can be used after."""
+    """Destroy the world's process group. No group can be used afterwards."""
     dist.destroy_process_group()

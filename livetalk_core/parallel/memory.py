@@ -1,4 +1,4 @@
-"""Where the weights of the DiT's blocks are kept, and what that takes of a device: 37 of the published model's 38 GB are in its blocks."""
+"""Decides where the weights of the DiT's blocks are kept. In the published model the blocks are 37 of 38 GB."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from livetalk_core.parallel.offload import NUM_SLOTS
 
 GIB = 1 << 30
 WORKING_BYTES = 6 * GIB
-"""What the large model needs beyond its weights, for a chunk of 720 x 416: an estimate."""
-SPARE_BYTES = GIB
-"""What allocators and libraries take for themselves: an estimate."""
-ROOMY_BYTES = 20 * GIB
-"""Free memory that `auto` leaves before it keeps blocks on the device: absorbed audio keys, 9.4 GB at 14B and 720 x 416, save more time
-than blocks that stay, and are made where they take less than half of what is free."""
+"""Activations of the large model for a chunk of 720 x 416: an estimate."""
+OVERHEAD_BYTES = GIB
+"""Overhead of allocators and libraries: an estimate."""
+MIN_FREE_BYTES = 20 * GIB
+"""Free memory that `auto` keeps when it offloads. It is for absorbed audio keys (9.4 GB at 14B and 720 x 416), which are used if they take
+less than half of the free memory. They save more time than more resident blocks would."""
 GATHERED_BLOCKS = 4
-"""Blocks' worth of memory for the one at work, the one being gathered, and the copies between: an estimate."""
+"""Memory for the running block, the block being gathered, and copies, in blocks: an estimate."""
 
 
 def check_memory(memory: str, num_processes: int) -> None:
-    """ValueError for weights that are shared out in one process."""
+    """ValueError for sharded weights in a single process."""
     if memory == "sharded" and num_processes < 2:
         raise ValueError("memory='sharded' shares the weights over 2 processes or more, and this is one; use more GPUs, or 'offload'")
 
 
 def blocks_on_device(memory: str, block_bytes: int, num_blocks: int, count: int = 1) -> int:
-    """Bytes of block weights that one of `count` devices must hold at once; `auto` as resident."""
+    """Bytes of block weights that each of `count` devices must hold. `auto` counts as resident."""
     if memory == "offload":
         return NUM_SLOTS * block_bytes
     if memory == "sharded":
@@ -34,16 +34,16 @@ def blocks_on_device(memory: str, block_bytes: int, num_blocks: int, count: int 
 
 
 def working_room(weight_bytes: int, encoder_bytes: int) -> int:
-    """Bytes beyond the weights that stay: chunks and encoders, which are there for a picture and a prompt only, take turns.
+    """Bytes needed besides resident weights: for activations or for a text or image encoder, which are never in memory together.
 
-    Small models are taken to need none.
+    Small models are assumed to need no room for activations.
     """
     large = weight_bytes + encoder_bytes > WORKING_BYTES
-    return max(encoder_bytes, WORKING_BYTES) + SPARE_BYTES if large else encoder_bytes
+    return max(encoder_bytes, WORKING_BYTES) + OVERHEAD_BYTES if large else encoder_bytes
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a GPU has free, torch's own unused memory included; None on the CPU, which is not asked."""
+    """Free bytes of a GPU, including what torch has reserved but not used. None on other devices."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -53,12 +53,12 @@ def free_bytes(device: torch.device) -> int | None:
 def settle_memory(memory: str, free: int | None, block_bytes: int, num_blocks: int, rest_bytes: int, room_bytes: int) -> tuple[str, int]:
     """resident or offload, and how many blocks stay on the device.
 
-    `auto`: resident where the blocks, the other weights and the room fit; else offload with as many blocks as leave ROOMY_BYTES free.
-    Asked for, offload takes as little as it can.
+    `auto`: resident if blocks, other weights and room fit; else offload, keeping as many blocks as leave MIN_FREE_BYTES free.
+    An explicit `offload` keeps no block on the device.
     """
     if memory == "offload":
         return "offload", 0
     if memory == "resident" or free is None or free >= num_blocks * block_bytes + rest_bytes + room_bytes:
         return "resident", num_blocks
-    spare = free - blocks_on_device("offload", block_bytes, num_blocks) - rest_bytes - max(room_bytes, ROOMY_BYTES)
+    spare = free - blocks_on_device("offload", block_bytes, num_blocks) - rest_bytes - max(room_bytes, MIN_FREE_BYTES)
     return "offload", max(0, min(num_blocks, spare // block_bytes))

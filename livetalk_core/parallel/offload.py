@@ -1,10 +1,9 @@
-"""The DiT on a device that cannot hold it: its blocks' weights wait on the host and are brought just before they are used.
+"""Offloading: the DiT on a device that cannot hold it. Block weights stay in host memory and are copied just before they are used.
 
-The model's class, its state dict and its results stay as they are; an OffloadedBlock runs a block. A block's weights lie one after
-another in one flat tensor on the host, in the order of PARTS, so that a visit to the block brings in one copy what it uses and nothing
-else. At 14B in bfloat16 a block has 928 MB: 598 for its forward, 105 more for audio that is not absorbed, 210 for the keys of prompt and
-picture, needed once a stream, and 16 for those of the sound, needed once a chunk, which stay on the device. A step brings 24 GB, where
-whole blocks are 37 GB.
+The model's class, state dict and results do not change; an OffloadedBlock runs a block. A block's weights lie in one flat host tensor in
+the order of PARTS, so every use of the block needs one copy of exactly the parts it uses. At 14B in bfloat16 a block has 928 MB: 598 for
+its forward, 105 more if audio is not absorbed, 210 for the keys of prompt and picture (once per stream), and 16 for audio keys (once per
+chunk), which stay on the device. A step copies 24 GB; copying whole blocks would be 37 GB.
 """
 
 from __future__ import annotations
@@ -24,97 +23,99 @@ from livetalk_core.models.runner import WHOLE, Attention, BlockRunner
 
 NUM_SLOTS = 2
 ALIGNMENT = 128
-"""Elements: every weight begins at a multiple of 256 bytes or more, as if it had been made alone."""
-STAYING = ("audio_cross_attn.kv_linear.",)
+"""Elements: every weight starts at a multiple of at least 256 bytes, as a separate allocation would."""
+RESIDENT = ("audio_cross_attn.kv_linear.",)
 CONTEXT = tuple(f"cross_attn.{name}." for name in ("k", "v", "norm_k", "k_img", "v_img", "norm_k_img"))
-HEARING = ("audio_cross_attn.q_linear.", "audio_cross_attn.proj.weight")
-PARTS = ("context", "work", "hearing")
-VISITS = {"context": ("context",), "absorbed": ("work",), "whole": ("work", "hearing"), "absorb": ("hearing",)}
-"""The parts that each kind of visit brings, next to each other in PARTS: a block's forward is absorbed or whole."""
+AUDIO = ("audio_cross_attn.q_linear.", "audio_cross_attn.proj.weight")
+PARTS = ("context", "work", "audio")
+USES = {"context": ("context",), "absorbed": ("work",), "whole": ("work", "audio"), "absorb": ("audio",)}
+"""The parts that each use of a block needs, adjacent in PARTS. A block's forward is `absorbed` or `whole`."""
 
 
-class Visit(NamedTuple):
+class Request(NamedTuple):
+    """A use of a block: its index, and a kind from USES."""
+
     block: int
     kind: str
 
 
-class Copies(Protocol):
-    """How weights come to the device. A mark is a moment of the device's work, which a copy can be made to wait for."""
+class Copier(Protocol):
+    """Copies weights to the device. An event is a point in the device's work that a copy can wait for, as in CUDA."""
 
     def host_memory(self, length: int, dtype: torch.dtype) -> Tensor: ...
 
     def device_memory(self, length: int, dtype: torch.dtype) -> Tensor: ...
 
-    def mark(self) -> object:
-        """What the device has been given to do until now."""
+    def record(self) -> object:
+        """An event after all work queued so far."""
         ...
 
-    def begin(self, target: Tensor, source: Tensor, free: object) -> object:
-        """Copy, once the work marked `free` is done; the copy's own mark."""
+    def start(self, target: Tensor, source: Tensor, free: object) -> object:
+        """Start a copy after event `free`. Returns an event after the copy."""
         ...
 
-    def wait(self, filled: object) -> None:
-        """What the device is given from now on comes after this copy."""
+    def wait(self, event: object) -> None:
+        """Work queued from now on runs after the copy with this event."""
         ...
 
 
 def offload_blocks(
-    dit: AudioDiT, device: torch.device, dtype: torch.dtype, *, resident: int = 0, num_slots: int = NUM_SLOTS, copies: Copies | None = None
+    dit: AudioDiT, device: torch.device, dtype: torch.dtype, *, resident: int = 0, num_slots: int = NUM_SLOTS, copier: Copier | None = None
 ) -> list[BlockRunner]:
-    """What runs the blocks of a DiT, whose weights are on the CPU or only mapped there, on `device` in `dtype`.
+    """Runners for the blocks of a DiT on `device` in `dtype`. Its weights are on the CPU or memory-mapped.
 
-    `resident` blocks, spread evenly, stay on the device for good; the others pass through `num_slots` slots. Weights go to the host's
-    memory block by block, so neither the device nor the host ever holds the DiT twice. They must not be changed or moved afterwards.
-    Raises ValueError when the host's memory does not suffice.
+    `resident` blocks, spread evenly, stay on the device; the others use `num_slots` slots in turn. Weights are packed block by block, so
+    neither host nor device ever holds the DiT twice. The weights must not be changed or moved afterwards.
+    Raises ValueError if host memory is too small.
     """
-    assert num_slots >= 2, "one slot is used while the next is filled"
-    copies = copies or (StreamCopies(device) if device.type == "cuda" else PlainCopies(device))
+    assert num_slots >= 2, "one slot is in use while the next is filled"
+    copier = copier or (StreamCopier(device) if device.type == "cuda" else BlockingCopier(device))
     for child in dit.children():
         if child is not dit.blocks:
             child.to(device, dtype)
-    brought = spread_evenly(len(dit.blocks) - resident, len(dit.blocks))
+    offloaded = spread_evenly(len(dit.blocks) - resident, len(dit.blocks))
     packed: dict[int, PackedBlock] = {}
     for i, block in enumerate(dit.blocks):
-        if i in brought:
-            packed[i] = PackedBlock.of(block, device, dtype, copies)
+        if i in offloaded:
+            packed[i] = PackedBlock.pack(block, device, dtype, copier)
         else:
             block.to(device, dtype)
-    conveyor = Conveyor(packed, dtype, num_slots, copies)
-    return [OffloadedBlock(i, block, conveyor) if i in packed else block for i, block in enumerate(dit.blocks)]
+    prefetcher = WeightPrefetcher(packed, dtype, num_slots, copier)
+    return [OffloadedBlock(i, block, prefetcher) if i in packed else block for i, block in enumerate(dit.blocks)]
 
 
 class OffloadedBlock:
-    """A BlockRunner: wherever the block's weights are used, they are brought first."""
+    """A BlockRunner that copier the block's weights to the device before every use."""
 
-    def __init__(self, index: int, block: Block, conveyor: Conveyor):
-        self.index, self.block, self.conveyor = index, block, conveyor
-        self.run = torch.compiler.disable(conveyor.run)  # a compiler would keep the weights it saw first
+    def __init__(self, index: int, block: Block, prefetcher: WeightPrefetcher):
+        self.index, self.block, self.prefetcher = index, block, prefetcher
+        self.run = torch.compiler.disable(prefetcher.run)  # a compiler would bake in the weights of the first call
 
     def context_keys(self, text_BLD: Tensor, image_BLD: Tensor) -> ContextKeys:
-        return self.run(Visit(self.index, "context"), self.block.context_keys, text_BLD, image_BLD)
+        return self.run(Request(self.index, "context"), self.block.context_keys, text_BLD, image_BLD)
 
     def audio_keys(self, tokens_BTAD: Tensor, people: int) -> KeyValue:
-        """By weights that stay on the device."""
+        """Uses only weights that stay on the device."""
         return self.block.audio_keys(tokens_BTAD, people)
 
     def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
-        return self.run(Visit(self.index, "absorb"), self.block.absorb, audio, batch)
+        return self.run(Request(self.index, "absorb"), self.block.absorb, audio, batch)
 
     def __call__(
         self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0, attention: Attention = WHOLE
     ) -> Tensor:
         kind = "absorbed" if isinstance(audio, AbsorbedAudio) else "whole"
-        return self.run(Visit(self.index, kind), self.block, x_BLD, grid, time_B6D, context, audio, masks_KL, skip, attention)
+        return self.run(Request(self.index, kind), self.block, x_BLD, grid, time_B6D, context, audio, masks_KL, skip, attention)
 
 
 def spread_evenly(count: int, total: int) -> list[int]:
-    """`count` of the numbers below `total`, as far from each other as they can be."""
+    """`count` of the numbers below `total`, evenly spaced."""
     return [i for i in range(total) if (i + 1) * count // total > i * count // total]
 
 
 @dataclass(frozen=True)
-class Span:
-    """A weight and its place among its block's."""
+class WeightSpan:
+    """A weight and its range in the block's flat tensor."""
 
     weight: nn.Parameter
     start: int
@@ -123,123 +124,123 @@ class Span:
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """One block's weights on the host, in the order of PARTS."""
+    """One block's weights in host memory, in the order of PARTS."""
 
     flat: Tensor
-    spans: dict[str, list[Span]]
+    spans: dict[str, list[WeightSpan]]
     bounds: dict[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, block: Block, device: torch.device, dtype: torch.dtype, copies: Copies) -> PackedBlock:
-        """Move a block's weights to the host's memory, in `dtype`; the few that stay go to the device."""
-        spans: dict[str, list[Span]] = {part: [] for part in PARTS}
+    def pack(cls, block: Block, device: torch.device, dtype: torch.dtype, copier: Copier) -> PackedBlock:
+        """Pack a block's weights into host memory in `dtype`; move those that stay to the device."""
+        spans: dict[str, list[WeightSpan]] = {part: [] for part in PARTS}
         bounds, stop = {}, 0
         named = list(block.named_parameters())
         for part in PARTS:
             first = stop
             for weight in (weight for name, weight in named if part_of(name) == part):
-                spans[part].append(Span(weight, stop, stop + weight.numel()))
+                spans[part].append(WeightSpan(weight, stop, stop + weight.numel()))
                 stop += -(-weight.numel() // ALIGNMENT) * ALIGNMENT
             bounds[part] = (first, stop)
-        packed = cls(copies.host_memory(stop, dtype), spans, bounds)
+        packed = cls(copier.host_memory(stop, dtype), spans, bounds)
         block.audio_cross_attn.kv_linear.to(device, dtype)
         for span in (span for part in PARTS for span in spans[part]):
             packed.flat[span.start : span.stop].view(span.weight.shape).copy_(span.weight.data)
-        for kind in VISITS:
-            packed.put_back(kind)
+        for kind in USES:
+            packed.point_at_host(kind)
         return packed
 
-    def place(self, kind: str) -> slice:
-        """Where the parts of a visit lie."""
-        parts = VISITS[kind]
+    def range_of(self, kind: str) -> slice:
+        """The range of the flat tensor that a use needs."""
+        parts = USES[kind]
         return slice(self.bounds[parts[0]][0], self.bounds[parts[-1]][1])
 
-    def show(self, kind: str, there: Tensor) -> None:
-        """Let the weights of a visit be those in a tensor that begins with its parts."""
-        first = self.place(kind).start
-        for part in VISITS[kind]:
+    def point_at(self, kind: str, memory: Tensor) -> None:
+        """Point the weights of a use at `memory`, which holds a copy of their range."""
+        first = self.range_of(kind).start
+        for part in USES[kind]:
             for span in self.spans[part]:
-                span.weight.data = there[span.start - first : span.stop - first].view(span.weight.shape)
+                span.weight.data = memory[span.start - first : span.stop - first].view(span.weight.shape)
 
-    def put_back(self, kind: str) -> None:
-        self.show(kind, self.flat[self.place(kind)])
+    def point_at_host(self, kind: str) -> None:
+        self.point_at(kind, self.flat[self.range_of(kind)])
 
 
 def part_of(name: str) -> str:
-    """The part that a block's weight belongs to, or `staying`."""
-    if name.startswith(STAYING):
-        return "staying"
-    return "context" if name.startswith(CONTEXT) else "hearing" if name.startswith(HEARING) else "work"
+    """The part that a block's weight belongs to, or `resident` if it stays on the device."""
+    if name.startswith(RESIDENT):
+        return "resident"
+    return "context" if name.startswith(CONTEXT) else "audio" if name.startswith(AUDIO) else "work"
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place on the device for the weights of one visit."""
+    """Device memory for the weights of one request."""
 
     memory: Tensor
     free: object
-    """The end of the work with what it held."""
-    holds: Visit | None = None
+    """Event after the last work that used this memory."""
+    holds: Request | None = None
     filled: object = None
 
 
-class Conveyor:
-    """Brings each visit's weights into a slot, and begins with the next visit's before the block works.
+class WeightPrefetcher:
+    """Copies the weights of each request to a slot and prefetches those of the next request before the block runs.
 
-    Blocks are visited in the same order in every step, so the last one's work hides the way of the first one of the next step.
+    Blocks run in the same order in every step, so the last block of a step prefetches the first one of the next step.
     """
 
-    def __init__(self, packed: dict[int, PackedBlock], dtype: torch.dtype, num_slots: int, copies: Copies):
-        self.packed, self.order, self.copies = packed, list(packed), copies
-        places = [block.place(kind) for block in packed.values() for kind in VISITS]
-        length = max((place.stop - place.start for place in places), default=0)
-        self.slots = [Slot(copies.device_memory(length, dtype), copies.mark()) for _ in range(num_slots if packed else 0)]
-        """The one used or filled last is last."""
+    def __init__(self, packed: dict[int, PackedBlock], dtype: torch.dtype, num_slots: int, copier: Copier):
+        self.packed, self.order, self.copier = packed, list(packed), copier
+        ranges = [block.range_of(kind) for block in packed.values() for kind in USES]
+        length = max((each.stop - each.start for each in ranges), default=0)
+        self.slots = [Slot(copier.device_memory(length, dtype), copier.record()) for _ in range(num_slots if packed else 0)]
+        """Ordered by last use; the most recent is last."""
 
-    def run(self, visit: Visit, function: Callable, *inputs: object):
-        """Call a function of a block with its weights on the device."""
-        block, slot = self.packed[visit.block], self.bring(visit)
-        following = self.after(visit)
-        if following is not None and not self.holder(following):
-            self.fill(following)
-        block.show(visit.kind, slot.memory)
+    def run(self, request: Request, function: Callable, *inputs: object):
+        """Call a block's function with its weights on the device."""
+        block, slot = self.packed[request.block], self.acquire(request)
+        following = self.next_request(request)
+        if following is not None and not self.slot_with(following):
+            self.prefetch(following)
+        block.point_at(request.kind, slot.memory)
         try:
             return function(*inputs)
         finally:
-            block.put_back(visit.kind)
-            slot.free = self.copies.mark()
+            block.point_at_host(request.kind)
+            slot.free = self.copier.record()
 
-    def bring(self, visit: Visit) -> Slot:
-        """The slot with what a visit needs, as the last one."""
-        slot = self.holder(visit) or self.fill(visit)
+    def acquire(self, request: Request) -> Slot:
+        """A slot with the weights for this request, marked as most recently used."""
+        slot = self.slot_with(request) or self.prefetch(request)
         self.slots.remove(slot)
         self.slots.append(slot)
-        self.copies.wait(slot.filled)
+        self.copier.wait(slot.filled)
         return slot
 
-    def fill(self, visit: Visit) -> Slot:
-        """Begin to copy into the slot that has not been used for longest."""
-        slot, block = self.slots.pop(0), self.packed[visit.block]
+    def prefetch(self, request: Request) -> Slot:
+        """Start copying into the least recently used slot."""
+        slot, block = self.slots.pop(0), self.packed[request.block]
         self.slots.append(slot)
-        source = block.flat[block.place(visit.kind)]
+        source = block.flat[block.range_of(request.kind)]
         slot.holds = None
-        slot.filled = self.copies.begin(slot.memory[: len(source)], source, slot.free)
-        slot.holds = visit
+        slot.filled = self.copier.start(slot.memory[: len(source)], source, slot.free)
+        slot.holds = request
         return slot
 
-    def holder(self, visit: Visit) -> Slot | None:
-        return next((slot for slot in self.slots if slot.holds == visit), None)
+    def slot_with(self, request: Request) -> Slot | None:
+        return next((slot for slot in self.slots if slot.holds == request), None)
 
-    def after(self, visit: Visit) -> Visit | None:
-        """The visit that follows: after a step the next one's, after absorbed keys a step with them; after prompt and picture, unknown."""
-        following = self.order.index(visit.block) + 1
+    def next_request(self, request: Request) -> Request | None:
+        """The next request: that of the next block, or of the next step. None after context keys, because it is not known what follows."""
+        following = self.order.index(request.block) + 1
         if following < len(self.order):
-            return Visit(self.order[following], visit.kind)
-        return {"context": None, "absorb": Visit(self.order[0], "absorbed")}.get(visit.kind, Visit(self.order[0], visit.kind))
+            return Request(self.order[following], request.kind)
+        return {"context": None, "absorb": Request(self.order[0], "absorbed")}.get(request.kind, Request(self.order[0], request.kind))
 
 
-class PlainCopies:
-    """Copies made at once, as on the CPU."""
+class BlockingCopier:
+    """Blocking copies, as on a CPU."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -250,20 +251,20 @@ class PlainCopies:
     def device_memory(self, length: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(length, dtype=dtype, device=self.device)
 
-    def mark(self) -> None:
+    def record(self) -> None:
         return None
 
-    def begin(self, target: Tensor, source: Tensor, free: object) -> None:
+    def start(self, target: Tensor, source: Tensor, free: object) -> None:
         target.copy_(source)
 
-    def wait(self, filled: object) -> None:
+    def wait(self, event: object) -> None:
         return None
 
 
-class StreamCopies:
-    """Copies on a CUDA stream of their own, from pinned memory. Streams wait for each other by events; the host waits for neither.
+class StreamCopier:
+    """Copies from pinned memory on a separate CUDA stream. Streams wait for each other by events; the host never waits.
 
-    torch rounds pinned memory up to a power of two: 1 GiB for a block of 14B, 40 GiB in all.
+    torch rounds pinned memory up to a power of two: 1 GiB per block at 14B, 40 GiB in all.
     """
 
     def __init__(self, device: torch.device):
@@ -275,19 +276,19 @@ class StreamCopies:
         except RuntimeError as error:
             size = f"{length * dtype.itemsize / 2**30:.1f} GiB"
             raise ValueError(
-                f"memory='offload' found no more host memory to pin for a block ({size}); close other programs, or share the model "
+                f"memory='offload' cannot pin host memory for a block ({size}); close other programs, or split the model "
                 "over several GPUs with memory='sharded'"
             ) from error
 
     def device_memory(self, length: int, dtype: torch.dtype) -> Tensor:
         memory = torch.empty(length, dtype=dtype, device=self.device)
-        memory.record_stream(self.stream)  # freed with a copy under way, it must not be given to others before the copy's end
+        memory.record_stream(self.stream)  # if freed during a copy, it must not be reused before the copy ends
         return memory
 
-    def mark(self) -> torch.cuda.Event:
+    def record(self) -> torch.cuda.Event:
         return torch.cuda.current_stream(self.device).record_event()
 
-    def begin(self, target: Tensor, source: Tensor, free: torch.cuda.Event) -> torch.cuda.Event:
+    def start(self, target: Tensor, source: Tensor, free: torch.cuda.Event) -> torch.cuda.Event:
         self.stream.wait_event(free)
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)

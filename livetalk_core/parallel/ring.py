@@ -1,7 +1,7 @@
-"""Exact self-attention over tokens that several processes hold: heads traded for tokens (Ulysses), keys passed round (ring).
+"""Exact self-attention over tokens on several processes: all-to-all of heads and tokens (Ulysses), keys passed around (ring).
 
 Ulysses: Jacobs et al. 2023 (DeepSpeed-Ulysses). Ring: Liu et al. 2023 (Ring Attention). Both at once: Fang and Zhao 2024 (USP).
-There are no padded tokens here: slices have the lengths they have.
+Slices may differ in length; nothing is padded.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.models.attention import attention
-from livetalk_core.parallel.exchange import heads_for_tokens, pass_on, tokens_for_heads
+from livetalk_core.parallel.exchange import heads_for_tokens, send_to_next, tokens_for_heads
 from livetalk_core.parallel.group import SequenceGroup
 
 aten = torch.ops.aten
 
 
 def sequence_attention(q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: list[int], group: SequenceGroup) -> Tensor:
-    """Own tokens' attention to all tokens of the group, [B, own L, N, K]; `lengths[r]` tokens are process r's."""
+    """Attention of the local tokens to all tokens of the group, [B, local L, N, K]; process r has `lengths[r]` tokens."""
     rows = [lengths[i : i + group.ulysses_degree] for i in range(0, group.size, group.ulysses_degree)]
     mine = rows[group.ring_place]
     q, k, v = tokens_for_heads(torch.stack([q_BLNK, k_BLNK, v_BLNK]), mine, group.ulysses)
@@ -28,7 +28,7 @@ def sequence_attention(q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: 
 
 
 def ring_attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, lengths: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Attention to the keys of the whole ring, one block at a time, while the next block is on its way."""
+    """Attention to the keys of the whole ring, one block at a time. The next block is received meanwhile."""
     place, size = dist.get_rank(group), dist.get_world_size(group)
     block_SBMNK = torch.stack([k_BMNK, v_BMNK])
     out, lse = None, None
@@ -37,7 +37,7 @@ def ring_attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, lengths: list
         if step + 1 < size:
             shape = (*block_SBMNK.shape[:2], lengths[(place - step - 1) % size], *block_SBMNK.shape[3:])
             following = block_SBMNK.new_empty(shape)
-            works = pass_on(block_SBMNK, following, group)
+            works = send_to_next(block_SBMNK, following, group)
         part = attention_lse(q_BLNK, *block_SBMNK)
         out, lse = part if out is None else merge(out, lse, *part)
         for work in works:
@@ -47,7 +47,7 @@ def ring_attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, lengths: list
 
 
 def merge(out_BLNK: Tensor, lse_BLN1: Tensor, other_BLNK: Tensor, other_lse_BLN1: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over two sets of keys from that over each: outputs weighted by their shares of the softmax's sum."""
+    """Combine attention over two sets of keys: outputs are weighted by their shares of the softmax's sum."""
     total_BLN1 = torch.logaddexp(lse_BLN1, other_lse_BLN1)
     return out_BLNK * (lse_BLN1 - total_BLN1).exp() + other_BLNK * (other_lse_BLN1 - total_BLN1).exp(), total_BLN1
 
@@ -61,10 +61,10 @@ def attention_lse(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor) -> tuple[Tenso
         out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
     else:
         out, lse = aten._scaled_dot_product_flash_attention(*aligned(q, k, v), scale=q.shape[-1] ** -0.5)[:2]
-    # Kernels may round the queries up (lse) and the head width up (out).
+    # Kernels may pad the queries (lse) and the head width (out).
     return out[..., : q.shape[-1]].transpose(1, 2).float(), lse[..., : q.shape[2]].transpose(1, 2)[..., None].float()
 
 
 def aligned(*tensors: Tensor) -> list[Tensor]:
-    """Head width filled up with zeros to a multiple of 8, which the CUDA kernel wants."""
+    """Head width padded with zeros to a multiple of 8, which the CUDA kernel requires."""
     return [F.pad(x, (0, -x.shape[-1] % 8)) if x.shape[-1] % 8 else x for x in tensors]

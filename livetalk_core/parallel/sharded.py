@@ -1,6 +1,6 @@
-"""The DiT whose weights a group of processes shares: each holds its part of every block, and a block is gathered just before it works.
+"""Sharded DiT weights: every process holds a part of each block, and a block is gathered just before it runs.
 
-FSDP2 without a gradient: `fully_shard` per block, and apart from it for what is used apart from it. Blocks still run themselves.
+FSDP2 without gradients: `fully_shard` for each block, and separately for layers that are called outside the block's forward.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ OUTSIDE_FORWARD = ("embed_context", "embed_audio", "absorb_audio")
 
 
 def shard_blocks(dit: AudioDiT, group: SequenceGroup, dtype: torch.dtype) -> None:
-    """From now on every process of the group, which is the whole world, calls the DiT in the same order, on its device in `dtype`.
+    """Shard the DiT's blocks over the group, which must be the whole world, on its device and in `dtype`.
 
-    A block's weights come to each process's device one block at a time, and all but 1 / size of them go again. What is outside the
-    blocks is small and whole everywhere. While a block works, the next one is gathered; the first one of a step is waited for.
-    The keys of prompt and picture (a quarter of a block at 14B) are gathered once a stream, those of the sound once a chunk.
-    The names of the state dict stay; its block weights are DTensors.
+    Afterwards every process must make the same calls in the same order. Blocks are moved and sharded one at a time; layers outside the
+    blocks are small and stay whole on every process. While a block runs, the next is prefetched; the first of a step is not.
+    Key layers of prompt and picture (a quarter of a block at 14B) are gathered once per stream, those of audio once per chunk.
+    State dict names stay; block weights become DTensors.
     """
-    assert group.size == dist.get_world_size(), "weights are shared over the world's own process group, which attention does not use"
+    assert group.size == dist.get_world_size(), "FSDP uses the world's own process group, which attention does not use"
     how = {"mesh": DeviceMesh.from_group(dist.group.WORLD, group.device.type), "reshard_after_forward": True}
     for block in dit.blocks:
         block.to(group.device, dtype)

@@ -1,4 +1,4 @@
-"""How many ways to split heads (Ulysses) and keys (ring), and how many tokens each process holds. Pure arithmetic."""
+"""Chooses the degrees of Ulysses (heads) and ring (keys), and the tokens of each process. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Topology(NamedTuple):
-    """Degrees whose product is the group's size, and why these."""
+    """Degrees whose product is the group's size, and the reason for them."""
 
     ulysses_degree: int
     ring_degree: int
@@ -15,10 +15,10 @@ class Topology(NamedTuple):
 
 
 def choose_topology(num_gpus: int, num_heads: int, tokens: int) -> Topology:
-    """The largest Ulysses degree that divides both heads and GPUs; a ring for the rest.
+    """The largest Ulysses degree that divides both heads and GPUs, and a ring for the rest.
 
-    Ulysses moves every head once, exactly; a ring passes all keys from process to process, so it is kept short.
-    Raises ValueError when there is no GPU, or when the tokens would leave a GPU without work.
+    A ring passes all keys from process to process, which is more traffic than Ulysses, so it is kept short.
+    Raises ValueError if there is no GPU, or if a GPU would get no tokens.
     """
     if num_gpus < 1:
         raise ValueError(f"num_gpus={num_gpus} must be 1 or more; use 1 for no parallelism")
@@ -35,7 +35,7 @@ def choose_topology(num_gpus: int, num_heads: int, tokens: int) -> Topology:
 
 
 def check_degrees(ulysses_degree: int, ring_degree: int, size: int, num_heads: int) -> None:
-    """ValueError, with the possible choices, unless the degrees make up the group and the heads divide."""
+    """ValueError, listing the possible choices, unless the degrees multiply to the group's size and Ulysses divides the heads."""
     choices = " or ".join(f"{u} x {size // u}" for u in range(1, size + 1) if gcd(size, num_heads) % u == 0)
     if ulysses_degree < 1 or ring_degree < 1 or ulysses_degree * ring_degree != size:
         raise ValueError(
@@ -50,12 +50,12 @@ def check_degrees(ulysses_degree: int, ring_degree: int, size: int, num_heads: i
 
 
 def slice_lengths(tokens: int, size: int) -> list[int]:
-    """Tokens of each process: equal slices in order, the last one shorter; 10,530 over 8 is 7 x 1,317 + 1,311.
+    """Tokens of each process: equal slices, the last one shorter; 10,530 over 8 is 7 x 1,317 + 1,311.
 
-    Raises ValueError when a process would have none.
+    Raises ValueError if a process would get none.
     """
     length = -(-tokens // size)
     if tokens <= length * (size - 1):
         most = next(n for n in range(size - 1, 0, -1) if tokens > -(-tokens // n) * (n - 1))
-        raise ValueError(f"tokens={tokens} leave some of {size} processes without work; use {most} processes or a larger picture")
+        raise ValueError(f"{size} processes are too many for tokens={tokens}; use {most} processes or a larger picture")
     return [length] * (size - 1) + [tokens - length * (size - 1)]

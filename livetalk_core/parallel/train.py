@@ -1,6 +1,6 @@
-"""A network in training, over all processes of the world: sharded weights (FSDP2) and forgotten activations, put on from outside.
+"""Training on all processes of the world: sharded weights (FSDP2) and activation checkpointing.
 
-One process takes the same path as many. The weights' names do not change.
+One process uses the same code path as many. Weight names do not change.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def training_world(device: torch.device) -> Iterator[None]:
-    """The processes that torchrun started, or this one alone: gloo on the CPU, NCCL on CUDA. A world that exists is left as it is.
+    """Initialize torch.distributed for torchrun's processes, or for this one alone: gloo on the CPU, NCCL on CUDA.
 
-    gloo's threads may outlive it: a process that was in one ends with `leave` (cli/end.py).
+    If it is initialized already, nothing happens. gloo's threads may outlive the group, so its process must end with `leave` (cli/end.py).
     """
     if dist.is_initialized():
         yield
@@ -43,7 +43,7 @@ def training_world(device: torch.device) -> Iterator[None]:
 
 
 def own_device(name: str) -> torch.device:
-    """This process's device: `auto` takes the GPU of its local rank where there is one."""
+    """This process's device. `auto`: the GPU of its local rank if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
@@ -59,10 +59,10 @@ def shard(
     master: torch.dtype = torch.float32,
     checkpoint_activations: bool = False,
 ) -> nn.Module:
-    """The module of `make`, built without memory, sharded, and given rank 0's `state` (empty on the other ranks).
+    """Build a module on the meta device, shard it, and load rank 0's `state` (empty on the other ranks).
 
-    `units` are gathered one at a time, the rest with the module itself. Weights are kept in `master`, used in `compute`, and gradients
-    summed in float32.
+    `units` are sharded separately, the rest with the module itself. Weights are stored in `master` and used in `compute`; gradients are
+    reduced in float32.
     """
     with torch.device("meta"):
         module = make()
@@ -80,14 +80,14 @@ def shard(
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a number over all processes."""
+    """The mean of a tensor over all processes."""
     value = value.detach().clone()
     dist.all_reduce(value)
     return value / dist.get_world_size()
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether it is so on any process: all of them get the same answer."""
+    """Whether `flag` is set on any process; all processes get the same answer."""
     value = torch.tensor(float(flag), device=device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return bool(value)

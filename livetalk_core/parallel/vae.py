@@ -1,7 +1,7 @@
-"""A causal VAE over a group of processes, exactly: each has a band of the picture.
+"""A causal VAE on a group of processes, with exact results: every process has a band of the picture.
 
-Convolutions that reach one pixel far get that row from the neighboring bands, the attention of the large VAE gets the keys of all bands;
-everything else is local. Nothing is computed twice. `past` stays with its band, borders included, so groups cost no second exchange.
+Convolutions receive a halo of one row from the neighboring bands, and the large VAE's attention gathers the keys of all bands; all other
+layers are local. Nothing is computed twice. `past` caches frames with their halo, so they are not exchanged again.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups
 from livetalk_core.parallel.bands import Bands, cut_bands
-from livetalk_core.parallel.exchange import collect_parts, gather_parts, widen
+from livetalk_core.parallel.exchange import exchange_halos, gather_on_first, gather_parts
 from livetalk_core.parallel.group import SequenceGroup
 
 PlainVAE = CausalVAE | PatchVAE
 
 
 def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
-    """The VAE over the group, its kernels folded; every process calls what is returned alike."""
+    """The VAE on the group, with folded kernels. Every process must make the same calls."""
     fold_kernels(vae)
     return ParallelVAE(vae, group)
 
 
 class ParallelVAE:
-    """The plain VAE's interface, whole pictures in and out on every process."""
+    """The plain VAE's interface: whole pictures in and out on every process."""
 
     def __init__(self, vae: PlainVAE, group: SequenceGroup):
         self.vae, self.group = vae, group
@@ -44,7 +44,7 @@ class ParallelVAE:
         return self.vae.spatial_stride
 
     def banded(self, latent_height: int, latent_width: int) -> BandVAE:
-        """The VAE for pictures of one size, of which every process keeps its band."""
+        """The VAE for pictures of one size; every process keeps only its band."""
         bands = cut_bands(latent_height, latent_width, self.group.size)
         return BandVAE(self.vae, self.group, bands, BandBorders(bands, self.group))
 
@@ -62,7 +62,7 @@ class ParallelVAE:
 
 
 class BandVAE:
-    """Whole latents, and pixels in bands: decode, color and the next encode of a chunk need no whole frame anywhere."""
+    """Whole latents, but pixels in bands: decoding, color matching and encoding a chunk need no whole frame on any process."""
 
     def __init__(self, vae: PlainVAE, group: SequenceGroup, bands: Bands, borders: Borders):
         self.vae, self.group, self.bands, self.borders = vae, group, bands, borders
@@ -70,14 +70,14 @@ class BandVAE:
 
     @property
     def idle(self) -> bool:
-        """Whether this process has no band: the picture has fewer latents on its longer side than the group has processes."""
+        """Whether this process has no band, because the picture's longer side has fewer latents than the group has processes."""
         return self.group.rank >= self.bands.active
 
     def encode(self, band_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
-        """This process's band of [3, 4 k + 1, H, W] -> the whole [C, k + 1, h, w], the same on every process."""
+        """This process's band of [3, 4 k + 1, H, W] -> the whole latents [C, k + 1, h, w] on every process."""
         latent_frames = (band_CTHW.shape[1] - 1) // self.vae.temporal_stride + 1
         if self.idle:
-            for _ in self.join_attention(self.vae.encoder, groups, latent_frames):
+            for _ in self.join_collectives(self.vae.encoder, groups, latent_frames):
                 pass
             part_CTHW = self.empty((self.vae.config.z_dim, latent_frames, *self.bands.size(self.group.rank)))
         else:
@@ -85,19 +85,19 @@ class BandVAE:
         return gather_parts(part_CTHW, self.bands.dim, self.bands.lengths, self.group.whole)
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
-        """The whole [C, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
+        """Whole latents [C, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
         part_CTHW = self.bands.cut(latents_CTHW, self.group.rank)
-        yield from self.decode_nothing(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups, self.borders)
+        yield from self.decode_idle(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups, self.borders)
 
-    def decode_nothing(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
-        """An idle process's decode: pieces without pixels."""
+    def decode_idle(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
+        """The decode of an idle process: it joins the collectives and yields empty pieces."""
         height, width = (n * self.vae.spatial_stride for n in part_CTHW.shape[-2:])
-        for i, latent_frames in enumerate(self.join_attention(self.vae.decoder, groups, part_CTHW.shape[1])):
+        for i, latent_frames in enumerate(self.join_collectives(self.vae.decoder, groups, part_CTHW.shape[1])):
             frames = self.vae.temporal_stride * latent_frames - (self.vae.temporal_stride - 1 if i == 0 else 0)
             yield self.empty((3, frames, height, width))
 
-    def join_attention(self, half: nn.Module, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
-        """Take part, without keys, in what attention the encoder or decoder has, for every group of latent frames; yields their sizes."""
+    def join_collectives(self, half: nn.Module, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
+        """Join the attention's collectives without keys, for every group of latent frames; yields the groups' sizes."""
         widths = [layer.to_qkv.in_channels for layer in half.modules() if isinstance(layer, FrameAttention)]
         for size in fit_groups(groups, latent_frames):
             for width in widths:
@@ -121,23 +121,23 @@ class BandVAE:
         return mean.to(band_CTHW.dtype), var.sqrt().to(band_CTHW.dtype)
 
     def collect_frames(self, band_THWC: Tensor) -> Tensor:
-        """Bands of finished frames -> whole frames on process 0, no frames on the others."""
-        return collect_parts(band_THWC, self.bands.dim - 1, self.pixel_lengths, self.group.whole)
+        """Bands of finished frames -> whole frames on process 0, an empty tensor on the others."""
+        return gather_on_first(band_THWC, self.bands.dim - 1, self.pixel_lengths, self.group.whole)
 
 
 class BandBorders:
-    """What lies beyond one process's band: the neighbors' nearest rows (or columns), and for attention the pixels of all bands."""
+    """Borders of one process's band: neighbors give their nearest row (or column), and attention gathers all bands."""
 
     def __init__(self, bands: Bands, group: SequenceGroup):
         self.bands, self.group = bands, group
 
-    def widen(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
-        """The cut side has its borders then; the other one still takes zeros."""
-        wide = widen(x, self.bands.dim, before, after, self.bands.active, self.group.whole)
+    def add_halo(self, x: Tensor, before: int, after: int) -> tuple[Tensor, tuple[int, int]]:
+        """The split side gets its halo; the other side still needs zeros."""
+        wide = exchange_halos(x, self.bands.dim, before, after, self.bands.active, self.group.whole)
         return wide, (0, 1) if self.bands.dim == -2 else (1, 0)
 
     def attend(self, q_TLNK: Tensor, k_TLNK: Tensor, v_TLNK: Tensor) -> Tensor:
-        """The band's pixels attend to those of all bands, in the order of the whole picture, so that sums round as in one process."""
+        """Attention of the band's pixels to all bands. Keys are in the whole picture's order, so sums round as in one process."""
         band_THWNK = torch.cat([k_TLNK, v_TLNK], dim=-1).unflatten(1, self.bands.size(self.group.rank))
         keys = gather_parts(band_THWNK, self.bands.dim + 3, self.bands.lengths, self.group.whole).flatten(1, 2)
         return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK

@@ -20,8 +20,8 @@ from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import tiny
 from livetalk_core.stream.window import slice_windows
 from livetalk_core.train.buckets import BucketBatches
-from livetalk_core.train.cut import cut_clips, fitting, frame_times
-from livetalk_core.train.manifest import Stretch, find_stretches
+from livetalk_core.train.cut import clip_length, cut_clips, frames_at_25
+from livetalk_core.train.manifest import Segment, find_segments
 from livetalk_core.train.prepare import prepare, usable_clips
 from livetalk_core.train.sample import Encoders, decode_tensors, encode_clip, shrink_mask
 from livetalk_core.train.shards import NULL_KEY, ShardWriter, open_shards, read_index, read_null_text
@@ -44,8 +44,8 @@ def talk(tmp_path):
     return write_video(tmp_path / "talk.mp4", 150, sound=sound)
 
 
-def stretch_of(path, **changes) -> Stretch:
-    return Stretch(key=path.stem, path=path, source="test", **changes)
+def stretch_of(path, **changes) -> Segment:
+    return Segment(key=path.stem, path=path, source="test", **changes)
 
 
 def cut(path, chunks=2, **changes):
@@ -81,13 +81,13 @@ def test_the_sound_of_a_clip_is_the_sound_under_its_frames(talk):
 @pytest.mark.parametrize("fps", [24, 30, 50])
 def test_any_frame_rate_becomes_25_by_the_frame_on_the_screen(tmp_path, fps):
     path = write_video(tmp_path / "rate.mp4", 2 * fps, fps=fps)
-    times = [frame.time for frame in frame_times(stretch_of(path))]
+    times = [frame.time for frame in frames_at_25(stretch_of(path))]
     assert len(times) == 50
     assert all(time - 1e-6 <= (k + 0.5) / 25 <= time + 1 / fps + 1e-6 for k, time in enumerate(times))
 
 
 def test_a_stretch_begins_and_ends_where_it_says(talk):
-    times = [frame.time for frame in frame_times(stretch_of(talk, start_s=1.0, end_s=3.0))]
+    times = [frame.time for frame in frames_at_25(stretch_of(talk, start_s=1.0, end_s=3.0))]
     assert (times[0], times[-1], len(times)) == (pytest.approx(1.0), pytest.approx(2.96), 50)
 
 
@@ -101,7 +101,7 @@ def test_a_long_video_gives_several_clips_that_do_not_overlap(tmp_path):
 
 def test_as_many_whole_chunks_as_fit_are_taken():
     plan = toy_plan()
-    assert [fitting(n, 145, plan) for n in (32, 33, 60, 61, 88, 89, 500)] == [0, 33, 33, 61, 61, 89, 145]
+    assert [clip_length(n, 145, plan) for n in (32, 33, 60, 61, 88, 89, 500)] == [0, 33, 33, 61, 61, 89, 145]
 
 
 def test_broken_silent_and_short_videos_are_logged_and_skipped(talk, tmp_path, caplog):
@@ -113,7 +113,7 @@ def test_broken_silent_and_short_videos_are_logged_and_skipped(talk, tmp_path, c
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty.mp4").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        clips = list(usable_clips(find_stretches(tmp_path), 2, lambda w, h: (32, 32), lambda w, h: toy_plan(32)))
+        clips = list(usable_clips(find_segments(tmp_path), 2, lambda w, h: (32, 32), lambda w, h: toy_plan(32)))
     assert [clip.key.partition("@")[0] for clip in clips] == ["talk.mp4"]
     skipped = {record.message.split()[1].rstrip(":") for record in caplog.records if record.message.startswith("skipped")}
     assert skipped == {"quiet.mp4", "mute.mp4", "short.mp4", "half.mp4", "text.mp4", "empty.mp4"}
@@ -130,7 +130,7 @@ def test_a_talkvid_list_finds_cut_clips_and_stretches_of_whole_videos(tmp_path, 
     path = tmp_path / "talkvid.json"
     path.write_text(json.dumps(rows))
     with caplog.at_level(logging.WARNING):
-        first, second = find_stretches(path)
+        first, second = find_segments(path)
     assert (first.path.stem, first.start_s, first.end_s, first.caption) == ("videovideoid1-scene1", 0.0, None, "a woman")
     assert (second.path.stem, second.start_s, second.end_s) == ("abc123", 2.0, 9.5)
     assert "lost-scene3" in caplog.text
@@ -143,7 +143,7 @@ def test_a_speakervid_list_of_names_finds_the_clips_in_the_folder_given(tmp_path
     (videos / "clip_0.txt").write_text("an old man\n")
     path = tmp_path / "SFT_set.json"
     path.write_text(json.dumps({"youtube": ["clip_0.mp4", "clip_1.mp4"]}))
-    (found,) = find_stretches(path, videos)
+    (found,) = find_segments(path, videos)
     assert (found.key, found.caption, found.source) == ("clip_0", "an old man", "speakervid")
 
 
@@ -152,12 +152,12 @@ def test_a_list_of_another_form_is_refused(tmp_path, text, message):
     path = tmp_path / "list.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        list(find_stretches(path))
+        list(find_segments(path))
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder of videos or JSON list"):
-        list(find_stretches(tmp_path / "nothing"))
+        list(find_segments(tmp_path / "nothing"))
 
 
 @pytest.fixture(scope="module")

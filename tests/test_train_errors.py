@@ -16,7 +16,7 @@ from livetalk_core.train.films import Film, FilmSet
 from livetalk_core.train.net import velocity
 from livetalk_core.train.run import Job, train
 from livetalk_core.train.shards import open_shards
-from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, rebuild_loss, signed
+from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, reconstruction_loss, signed
 from livetalk_core.types import StreamSettings
 
 VAE = replace(SMALL_VAE, z_dim=3)
@@ -97,7 +97,7 @@ def test_the_share_of_errors_is_the_recipes_and_they_take_the_noises_place(tmp_p
     number = next(i for i, cut in enumerate(cuts) if cut.error_CTHW is not None)
     clip = cuts[number]
     again = net(signed([clip]), clip.error_CTHW[None])
-    expected = rebuild_loss(again, signed([clip]), 1 + 2.0 * clip.mouth_HW.float(), config.edge_weight)
+    expected = reconstruction_loss(again, signed([clip]), 1 + 2.0 * clip.mouth_HW.float(), config.edge_weight)
     assert torch.allclose(stage.loss([(film, Draws.of("share", number))]), expected)
 
 

@@ -13,16 +13,16 @@ from livetalk_core.talker.viseme import FIELDS
 from livetalk_core.train.audio_pretraining import (
     AROUND_FRAMES,
     PIECE_FRAMES,
-    Lesson,
-    Listener,
+    MouthPredictor,
+    PretrainSettings,
     Speech,
-    by_latent,
     cut_chunk,
     drop_inputs,
-    examine,
-    hear_script,
+    encode_script,
+    group_by_latent,
     last_start,
-    teach,
+    measure_correlation,
+    pretrain,
 )
 
 DIT, PLAN = nano().dit, StreamPlan(width=128, height=128)
@@ -50,32 +50,32 @@ def test_a_chunk_is_cut_as_a_stream_cuts_it():
 
 def test_frames_go_to_their_latent_frames():
     mouth_BTK = torch.arange(9.0)[None, :, None]
-    assert by_latent(mouth_BTK, 4).tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]]
+    assert group_by_latent(mouth_BTK, 4).tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]]
 
 
 def test_what_can_be_heard_is_learned_and_what_cannot_is_not():
-    lesson = Lesson(steps=500, batch=16)
-    listener = teach(DIT, PLAN, toy_speech(40), lesson, tell=len)
-    found = examine(listener, PLAN, toy_speech(6, seed=1))
+    settings = PretrainSettings(steps=500, batch=16)
+    predictor = pretrain(DIT, PLAN, toy_speech(40), settings, tell=len)
+    found = measure_correlation(predictor, PLAN, toy_speech(6, seed=1))
     assert tuple(found) == FIELDS and min(found.values()) > 0.35
     deaf = toy_speech(6, seed=1)._replace(features_BTX=toy_speech(6, seed=2).features_BTX)
-    assert max(map(abs, examine(listener, PLAN, deaf).values())) < 0.2
+    assert max(map(abs, measure_correlation(predictor, PLAN, deaf).values())) < 0.2
 
 
 def test_a_lesson_is_its_seeds_own_and_leaves_no_dropout_behind():
-    lesson = Lesson(steps=2, batch=2)
-    one, two, other = (teach(DIT, PLAN, toy_speech(4), Lesson(steps=2, batch=2, seed=seed), tell=len) for seed in (0, 0, 1))
+    settings = PretrainSettings(steps=2, batch=2)
+    one, two, other = (pretrain(DIT, PLAN, toy_speech(4), PretrainSettings(steps=2, batch=2, seed=seed), tell=len) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.proj.proj1_vf.weight, other.proj.proj1_vf.weight)
     assert not any(layer._forward_pre_hooks for layer in one.modules())
-    listener, windows = Listener(DIT), torch.randn(1, PLAN.chunk_frames, DIT.audio_window, DIT.audio_dim)
-    drop_inputs(listener.proj, lesson)
-    assert not torch.equal(listener(windows), listener(windows))
+    predictor, windows = MouthPredictor(DIT), torch.randn(1, PLAN.chunk_frames, DIT.audio_window, DIT.audio_dim)
+    drop_inputs(predictor.proj, settings)
+    assert not torch.equal(predictor(windows), predictor(windows))
 
 
 @pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_a_script_is_heard_in_pieces_that_follow_each_other():
-    speech = hear_script(0, MelConfig(), "heldout")
+    speech = encode_script(0, MelConfig(), "heldout")
     assert speech.features_BTX.shape == (4, 105, 160) and speech.mouth_BTK.shape == (4, 89, 6)
     assert torch.equal(speech.features_BTX[0, PIECE_FRAMES:], speech.features_BTX[1, : 2 * AROUND_FRAMES])
     loud = speech.features_BTX[:, AROUND_FRAMES:-AROUND_FRAMES].float().mean(2).flatten()

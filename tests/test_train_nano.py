@@ -9,7 +9,7 @@ import torch
 from livetalk_core.engine.load import load_engine
 from livetalk_core.models import weights
 from livetalk_core.train import nano
-from livetalk_core.train.audio_pretraining import Lesson
+from livetalk_core.train.audio_pretraining import PretrainSettings
 from livetalk_core.types import StreamSettings
 
 
@@ -18,7 +18,7 @@ def short():
     """Two films, and a step of each stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nano, "FILMS", ((2, 3),))
-        patch.setattr(nano, "LESSON", Lesson(scripts=2, steps=2))
+        patch.setattr(nano, "PRETRAINING", PretrainSettings(scripts=2, steps=2))
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
         for name in ("vae_nano", "sft_nano", "dmd_nano"):
             recipe = getattr(nano, name)()

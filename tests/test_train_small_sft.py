@@ -16,7 +16,7 @@ from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import NetDenoiser, net_state, velocity
 from livetalk_core.train.sft import noise_sample
 from livetalk_core.train.small_net import make_net
-from livetalk_core.train.small_sft import SmallAdaptStage, cut_squares, importance, small_sft_loss
+from livetalk_core.train.small_sft import SmallAdaptStage, cut_squares, loss_weight, small_sft_loss
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,8 @@ def test_samples_of_little_noise_count_by_the_square_of_their_time():
         draws = Draws.of("weight", n)
         configs = [toy_small_sft(full_weight_from=at, **KEEP_ALL) for at in (0.0, 0.8)]
         plain, weighed = (noise_sample(toy_sample(), draws, config, NULL) for config in configs)
-        weight = importance(weighed.t, configs[1])
-        assert importance(plain.t, configs[0]) == 1 and weight == pytest.approx(min(1, weighed.t / 0.8) ** 2)
+        weight = loss_weight(weighed.t, configs[1])
+        assert loss_weight(plain.t, configs[0]) == 1 and weight == pytest.approx(min(1, weighed.t / 0.8) ** 2)
         with torch.no_grad():
             full, less = (float(small_sft_loss(toy_net(), [(toy_sample(), draws)], config, NULL)) for config in configs)
         assert less == pytest.approx(weight * full, rel=1e-5)

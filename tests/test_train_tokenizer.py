@@ -28,7 +28,7 @@ from livetalk_core.train.tokenizer import (
     TokenizerStage,
     autoencoder_state,
     first_vae_state,
-    rebuild_loss,
+    reconstruction_loss,
     sharpness_of,
     signed,
 )
@@ -77,8 +77,8 @@ def test_the_loss_is_the_weighted_difference_of_pictures_and_of_their_sharpness(
             for c, t, y, x in ((0, 0, 0, 0), (1, 1, 3, 2), (2, 0, 5, 6), (0, 1, 1, 6)):
                 assert float(mine[c, t, y, x]) == pytest.approx(slow_sharpness(clip[0, c, t], y, x, slow), rel=1e-4)
         detail += sum(weight[0, 0, 0, y, x] * (sharp[0] - sharp[1])[c, t, y, x].abs() for c, t, y, x in places) / len(places)
-    assert float(rebuild_loss(again, video, weight, 0.7)) == pytest.approx(float(picture + 0.7 * detail), rel=1e-4)
-    assert rebuild_loss(video, video, weight, 0.7) == 0
+    assert float(reconstruction_loss(again, video, weight, 0.7)) == pytest.approx(float(picture + 0.7 * detail), rel=1e-4)
+    assert reconstruction_loss(video, video, weight, 0.7) == 0
 
 
 def test_the_smoothed_scale_sees_edges_and_no_checkerboard():

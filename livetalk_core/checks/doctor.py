@@ -1,4 +1,4 @@
-"""A look at the machine: what is there, what is missing, and the way out of each."""
+"""Checks the machine: what is there, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at. `needed`: nothing runs without it."""
+    """The result of one check. `needed`: nothing runs without it. `way_out`: how to get what is missing."""
 
     what: str
     good: bool
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine(model: str = "nano") -> list[Finding]:
-    """Python, torch, GPU, packages, kernels and the files of a model."""
+    """Check Python, torch, GPU, packages, attention kernels and the files of a model."""
     findings = [examine_python(), *examine_torch(), *map(examine_package, PACKAGES)]
     findings += [examine_optional(name, text) for name, text in OPTIONAL.items()]
     return [*findings, *examine_model(model)]
@@ -77,7 +77,7 @@ def examine_optional(name: str, text: str) -> Finding:
 
 
 def examine_model(model: str) -> Iterator[Finding]:
-    """Every part of a model folder; for a preset's name, whether its weights are in the package."""
+    """Check every part of a model folder or, for a preset's name, whether its weights are in the package."""
     if model in BY_NAME:
         preset = BY_NAME[model]()
         if (SHIPPED / preset.name).is_dir():
@@ -86,7 +86,7 @@ def examine_model(model: str) -> Iterator[Finding]:
             way_out = f"download {DOWNLOADS['dit']} and {DOWNLOADS['audio']}, and give the folder with --model"
             yield Finding(what=model, good=False, found="no weights in this package", way_out=way_out)
         else:
-            yield Finding(what=model, good=True, found="random weights, for trying the machinery")
+            yield Finding(what=model, good=True, found="random weights, only for tests")
         return
     try:
         files = find_files(Path(model))
@@ -96,7 +96,7 @@ def examine_model(model: str) -> Iterator[Finding]:
     yield from examine_files(files)
     free_gb = shutil.disk_usage(model).free / 1e9
     yield Finding(
-        what="disk", good=free_gb > 5, found=f"{free_gb:.0f} GB free beside the model", needed=False, way_out="videos need room too"
+        what="disk", good=free_gb > 5, found=f"{free_gb:.0f} GB free beside the model", needed=False, way_out="videos need space too"
     )
 
 

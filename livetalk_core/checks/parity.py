@@ -1,7 +1,7 @@
-"""Our numbers against the published system's: every golden file of a folder, each with its limit.
+"""Compares our numbers with the published system's: every golden file of a folder, each with an error limit.
 
 A golden file holds `weights.*`, `in.*` and `out.*`, and its model's sizes as JSON under the metadata key `config`
-(tests/golden/README.md). Any folder of that form will do, whatever the sizes.
+(tests/golden/README.md). Models of any size may be in the folder.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from livetalk_core.types import AudioWindow, Reference, StreamSettings
 LIMITS = {"dit": 2e-5, "dit_two_speakers": 2e-5, "wav2vec": 1e-5, "umt5": 1e-5, "clip": 1e-5, "vae": 5e-5, "color": 1e-4, "stream": 1e-3}
 """Largest absolute error in float32."""
 HALF_LIMITS = LIMITS | {"dit": 0.02, "dit_two_speakers": 0.15, "umt5": 0.06, "clip": 0.02, "vae": 0.06, "stream": 0.25}
-"""Relative error with weights in bfloat16, about twice that of a CPU. Of two speakers each token hears the nearer one, and rounding moves
-some tokens to the other."""
+"""Relative error with weights in bfloat16, about twice that of a CPU. With two speakers each token is assigned to one of them, and
+rounding changes the speaker of some tokens."""
 CPU = torch.device("cpu")
 
 
@@ -56,7 +56,7 @@ class Result:
 
 
 class Golden:
-    """A folder of golden files, opened as they are needed. Models run on `device` with weights in `dtype`."""
+    """A folder of golden files, read when needed. Models run on `device` with weights in `dtype`."""
 
     def __init__(self, folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32):
         if not folder.is_dir():
@@ -64,12 +64,12 @@ class Golden:
         self.folder, self.device, self.dtype = folder, device, dtype
         self.present = sorted(path.stem for path in folder.glob("*.safetensors"))
         if not self.present:
-            raise FileNotFoundError(f"golden folder {folder} holds no .safetensors file; the project's own is tests/golden")
+            raise FileNotFoundError(f"golden folder {folder} has no .safetensors file; the project's own is tests/golden")
         if unknown := [name for name in self.present if name not in LIMITS]:
-            raise ValueError(f"golden file {folder / unknown[0]}.safetensors has no check; the known names are {', '.join(LIMITS)}")
+            raise ValueError(f"golden file {folder / unknown[0]}.safetensors has no check; rename it to one of {', '.join(LIMITS)}")
 
     def error(self, found: Tensor, expected: Tensor) -> float:
-        """By which results are judged: in float32 the largest difference; else, since single values may round far, the relative one."""
+        """The error to compare with the limit: in float32 the largest difference, else the relative error, as single values round far."""
         return max_error(found, expected) if self.dtype == torch.float32 else relative_error(found, expected)
 
     def read(self, name: str) -> tuple[dict, dict[str, Tensor]]:
@@ -94,7 +94,7 @@ class Golden:
 
     @cached_property
     def served_vae(self) -> CausalVAE:
-        """As an engine has it: with its kernels folded."""
+        """The VAE as in an engine: with folded kernels."""
         vae = weights.load_vae(weights_in(self.read("vae")[1]), dtype=self.dtype, device=self.device)
         fold_kernels(vae)
         return vae
@@ -108,7 +108,7 @@ class Golden:
 
 
 def run_parity(folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Iterator[Result]:
-    """Every comparison in every golden file of the folder. `dtype` bfloat16: as the published model runs on a GPU."""
+    """Every comparison in every golden file of the folder. The published model runs in bfloat16 on a GPU."""
     golden = Golden(folder, device, dtype)
     limits = LIMITS if dtype == torch.float32 else HALF_LIMITS
     with torch.no_grad():
@@ -140,7 +140,7 @@ def velocity(dit: AudioDiT, tensors: dict[str, Tensor], timestep: Tensor, masks:
 
 
 def check_vae(golden: Golden) -> Errors:
-    """Whole and in groups: both must give the published numbers."""
+    """The VAE on whole clips and in groups; both must give the published numbers."""
     _, tensors = golden.read("vae")
     for name in sorted(name for name in tensors if name.startswith("in.video")):
         frames = name.removeprefix("in.video")
@@ -192,7 +192,7 @@ def check_color(golden: Golden) -> Errors:
 
 
 def check_stream(golden: Golden) -> Errors:
-    """The whole loop with the recorded noise, chunk after chunk on its own motion latents; errors of all that was recorded."""
+    """The whole chunk loop with the recorded noise and its own motion latents; errors of everything that was recorded."""
     config, tensors = golden.read("stream")
     plan = stream_plan(golden, config, tensors)
     times = flow_times(config["steps"], config["shift"])
@@ -225,7 +225,7 @@ def check_stream(golden: Golden) -> Errors:
 
 
 class Recorder(Session):
-    """A session that keeps what the golden file recorded: latents, and colour-matched frames."""
+    """A session that keeps latents and color-matched frames, for comparison with the golden file."""
 
     def denoise(self, window: AudioWindow) -> Tensor:
         self.latents_CTHW = super().denoise(window)
@@ -256,14 +256,14 @@ def stream_plan(golden: Golden, config: dict, tensors: dict[str, Tensor]) -> Str
 
 
 def stream_windows(golden: Golden, plan: StreamPlan, tensors: dict[str, Tensor]) -> Iterator[AudioWindow]:
-    """The recording's windows, as many as chunks were recorded."""
+    """The audio windows of all recorded chunks."""
     chunks = sum(name.startswith("out.video.") for name in tensors)
     windows = LiveWindows(plan, lambda samples_N: golden.audio(samples_N.to(golden.device)), levelers=[Leveler(loudness_gain)])
     yield from windows.push(tensors["in.waveform"][: chunks * plan.new_samples].cpu())
 
 
 def recorded_noise(tensors: dict[str, Tensor], steps: int) -> Callable[[torch.dtype], Tensor]:
-    """Gives the recorded draws in the order the sampler asks for them: the start, then one after each step."""
+    """Returns the recorded noise in the order in which the sampler draws it: initial noise, then one after each step."""
     chunks = sum(name.startswith("out.video.") for name in tensors)
     names = iter([f"in.noise.{c}.{draw}" for c in range(chunks) for draw in ("init", *range(steps))])
     return lambda dtype: tensors[next(names)].to(dtype)
@@ -274,7 +274,7 @@ def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def max_error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference; infinite for another shape or a result that is not a number."""
+    """Largest absolute difference; infinite if shapes differ or a result is NaN."""
     found, expected = found.squeeze().cpu(), expected.squeeze().cpu()
     if found.shape != expected.shape:
         return float("inf")
@@ -283,7 +283,7 @@ def max_error(found: Tensor, expected: Tensor) -> float:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of the expected; infinite for another shape or a result that is not a number."""
+    """RMS of the difference divided by RMS of the expected values; infinite if shapes differ or a result is NaN."""
     found, expected = found.squeeze().cpu().double(), expected.squeeze().cpu().double()
     if found.shape != expected.shape:
         return float("inf")

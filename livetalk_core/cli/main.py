@@ -23,7 +23,7 @@ INTERRUPTED, FAILED = 130, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0 good, 1 a check or a worker failed, 2 bad input (one line on stderr), 130 interrupted."""
+    """Run one command. Exit status: 0 success, 1 a check or worker failed, 2 bad input (one line on stderr), 130 interrupted."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
@@ -50,21 +50,21 @@ def fail(message: str, status: int = BAD_INPUT) -> int:
 def parser() -> Parser:
     top = Parser(prog="livetalk", description="Endless talking video from one picture and speech.")
     top.add_argument("--version", action="version", version=f"livetalk {__version__}")
-    top.add_argument("--verbose", action="store_true", help="say what is chosen: attention kernel, files")
+    top.add_argument("--verbose", action="store_true", help="print what is chosen, such as attention kernel and files")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_generate(command(commands, "generate", run_generate, "make a talking video from a picture and speech"))
     parity = command(commands, "parity", run_parity, "compare our numbers with the published system's golden tensors")
     parity.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden .safetensors files")
     add_bench(command(commands, "bench", run_bench, "count the work of every part, time it on this machine, write the page of results"))
-    add_serve(command(commands, "serve", run_serve, "answer streams from the network with this machine's pool of workers"))
-    prepare = command(commands, "prepare", run_prepare, "encode talking videos once, into shards to train on")
+    add_serve(command(commands, "serve", run_serve, "serve streams over the network from a pool of workers"))
+    prepare = command(commands, "prepare", run_prepare, "encode talking videos into training shards")
     add_prepare(prepare)
     add_engine(prepare, engine_fields(pool=False))
-    add_train(command(commands, "train", run_train, "run one stage of training by its recipe; a stopped run goes on"))
+    add_train(command(commands, "train", run_train, "train by a recipe; an interrupted run resumes"))
     add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
-    add_study(command(commands, "study", run_study, "compare the choices of Stage 2 on a small model, several seeds each"))
-    add_curves(command(commands, "curves", run_curves, "draw the curves of training runs"))
-    doctor = command(commands, "doctor", run_doctor, "look at this machine and the model files; say what is missing")
+    add_study(command(commands, "study", run_study, "compare Stage 2 settings on a small model, several seeds each"))
+    add_curves(command(commands, "curves", run_curves, "plot the curves of training runs"))
+    doctor = command(commands, "doctor", run_doctor, "check this machine and the model files; list what is missing")
     add_engine(doctor, engine_fields(pool=False))
     for sub in (parity, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -124,7 +124,7 @@ def run_generate(options: argparse.Namespace) -> int:
                 generate(engine, inputs, report=report)
         except BaseException:
             for path, frames in saved:
-                say(f"stopped: {path} holds the {frames} frames made so far")
+                say(f"stopped: {path} has the {frames} frames made so far")
             raise
     ((path, frames),) = saved
     say(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
@@ -132,7 +132,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 
 SAME_RESULT = ("memory", "size")
-"""Options of the engine under which a run may be resumed with another value: weights kept elsewhere give the same bits."""
+"""Engine options that may differ when a run is resumed, since the result does not depend on them."""
 
 
 def run_parity(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The words of the command line: what can be asked for, with ranges and defaults."""
+"""Arguments of the command line, with ranges and defaults."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports wrong arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def tell(line: str) -> None:
-    """To the user, beside a command's results."""
+    """Print a note on stderr; results go to stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -41,45 +41,47 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         default=4,
-        help="denoising steps a chunk; 3 or 2 are faster and change the result, which is measured as for --fast (default: 4)",
+        help="denoising steps a chunk; 3 or 2 are faster but lossy, and their error is printed (default: 4)",
     )
     sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
     sub.add_argument("--last-noise", type=float, help="0 to 1: how much noise is added before the last step (default: the model's own)")
-    sub.add_argument("--color-strength", type=float, default=1.0, help="0 to 1: how far colors are held to the picture (default: 1)")
-    sub.add_argument("--no-loudness", action="store_true", help="do not bring the sound to -23 LUFS before the audio encoder")
     sub.add_argument(
-        "--whole-audio", action="store_true", help="hear the whole recording at once, past and future (for minutes, not hours)"
+        "--color-strength", type=float, default=1.0, help="how strongly colors are matched to the picture, 0 to 1 (default: 1)"
+    )
+    sub.add_argument("--no-loudness", action="store_true", help="do not normalize the sound to -23 LUFS before the audio encoder")
+    sub.add_argument(
+        "--whole-audio", action="store_true", help="encode the whole recording at once instead of the last 8 s (for minutes, not hours)"
     )
     sub.add_argument("--audio-track", type=int, metavar="N", help="sound track of the first sound file, from 1 (default: as marked)")
-    sub.add_argument("--second-audio", type=Path, help="the second speaker's sound, as long as the first's or not")
+    sub.add_argument("--second-audio", type=Path, help="the second speaker's speech; may be shorter or longer than the first")
     sub.add_argument("--split-channels", action="store_true", help="the sound file's two channels are two speakers; needs two masks")
     sub.add_argument(
         "--masks",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="pictures, white where each speaker is; with one, the others keep still",
+        help="a picture for each speaker, white where the speaker is; with one mask, nobody else talks",
     )
     sub.add_argument(
         "--crop",
         default="center",
         metavar="WHERE",
-        help="what stays of a tall or wide picture: center, top, or X,Y, the "
-        "point around which it is cut, in fractions of width and height (default: center)",
+        help="part of a tall or wide picture to keep: center, top, or X,Y, the "
+        "center of the crop as fractions of width and height (default: center)",
     )
-    sub.add_argument("--any-size", action="store_true", help="take a --size that the model was not made for: its face may not talk")
+    sub.add_argument("--any-size", action="store_true", help="allow a --size that the model was not trained for; the face may not talk")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    sub.add_argument("--resume", action="store_true", help="go on where a run of this output was killed; the settings must be the same")
+    sub.add_argument("--resume", action="store_true", help="continue a run of this output that was killed; the settings must be the same")
 
 
 def engine_fields(*, pool: bool) -> list[Field]:
-    """What the command line asks of an engine; without `pool`, of one in this process. Each command has its own `size`."""
+    """The engine options of a command; without `pool`, those for an engine in this process. Each command has its own `size`."""
     left_out = {"size"} | (set() if pool else {"gpus", "workers"})
     return [field for field in fields(EngineOptions) if field.name not in left_out]
 
 
 def add_engine(sub: argparse.ArgumentParser, asked: Iterable[Field]) -> None:
-    """An argument for each of these fields, which were made by `option`."""
+    """Add an argument for each of these fields, which were made by `option`."""
     for field in asked:
         option = option_of(field)
         names = [f"--{name.replace('_', '-')}" for name in (field.name, *option.aliases)]
@@ -93,11 +95,11 @@ def add_engine(sub: argparse.ArgumentParser, asked: Iterable[Field]) -> None:
 
 
 def read_count(text: str) -> int | str:
-    """A number; other words are left for EngineOptions to judge."""
+    """An integer if the text is one; EngineOptions checks other words."""
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def engine_options(given: argparse.Namespace) -> EngineOptions:
-    """What the arguments ask of an engine. ValueError for what it cannot be."""
+    """The EngineOptions of the arguments. ValueError for a bad value."""
     found = {field.name: vars(given)[field.name] for field in fields(EngineOptions) if field.name in given}
     return EngineOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})

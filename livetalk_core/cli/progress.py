@@ -1,4 +1,4 @@
-"""The progress bar of a video in the making: frames, frames per second, time left."""
+"""The progress bar of a video: frames, frames per second, time left."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 
 from tqdm import tqdm
 
-from livetalk_core.cli.say import Steady, say
+from livetalk_core.cli.say import SafeStream, say
 from livetalk_core.types import Chunk
 
 
 class Progress:
-    """Counts frames on a bar on stderr, and says when the first ones were there."""
+    """Shows a progress bar on stderr, and the time to the first frames."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -24,19 +24,19 @@ class Progress:
         return self
 
     def begin_at(self, frames: int) -> None:
-        """So many frames were made by an earlier run."""
-        say(f"going on after {frames} frames", sys.stderr)
+        """Start the bar at the frames made by an earlier run."""
+        say(f"resuming after {frames} frames", sys.stderr)
         self.frames = frames
 
     def show(self, chunk: Chunk, total: int) -> None:
-        """Count a piece's frames towards the total."""
+        """Add a piece's frames to the bar."""
         if self.bar is None:
             say(f"first frames after {time.perf_counter() - self.start:.2f} s", sys.stderr)
             self.bar = tqdm(
                 total=total,
                 initial=self.frames,
                 unit=" frames",
-                file=Steady(sys.stderr),
+                file=SafeStream(sys.stderr),
                 mininterval=0,
                 miniters=1,
                 smoothing=0,

@@ -1,4 +1,4 @@
-"""Words to the console, whatever it can show, and whether or not anyone still reads them: a film is not lost for a line about it."""
+"""Prints to the console without ever failing, so that a closed terminal or a missing character does not end a run."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TextIO
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line on stdout, or another stream."""
-    Steady(stream or sys.stdout).write(f"{text}\n")
+    SafeStream(stream or sys.stdout).write(f"{text}\n")
 
 
-class Steady:
-    """A stream whose writes do not fail: characters that it lacks are spelled out, and what nobody reads any more is dropped."""
+class SafeStream:
+    """A stream whose writes do not fail: characters outside its encoding are escaped; output to a closed stream is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.encoding = stream.encoding
 
     def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # ValueError: it is closed
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
             self.stream.write(text.encode(self.encoding or "ascii", "backslashreplace").decode(self.encoding or "ascii"))
             self.stream.flush()
 

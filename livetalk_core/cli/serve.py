@@ -17,21 +17,25 @@ THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 def add_serve(sub: argparse.ArgumentParser) -> None:
     add_engine(sub, engine_fields(pool=True))
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    sub.add_argument("--port", type=int, default=8765, help="port to listen at, 0 for any (default: 8765)")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    sub.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for any free port (default: 8765)")
     sub.add_argument("--pools", type=int, default=1, help="pools with that many workers each (default: 1)")
-    sub.add_argument("--box", default="livetalk", metavar="NAME", help="what clients are told of where they are (default: livetalk)")
-    sub.add_argument("--token", help=f"what clients must know; other users of this machine can see it here, so better in {TOKEN_VARIABLE}")
-    sub.add_argument("--origin", action="append", default=[], help="web page that may connect, as https://name (default: this server's)")
-    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this server in its clients' addresses")
+    sub.add_argument("--box", default="livetalk", metavar="NAME", help="name of this server that clients are told (default: livetalk)")
+    sub.add_argument(
+        "--token", help=f"secret that clients must send; other users of this machine can read it here, so prefer {TOKEN_VARIABLE}"
+    )
+    sub.add_argument(
+        "--origin", action="append", default=[], help="web page that may connect, as https://name (default: only this server's own)"
+    )
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name under which clients reach this server")
     sub.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; clients then use wss:// and https://")
     sub.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM, unencrypted (default: in the same file)")
-    sub.add_argument("--drain-s", type=float, default=30.0, metavar="N", help="seconds that streams get to end after SIGTERM (default: 30)")
+    sub.add_argument("--drain-s", type=float, default=30.0, metavar="N", help="seconds for streams to finish after SIGTERM (default: 30)")
     add_engine(sub.add_argument_group("what a client may ask for"), fields(ClientLimits))
 
 
 def limits_of(given: argparse.Namespace) -> ClientLimits:
-    """The limits that a command line names."""
+    """The client limits from the arguments."""
     named = {field.name: vars(given)[field.name] for field in fields(ClientLimits)}
     return ClientLimits(**named | {"allow_size": tuple(given.allow_size)})
 
@@ -53,7 +57,7 @@ def run_serve(options: argparse.Namespace) -> int:
     token = os.environ.get(TOKEN_VARIABLE, "") if options.token is None else options.token
     access = Access(token=token, hosts=(options.host, *options.allow_host), origins=tuple(options.origin))
     if not token and options.host not in THIS_MACHINE:
-        tell(f"livetalk: whoever reaches {options.host} may use it; set {TOKEN_VARIABLE} to ask for a token")
+        tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
     sizes = sizes_to_warm(limits, pools[0].preset.bucket, options.compile)
     service = Service(pools, limits, access, options.box, sizes)
@@ -62,6 +66,6 @@ def run_serve(options: argparse.Namespace) -> int:
 
 
 def sizes_to_warm(limits: ClientLimits, bucket: str, compiled: bool) -> tuple[Size, ...]:
-    """Every size that is offered when it has to be compiled for; else the largest, which shows that the memory is enough."""
+    """All offered sizes if the model is compiled for each; otherwise the largest, which shows that there is enough memory."""
     sizes = dict.fromkeys(size for offered in limits.sizes(bucket).values() for size in offered)
     return tuple(sizes) if compiled else (max(sizes, key=lambda size: size[0] * size[1]),)

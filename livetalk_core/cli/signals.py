@@ -1,4 +1,4 @@
-"""A run that the system asks to end, or whose terminal goes away, ends as with Ctrl-C: what was made is kept."""
+"""SIGTERM and SIGHUP end a run like Ctrl-C, and the frames made so far are kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 NAMES = ("SIGTERM", "SIGHUP")
-"""Windows has the first only."""
+"""Windows has only the first."""
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within this, these signals raise KeyboardInterrupt, once; what is ignored already (nohup) stays ignored."""
+    """Inside this context the signals raise KeyboardInterrupt once. Signals already ignored (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,7 +40,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def leave_terminal() -> None:
-    """Write to nowhere what was to be written to a terminal that is gone."""
+    """Send further output for the closed terminal to /dev/null."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for handle in (1, 2):

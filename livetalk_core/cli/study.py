@@ -1,4 +1,4 @@
-"""livetalk study: compare the choices of Stage 2; livetalk curves: plot training runs."""
+"""livetalk study: compare Stage 2 settings; livetalk curves: plot training runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_study(options: argparse.Namespace) -> int:
         report.check_page(options.page, report.STUDY)
     recipe = RECIPES.get(options.recipe, lambda: None)()
     if recipe is None or not isinstance(recipe.stage, DMD):
-        raise ValueError(f"recipe {options.recipe!r} must be of Stage 2: {', '.join(n for n in RECIPES if n.startswith('dmd'))}")
+        raise ValueError(f"recipe {options.recipe!r} must be a Stage 2 recipe: {', '.join(n for n in RECIPES if n.startswith('dmd'))}")
     what = study.Study(
         out=options.out,
         recipe=change(recipe, options.set),

@@ -1,4 +1,4 @@
-"""The command lines of training: livetalk prepare | train."""
+"""livetalk prepare: encode training data; livetalk train: run a recipe."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ if TYPE_CHECKING:
 
 def add_prepare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("source", help="folder of talking videos, a SpeakerVid-5M or TalkVid list (JSON), or: talker (drawn people)")
-    sub.add_argument("out", type=Path, help="folder of shards to make or to add to")
-    sub.add_argument("--videos", type=Path, metavar="DIR", help="where the videos of a list are (default: beside it)")
+    sub.add_argument("out", type=Path, help="folder of shards; new clips are added to an existing one")
+    sub.add_argument("--videos", type=Path, metavar="DIR", help="folder with the videos of a list (default: the list's own)")
     sub.add_argument("--chunks", type=int, default=5, metavar="K", help="longest clip, in chunks of 28 frames (default: 5)")
-    sub.add_argument("--count", type=int, default=1000, metavar="N", help="clips of the talker (default: 1000)")
-    sub.add_argument("--split", choices=("train", "heldout"), default="train", help="which talkers, voices and sentences (default: train)")
+    sub.add_argument("--count", type=int, default=1000, metavar="N", help="number of drawn clips (default: 1000)")
+    sub.add_argument(
+        "--split", choices=("train", "heldout"), default="train", help="which drawn people, voices and sentences to use (default: train)"
+    )
     sub.add_argument("--bucket", metavar="NAME", help="picture sizes: 64, 128, 416, 627, 960 (default: the model's own)")
-    sub.add_argument("--negative", metavar="TEXT", help="text that stands for no prompt: the one that the teacher is guided by")
-    sub.add_argument("--part", default="0/1", metavar="I/N", help="this process's share of the source, of N (default: 0/1)")
+    sub.add_argument("--negative", metavar="TEXT", help="negative prompt that the teacher's guidance uses")
+    sub.add_argument(
+        "--part", default="0/1", metavar="I/N", help="encode part I of N, so that several processes share the source (default: 0/1)"
+    )
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano; or nano: the whole small model from nothing")
-    sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, the finished file; a stopped run goes on")
+    sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, result; an interrupted run resumes")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
-    sub.add_argument("--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from (Stage 1: from nothing without)")
+    sub.add_argument(
+        "--dit", type=Path, nargs="+", default=(), metavar="FILE", help="DiT to start from; without it Stage 1 starts from random weights"
+    )
     sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
-    sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE that the data was encoded with")
-    sub.add_argument("--errors", type=Path, metavar="DIR", help="vae_nano: what a DiT gets wrong of the films, as train nano writes it")
+    sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE with which the data was encoded")
+    sub.add_argument("--errors", type=Path, metavar="DIR", help="vae_nano: folder of DiT errors that train nano wrote")
     sub.add_argument("--device", default="auto", help="cpu, cuda (default: cuda where there is one); torchrun starts one process a GPU")
     sub.add_argument(
         "--set",
@@ -44,14 +50,14 @@ def add_train(sub: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Also: torchrun --nproc_per_node 8 -m livetalk_core.cli train ..."""
+    """Run one process; for several GPUs: torchrun --nproc_per_node 8 -m livetalk_core.cli train ..."""
     from livetalk_core.train.presets import RECIPES
     from livetalk_core.train.run import Job, train
 
     if options.recipe == "nano":
         from livetalk_core.train.nano import train_nano
 
-        return tell(train_nano(options.out, options.device), options.out)
+        return report_end(train_nano(options.out, options.device), options.out)
     if options.recipe not in RECIPES:
         raise ValueError(f"recipe {options.recipe!r} must be nano, or one of {', '.join(RECIPES)}")
     recipe = change(RECIPES[options.recipe](), options.set)
@@ -65,16 +71,16 @@ def run_train(options: argparse.Namespace) -> int:
         errors=options.errors,
         device=options.device,
     )
-    return tell(train(job), options.out)
+    return report_end(train(job), options.out)
 
 
-def tell(path: Path | None, out: Path) -> int:
-    print(f"stopped and saved; the same command goes on from {out}" if path is None else f"finished: {path}", file=sys.stderr)
+def report_end(path: Path | None, out: Path) -> int:
+    print(f"interrupted and saved; the same command resumes from {out}" if path is None else f"finished: {path}", file=sys.stderr)
     return 0
 
 
 def change(recipe: Recipe, settings: list[str]) -> Recipe:
-    """The recipe with some fields of its run or stage set. ValueError for a name it does not have."""
+    """The recipe with some fields of its run or stage changed. ValueError for an unknown field."""
     for setting in settings:
         name, equals, value = setting.partition("=")
         part = "run" if name in vars(recipe.run) else "stage"
@@ -85,10 +91,10 @@ def change(recipe: Recipe, settings: list[str]) -> Recipe:
 
 
 def set_field(config: object, name: str, value: str):
-    """A config with one field, `inner.field` of one inside it, set to a value written as JSON or as a bare word."""
+    """The config with one field, or `inner.field`, set to a value written as JSON or as a bare word."""
     first, dot, rest = name.partition(".")
     if first not in vars(config) or bool(dot) != is_dataclass(vars(config)[first]):
-        raise ValueError(f"--set {name}: there is no such setting; there are {', '.join(vars(config))}")
+        raise ValueError(f"--set {name}: there is no such setting; choose from {', '.join(vars(config))}")
     if dot:
         return replace(config, **{first: set_field(vars(config)[first], rest, value)})
     try:
@@ -99,13 +105,13 @@ def set_field(config: object, name: str, value: str):
     if wanted is float and type(parsed) is int or wanted is tuple and type(parsed) is list:
         parsed = wanted(parsed)
     if type(parsed) is not wanted:
-        raise ValueError(f"--set {name}={value}: must be of type {wanted.__name__}, as {vars(config)[first]} is")
+        raise ValueError(f"--set {name}={value}: must be of type {wanted.__name__}, like {vars(config)[first]}")
     return replace(config, **{first: parsed})
 
 
 def run_prepare(options: argparse.Namespace, engine, choose) -> int:
-    """`engine` has the frozen networks; `choose`: (width, height, bucket) -> size of the bucket."""
-    from livetalk_core.train.manifest import VIDEOS, find_stretches
+    """Encode a source into shards. `engine` has the frozen networks; `choose`: (width, height, bucket) -> size in the bucket."""
+    from livetalk_core.train.manifest import VIDEOS, find_segments
     from livetalk_core.train.prepare import NEGATIVE_PROMPT, prepare, usable_clips
     from livetalk_core.train.sample import Encoders
 
@@ -117,10 +123,10 @@ def run_prepare(options: argparse.Namespace, engine, choose) -> int:
         size = choose(1, 1, bucket)
         clips = talker_clips(range(part, options.count, parts), 5 + 28 * options.chunks, size[0], options.split)
     else:
-        stretches = list(find_stretches(Path(options.source), options.videos))
-        if not stretches:
-            raise ValueError(f"{options.source}: no video to learn from in it ({', '.join(VIDEOS)}); give a folder of talking videos")
-        clips = usable_clips(stretches[part::parts], options.chunks, lambda width, height: choose(width, height, bucket), engine.plan)
+        segments = list(find_segments(Path(options.source), options.videos))
+        if not segments:
+            raise ValueError(f"{options.source}: there is no video in it ({', '.join(VIDEOS)}); give a folder of talking videos")
+        clips = usable_clips(segments[part::parts], options.chunks, lambda width, height: choose(width, height, bucket), engine.plan)
     models = engine.models
     encoders = Encoders(
         vae=models.vae,

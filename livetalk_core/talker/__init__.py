@@ -1,1 +1,1 @@
-"""The synthetic talker: drawn people who speak, and whose true mouth is known. Data to train on and to test with."""
+"""The synthetic talker: drawn people who speak, with known mouth shapes. Data for training and tests."""

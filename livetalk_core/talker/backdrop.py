@@ -1,4 +1,4 @@
-"""What is behind the person: out of focus, drawn once per identity. Design units, the picture is 512 wide."""
+"""Draws the blurred background, once per identity. Lengths are design units: the picture is 512 wide."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_backdrop(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def soft_rect(canvas: skia.Canvas, box: tuple[float, float, float, float], color: Color, alpha: float, blur: float) -> None:
-    """A rectangle out of focus; box is x, y, width, height."""
+    """A blurred rectangle; box is x, y, width, height."""
     paint = fill(color, alpha)
     paint.setMaskFilter(skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, blur))
     canvas.drawRect(skia.Rect.MakeXYWH(*box), paint)

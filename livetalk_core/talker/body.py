@@ -1,4 +1,4 @@
-"""Neck, shoulders and clothes: below the head, still. Picture coordinates, 512 wide."""
+"""Draws neck, shoulders and clothes, which do not move. Picture coordinates, 512 wide."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from livetalk_core.talker.skin import deep_tone, light_tone, shadow_tone
 AXIS = 256.0
 
 
-def breadth(identity: Identity) -> tuple[float, float]:
+def half_widths(identity: Identity) -> tuple[float, float]:
     """Half the neck's width and half the shoulders'."""
     bulk = 1 - identity.feminine
     return 41.0 + 19.0 * bulk, 198.0 + 30.0 * bulk
 
 
 def shoulders_path(identity: Identity) -> skia.Path:
-    neck, wide = breadth(identity)
+    neck, wide = half_widths(identity)
     return curve(
         (AXIS - neck - 6, 418),
         (AXIS - neck - 40, 436, AXIS - wide + 30, 438, AXIS - wide, 520),
@@ -28,8 +28,8 @@ def shoulders_path(identity: Identity) -> skia.Path:
 
 
 def neck_path(identity: Identity, lean_x: float) -> skia.Path:
-    """From under the jaw, which has moved by `lean_x`, into the shoulders."""
-    neck, _ = breadth(identity)
+    """The neck from the jaw, which is shifted by `lean_x`, to the shoulders."""
+    neck, _ = half_widths(identity)
     top = AXIS + lean_x
     return curve(
         (top - neck, 300),
@@ -41,7 +41,7 @@ def neck_path(identity: Identity, lean_x: float) -> skia.Path:
 
 
 def draw_neck(canvas: skia.Canvas, identity: Identity, lean_x: float, chin_y: float) -> None:
-    """Skin from jaw to collarbones, with the head's cast shadow down to a little under `chin_y`."""
+    """Skin from jaw to collarbones, with the head's shadow down to a little below `chin_y`."""
     path = neck_path(identity, lean_x)
     shadow, deep = shadow_tone(identity), deep_tone(identity)
     canvas.drawPath(
@@ -81,8 +81,8 @@ def garment(canvas: skia.Canvas, path: skia.Path, color: Color) -> None:
 
 
 def with_neckline(identity: Identity, low: float, wide: float, pointed: float, high: float = 424) -> skia.Path:
-    """Shoulders below a neckline that reaches `low` at the middle and `high` at the sides; pointed 0 is a round neck, 1 a V."""
-    neck, broad = breadth(identity)
+    """Shoulders below a neckline with y = `low` in the middle and `high` at the sides; pointed=0 is round, 1 a V."""
+    neck, broad = half_widths(identity)
     x = neck + wide
     ease = 0.72 - 0.5 * pointed
     return curve(
@@ -97,7 +97,7 @@ def with_neckline(identity: Identity, low: float, wide: float, pointed: float, h
 
 
 def draw_collar_edge(canvas: skia.Canvas, identity: Identity, low: float, wide: float, color: Color, thick: float) -> None:
-    neck, _ = breadth(identity)
+    neck, _ = half_widths(identity)
     x = neck + wide
     edge = curve(
         (AXIS - x, 424),
@@ -118,7 +118,7 @@ def vneck(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def turtleneck(canvas: skia.Canvas, identity: Identity) -> None:
-    neck, _ = breadth(identity)
+    neck, _ = half_widths(identity)
     garment(canvas, with_neckline(identity, 440, 2, 0, high=398), identity.cloth)
     x = neck + 7
     roll = curve(
@@ -174,7 +174,7 @@ def shirt(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def draw_collar(canvas: skia.Canvas, identity: Identity, color: Color) -> None:
-    neck, _ = breadth(identity)
+    neck, _ = half_widths(identity)
     for side in (-1, 1):
         wing = smooth(
             [
@@ -197,7 +197,7 @@ def draw_collar(canvas: skia.Canvas, identity: Identity, color: Color) -> None:
 def blazer(canvas: skia.Canvas, identity: Identity) -> None:
     garment(canvas, with_neckline(identity, 500, 16, 0.9), identity.accent)
     draw_collar(canvas, identity, identity.accent)
-    neck, broad = breadth(identity)
+    neck, broad = half_widths(identity)
     for side in (-1, 1):
         front = smooth(
             [

@@ -1,6 +1,6 @@
-"""How paint goes on: colors, gradients, soft blobs and smooth paths over skia's CPU canvas.
+"""Drawing primitives on skia's CPU canvas: colors, gradients, soft blobs and smooth paths.
 
-The one file that imports skia. Lengths are design units: the picture is 512 of them wide, whatever its size in pixels.
+The only file that imports skia. Lengths are design units: a picture of any size in pixels is 512 units wide.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Point = tuple[float, float]
 WHITE: Color = (255.0, 255.0, 255.0)
 BLACK: Color = (0.0, 0.0, 0.0)
 SOFT = (1.0, 0.8, 0.46, 0.16, 0.0)
-"""Opacity of a blob at 0, 1/4 .. 1 of its radius: about a Gaussian, without the cost of a blur."""
+"""Opacity of a blob at 0, 1/4 .. 1 of its radius: close to a Gaussian and cheaper than a blur."""
 
 
 def mix(a: Color, b: Color, amount: float) -> Color:
-    """`a` at 0, `b` at 1."""
+    """Linear interpolation: `a` at amount 0, `b` at 1."""
     return tuple(x + (y - x) * amount for x, y in zip(a, b, strict=True))
 
 
 def times(a: Color, b: Color) -> Color:
-    """Multiply, with 255 as one: how a shadow tints what it falls on."""
+    """Multiply two colors, with 255 as 1, for example to tint a color by a shadow."""
     return tuple(x * y / 255.0 for x, y in zip(a, b, strict=True))
 
 
@@ -57,7 +57,7 @@ def stroke(color: Color, width: float, alpha: float = 1.0) -> skia.Paint:
 
 
 Stops = Sequence[tuple[float, Color, float]]
-"""(place 0 to 1, color, opacity) along a gradient."""
+"""Gradient stops: (position 0 to 1, color, opacity)."""
 
 
 def linear(start: Point, end: Point, stops: Stops) -> skia.Paint:
@@ -75,7 +75,7 @@ def radial(center: Point, radius: float, stops: Stops) -> skia.Paint:
 
 
 def blob(canvas: skia.Canvas, at: Point, radii: Point, color: Color, alpha: float, turn_deg: float = 0.0) -> None:
-    """A soft ellipse, densest at its center and nothing at its rim."""
+    """A soft ellipse, most opaque at its center and transparent at its edge."""
     canvas.save()
     canvas.translate(*at)
     canvas.rotate(turn_deg)
@@ -85,7 +85,7 @@ def blob(canvas: skia.Canvas, at: Point, radii: Point, color: Color, alpha: floa
 
 
 def rim(canvas: skia.Canvas, path: skia.Path, color: Color, width: float, alpha: float, layers: int = 4) -> None:
-    """A soft band along a path's edge: strokes laid over each other. Clip first to keep it inside."""
+    """A soft band along a path's edge, made of overlapping strokes. Clip to the path first to keep it inside."""
     for layer in range(layers):
         canvas.drawPath(path, stroke(color, width * (layer + 1) / layers, alpha / layers))
 
@@ -102,7 +102,7 @@ def curve(start: Point, *cubics: Sequence[float], close: bool = False) -> skia.P
 
 
 def symmetric(start: Point, *cubics: Sequence[float]) -> skia.Path:
-    """A closed path from its right half, which runs from the axis x = 0 back to it; the left half is its mirror."""
+    """A closed symmetric path, given its right half, which starts and ends on the axis x = 0."""
     path = curve(start, *cubics)
     ends = [start, *[(c[4], c[5]) for c in cubics]]
     for cubic, end in zip(reversed(cubics), reversed(ends[:-1]), strict=True):
@@ -130,7 +130,7 @@ def smooth(points: Sequence[Point] | np.ndarray, close: bool = False, tension: f
 
 @contextmanager
 def clipped(canvas: skia.Canvas, path: skia.Path) -> Iterator[None]:
-    """What is drawn inside shows only within the path."""
+    """Inside this context drawing is clipped to the path."""
     canvas.save()
     canvas.clipPath(path, doAntiAlias=True)
     yield

@@ -1,4 +1,4 @@
-"""A cat in people's clothes: fur, muzzle, round eyes; the mouth opens, spreads and rounds as a person's does."""
+"""Draws a cat in clothes: fur, muzzle, round eyes. The mouth opens, spreads and rounds like a person's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pale(identity: Identity) -> Color:
 
 
 def head_path(drop: float) -> skia.Path:
-    """Broad, with tufts at the cheeks; the chin falls by `drop`."""
+    """Outline of the head, with tufts at the cheeks; the chin is lowered by `drop`."""
     right = [
         (0, -112),
         (52, -116),
@@ -88,7 +88,7 @@ def draw_cat_ears(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def draw_coat(canvas: skia.Canvas, identity: Identity) -> None:
-    """Stripes and single hairs over the whole head; the caller clips."""
+    """Stripes and single hairs over the whole head; the caller clips them."""
     rng = np.random.default_rng([identity.seed, 30])
     light, dark = mix(identity.skin, WHITE, 0.4), times(identity.skin, (164, 142, 136))
     if identity.seed % 3:
@@ -167,7 +167,7 @@ def draw_cat_eye(canvas: skia.Canvas, identity: Identity, pose: Pose, side: int)
 
 
 def draw_cat_lid(canvas: skia.Canvas, identity: Identity, high: float) -> None:
-    """Fur where the open eye was."""
+    """Fur over the closed part of the eye."""
     lid = skia.Rect.MakeLTRB(-28, -high * 0.95, 28, high * 0.8)
     canvas.drawOval(
         lid, linear((0, -high), (0, high), [(0, times(identity.skin, (200, 180, 176)), 1), (1, mix(identity.skin, WHITE, 0.2), 1)])

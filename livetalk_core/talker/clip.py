@@ -1,4 +1,4 @@
-"""The synthetic talker: clips of a drawn person who says real words, with the true mouth of every frame."""
+"""Makes clips of a drawn person who says real words, with the true mouth of every frame."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from livetalk_core.talker.viseme import FPS, SAMPLES_PER_FRAME, MouthTrack
 SPLITS = ("train", "heldout")
 TRAIN_IDENTITIES = range(0, 1_000_000)
 HELD_OUT_IDENTITIES = range(1_000_000, 1_000_256)
-OUTSIDE_S = (0.4, 3.0)
-"""The reference picture is drawn from a moment this long before the clip."""
+REFERENCE_BEFORE_S = (0.4, 3.0)
+"""The reference picture shows a moment this many seconds before the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One talking clip: T frames at 25 fps, 640 samples of sound to each."""
+    """A talking clip: T frames at 25 fps with 640 samples of sound each."""
 
     identity: Identity
     voice: str
@@ -30,15 +30,15 @@ class Clip:
     samples_N: np.ndarray
     """float32 [640 T] in [-1, 1], 16 kHz."""
     truth: MouthTrack
-    """The mouth that was drawn, frame by frame."""
+    """The drawn mouth in each frame."""
     poses: tuple[Pose, ...]
     reference_HWC: np.ndarray
-    """uint8 [size, size, 3]: the same person at another moment, any mouth."""
+    """uint8 [size, size, 3]: the same person at another moment, with any mouth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A clip before it is drawn: sound, truth and movement."""
+    """A clip before drawing: sound, true mouth and movement."""
 
     identity: Identity
     voice: str
@@ -47,11 +47,11 @@ class Script:
     poses: tuple[Pose, ...]
     reference_pose: Pose
     reference_frame: int
-    """Which frame of `truth` lends its mouth to the reference."""
+    """The frame of `truth` whose mouth the reference picture has."""
 
 
 def make_clip(seed: int, seconds: float, size: int, split: str = "train") -> Clip:
-    """The clip of a seed; same seed, same clip. `heldout` has people, voices and sentences that `train` never has.
+    """The clip of a seed; the same seed gives the same clip. Split `heldout` has people, voices and sentences that `train` never has.
 
     ValueError for an unknown split or a length outside 0.04 to 600 s; FileNotFoundError without espeak-ng.
     """
@@ -69,7 +69,7 @@ def make_clip(seed: int, seconds: float, size: int, split: str = "train") -> Cli
 
 
 def write_script(seed: int, seconds: float, split: str) -> Script:
-    """All of a clip but its pixels."""
+    """Make everything in a clip except its pixels."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be {' or '.join(SPLITS)}")
     if not 1 / FPS <= seconds <= 600:
@@ -88,6 +88,6 @@ def write_script(seed: int, seconds: float, split: str) -> Script:
         samples_N=samples_N,
         truth=track,
         poses=tuple(motion.pose(k / FPS, float(stress_T[k])) for k in range(frames)),
-        reference_pose=motion.pose(-float(rng.uniform(*OUTSIDE_S))),
+        reference_pose=motion.pose(-float(rng.uniform(*REFERENCE_BEFORE_S))),
         reference_frame=int(rng.integers(frames)),
     )

@@ -46,9 +46,9 @@ class Speech:
 
 
 def speak(utterances: Sequence[Utterance]) -> list[Speech]:
-    """All of them in one fresh process: the same list gives the same samples.
+    """Speak all utterances in one new process, so that the same list gives the same samples.
 
-    FileNotFoundError when espeak-ng is not installed; ValueError for a voice it does not have or a text it cannot say.
+    FileNotFoundError when espeak-ng is not installed; ValueError for an unknown voice, or a text without sound in that voice.
     """
     requests = "".join(json.dumps(asdict(utterance)) + "\n" for utterance in utterances)
     done = subprocess.run([sys.executable, "-I", str(WORKER)], input=requests.encode(), stdout=subprocess.PIPE, check=True)
@@ -67,6 +67,6 @@ def read_speech(answers: io.BytesIO) -> Speech:
 
 
 def to_phones(starts: Sequence[tuple[str, int]], num_samples: int, rate: int) -> tuple[Phone, ...]:
-    """Starts to intervals; language marks such as '(en)' are not sounds, and empty intervals are dropped."""
+    """Phones from their start samples. Language marks such as '(en)' are not sounds; empty intervals are dropped."""
     marks = [(ipa, at) for ipa, at in starts if not ipa.startswith("(")] + [("", num_samples)]
     return tuple(Phone(ipa=ipa, start=at / rate, end=after / rate) for (ipa, at), (_, after) in pairwise(marks) if after > at)

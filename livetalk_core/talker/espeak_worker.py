@@ -1,7 +1,7 @@
-"""A process that speaks: reads requests as JSON lines, answers each with a JSON line and the raw 16-bit samples.
+"""Runs espeak-ng in its own process: reads requests as JSON lines, answers each with a JSON line and raw 16-bit samples.
 
-Standard library only, for a quick start. It is a process because espeak-ng carries state from one utterance into the next: only a
-fresh one says the same text with the same samples. Names and numbers are those of the C header speak_lib.h, espeak-ng 1.5x.
+espeak-ng keeps state between utterances, so only a new process gives the same samples for the same text. Only the standard library is
+imported, for a fast start. Constants are from the C header speak_lib.h of espeak-ng 1.5x.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.
 
 
 def main() -> None:
-    """Answers {"rate", "bytes", "starts": [[ipa, sample], ...]} or {"missing": ...} or {"bad": ...} for each request."""
+    """Answer each request with {"rate", "bytes", "starts": [[ipa, sample], ...]} or {"missing": ...} or {"bad": ...}."""
     try:
         library, rate = open_library()
     except FileNotFoundError as error:
@@ -76,7 +76,7 @@ def synthesize(
     """The samples and the first sample of each phone."""
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(
-            f"voice={voice!r} is not one of espeak-ng's; take a file name of `espeak-ng --voices`, with a variant as in 'en-us+f2'"
+            f"voice={voice!r} is not a voice of espeak-ng; use a file name from `espeak-ng --voices`, with a variant if wanted: 'en-us+f2'"
         )
     for parameter, value in ((RATE, words_per_minute), (PITCH, pitch), (RANGE, pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
@@ -95,7 +95,7 @@ def synthesize(
     code = library.espeak_Synth(raw, len(raw) + 1, 0, 0, 0, UTF8, None, None)
     assert code == 0, f"espeak_Synth returned {code}"
     if not pieces:
-        raise ValueError(f"text={text!r} gave no sound in voice {voice!r}; it must hold words of that language")
+        raise ValueError(f"text={text!r} gave no sound in voice {voice!r}; use words of that language")
     return b"".join(pieces), starts
 
 

@@ -1,4 +1,4 @@
-"""Eyes and brows: lids, lashes, iris and catch light, in the head's coordinates (y = 0 is the line through the eyes)."""
+"""Draws eyes and brows: lids, lashes, iris and catch light. Coordinates of the head (y = 0 is the line through the eyes)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LASH: Color = (38, 24, 24)
 
 
 def eye_x(identity: Identity) -> float:
-    """How far each eye's middle is from the axis."""
+    """Distance of each eye's middle from the axis."""
     return 40.0 + 5.5 * identity.eye_gap
 
 

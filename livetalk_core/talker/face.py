@@ -1,4 +1,4 @@
-"""An identity, a pose and a mouth become a picture."""
+"""Draws the picture of an identity with a pose and a mouth."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from livetalk_core.talker.skin import CHIN_Y, MOUTH_Y, draw_beard, draw_ear, dra
 
 UNITS = 512.0
 HEAD_Y = 230.0
-"""Where the line through the eyes is in a straight pose."""
+"""y of the line through the eyes in a straight pose."""
 ZOOM_AT = (256.0, 268.0)
-"""The point that stays when the camera comes nearer."""
+"""The fixed point of the zoom."""
 NECK_PIVOT_Y = 150.0
 YAW, PITCH = 15.0, 10.0
-"""How far a feature at depth 1 moves when the head turns, design units."""
+"""Shift of a feature at depth 1 when the head turns fully, design units."""
 
 
 def draw(identity: Identity, pose: Pose, mouth: Mouth, size: int) -> np.ndarray:
@@ -56,22 +56,22 @@ def still_backdrop(identity: Identity, size: int) -> skia.Image:
 
 @lru_cache(maxsize=64)
 def still(painter: Callable[..., None], identity: Identity, *more: int) -> skia.Picture:
-    """What a painter draws, recorded once per identity and replayed in each frame."""
+    """A drawing function's output, recorded once per identity and replayed in each frame."""
     recorder = skia.PictureRecorder()
     painter(recorder.beginRecording(skia.Rect.MakeLTRB(-600, -600, 1100, 1100)), identity, *more)
     return recorder.finishRecordingAsPicture()
 
 
 def enter_head(canvas: skia.Canvas, pose: Pose) -> None:
-    """The canvas's origin becomes the middle between the eyes; roll turns about the neck."""
+    """Move the canvas's origin to the middle between the eyes; roll rotates around the neck."""
     canvas.translate(AXIS + pose.x * UNITS, HEAD_Y + NECK_PIVOT_Y + pose.y * UNITS)
     canvas.rotate(float(np.degrees(pose.roll)))
     canvas.scale(pose.scale, pose.scale)
     canvas.translate(0, -NECK_PIVOT_Y)
 
 
-def deep(pose: Pose, depth: float) -> tuple[float, float]:
-    """The shift of a feature this near to the viewer when the head turns."""
+def parallax(pose: Pose, depth: float) -> tuple[float, float]:
+    """The shift of a feature at this depth (1 is nearest to the viewer) when the head turns."""
     return YAW * depth * pose.yaw, PITCH * depth * pose.pitch
 
 
@@ -79,7 +79,7 @@ def draw_human(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth
     drop = jaw_drop(mouth)
     canvas.save()
     enter_head(canvas, pose)
-    with moved(canvas, *deep(pose, -0.5)):
+    with moved(canvas, *parallax(pose, -0.5)):
         canvas.drawPicture(still(draw_scarf_back if identity.hair_style == "scarf" else draw_back_hair, identity))
     canvas.restore()
     draw_neck(canvas, identity, pose.x * UNITS * 0.7 - pose.roll * 40, HEAD_Y + CHIN_Y + drop + pose.y * UNITS)
@@ -88,7 +88,7 @@ def draw_human(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth
     enter_head(canvas, pose)
     if identity.hair_style not in COVERED:
         for side in (-1, 1):
-            with moved(canvas, *deep(pose, -0.35)):
+            with moved(canvas, *parallax(pose, -0.35)):
                 canvas.drawPicture(still(draw_ear, identity, side))
     draw_skin(canvas, identity, drop)
     draw_features(canvas, identity, pose, mouth, drop)
@@ -97,9 +97,9 @@ def draw_human(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth
 
 
 def draw_features(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth, drop: float) -> None:
-    with moved(canvas, *deep(pose, 0.35)):
+    with moved(canvas, *parallax(pose, 0.35)):
         draw_beard(canvas, identity, drop)
-    with moved(canvas, *deep(pose, 0.75)):
+    with moved(canvas, *parallax(pose, 0.75)):
         for side in (-1, 1):
             near = 1 - 0.07 * side * pose.yaw
             canvas.save()
@@ -108,19 +108,19 @@ def draw_features(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mo
             draw_eye(canvas, identity, pose, side)
             draw_brow(canvas, identity, pose, side)
             canvas.restore()
-    with moved(canvas, *deep(pose, 0.8)):
+    with moved(canvas, *parallax(pose, 0.8)):
         canvas.drawPicture(still(draw_philtrum, identity))
         with moved(canvas, 0, MOUTH_Y):
             draw_mouth(canvas, identity, mouth, pose)
-    with moved(canvas, *deep(pose, 1.2)):
+    with moved(canvas, *parallax(pose, 1.2)):
         canvas.drawPicture(still(draw_nose, identity))
 
 
 def draw_top(canvas: skia.Canvas, identity: Identity, pose: Pose, drop: float) -> None:
     """Glasses, then hair, cap or scarf."""
-    with moved(canvas, *deep(pose, 0.85)):
+    with moved(canvas, *parallax(pose, 0.85)):
         canvas.drawPicture(still(draw_glasses, identity))
-    with moved(canvas, *deep(pose, 0.2)):
+    with moved(canvas, *parallax(pose, 0.2)):
         if identity.hair_style == "scarf":
             draw_scarf(canvas, identity, drop)
         elif identity.hair_style == "beanie":
@@ -135,14 +135,14 @@ def draw_cat(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth) 
     canvas.drawPicture(still(draw_clothes, identity))
     canvas.save()
     enter_head(canvas, pose)
-    with moved(canvas, *deep(pose, -0.3)):
+    with moved(canvas, *parallax(pose, -0.3)):
         canvas.drawPicture(still(cat.draw_cat_ears, identity))
     cat.draw_cat_head(canvas, identity, drop)
-    with moved(canvas, *deep(pose, 0.7)):
+    with moved(canvas, *parallax(pose, 0.7)):
         for side in (-1, 1):
             with moved(canvas, side * cat.EYE_X, -4):
                 cat.draw_cat_eye(canvas, identity, pose, side)
-    with moved(canvas, *deep(pose, 1.1)):
+    with moved(canvas, *parallax(pose, 1.1)):
         cat.draw_muzzle(canvas, identity, mouth, pose, drop)
         canvas.drawPicture(still(cat.draw_cat_nose, identity))
         canvas.drawPicture(still(cat.draw_whiskers, identity))
@@ -155,13 +155,13 @@ def draw_robot(canvas: skia.Canvas, identity: Identity, pose: Pose, mouth: Mouth
     canvas.drawPicture(still(draw_clothes, identity))
     canvas.save()
     enter_head(canvas, pose)
-    with moved(canvas, *deep(pose, -0.3)):
+    with moved(canvas, *parallax(pose, -0.3)):
         canvas.drawPicture(still(robot.draw_antenna, identity))
     robot.draw_jaw(canvas, identity, drop)
-    with moved(canvas, *deep(pose, 0.8)):
+    with moved(canvas, *parallax(pose, 0.8)):
         robot.draw_robot_mouth(canvas, identity, mouth, pose)
     canvas.drawPicture(still(robot.draw_shell, identity))
-    with moved(canvas, *deep(pose, 0.5)):
+    with moved(canvas, *parallax(pose, 0.5)):
         canvas.drawPicture(still(robot.draw_visor, identity))
         for side in (-1, 1):
             robot.draw_lamp_eye(canvas, identity, pose, side)

@@ -1,4 +1,4 @@
-"""Hair styles, put together from locks; behind the head and in front of it. Coordinates of the head."""
+"""Draws hair styles from locks, behind and in front of the head. Coordinates of the head."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ COVERED = ("long", "wavy", "bob", "scarf")
 
 
 def draw_back_hair(canvas: skia.Canvas, identity: Identity) -> None:
-    """What hangs or stands behind the head."""
+    """The hair behind the head."""
     style = identity.hair_style
     if style in BACKS:
         BACKS[style](canvas, identity)
 
 
 def draw_front_hair(canvas: skia.Canvas, identity: Identity) -> None:
-    """What grows over the forehead and beside the face."""
+    """The hair over the forehead and beside the face."""
     if identity.hair_style in FRONTS:
         FRONTS[identity.hair_style](canvas, identity)
 

@@ -1,4 +1,4 @@
-"""What is worn on the head: glasses, a knitted cap, a headscarf. Coordinates of the head."""
+"""Draws glasses, a knitted cap and a headscarf. Coordinates of the head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from livetalk_core.talker.identity import Identity
 from livetalk_core.talker.skin import CHIN_Y, side_x
 
 FRAMES = {"round": ((46, 36, 40), 3.6), "square": ((32, 32, 40), 4.6), "thin": ((190, 150, 90), 2.0)}
-"""Glasses -> color and thickness of the frame."""
+"""Style of the glasses -> color and thickness of the frame."""
 
 
 def draw_glasses(canvas: skia.Canvas, identity: Identity) -> None:
@@ -69,7 +69,7 @@ def draw_scarf_back(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def draw_scarf(canvas: skia.Canvas, identity: Identity, drop: float) -> None:
-    """Cloth around the face, its inner edge under the chin, folds to the side."""
+    """Cloth around the face with its inner edge under the chin and folds at the side."""
     color, dark, light = identity.accent, times(identity.accent, (146, 136, 154)), mix(identity.accent, WHITE, 0.22)
     chin = CHIN_Y + 4 + 9 * identity.chin + drop
     x = side_x(identity)

@@ -1,4 +1,4 @@
-"""Who is drawn: every constant of one face, sampled from a seed; and the two things that move, pose and mouth."""
+"""The parameters of a drawing: Identity, the constants of a face, sampled from a seed; and what moves, Pose and Mouth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METALS = tuple(map(rgb, ("e8ecf0", "aebccb", "f2d9a0", "9fd0cb", "d3c2e8", "f0b6
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The constants of one face. Shape parameters run from 0 to 1 and 0.5 is the middle; colors are RGB, 0 to 255."""
+    """The constants of one face. Shape parameters are 0 to 1 with 0.5 in the middle; colors are RGB, 0 to 255."""
 
     seed: int
     style: str = "human"
@@ -51,9 +51,9 @@ class Identity:
     clothes: str = "tee"
     backdrop: str = "studio"
     age: float = 0.2
-    """0 is twenty years, 1 is seventy."""
+    """0 is twenty years old, 1 seventy."""
     feminine: float = 0.5
-    """Lashes, lip color, brow weight, jaw."""
+    """Affects lashes, lip color, brows and jaw."""
     face_width: float = 0.5
     jaw: float = 0.5
     chin: float = 0.5
@@ -66,7 +66,7 @@ class Identity:
     lip_fullness: float = 0.5
     lip_width: float = 0.5
     zoom: float = 1.0
-    """How near the camera is: 1 shows the shoulders, 1.4 is a close-up."""
+    """Zoom of the camera: 1 shows the shoulders, 1.4 is a close-up."""
     freckles: bool = False
     earrings: bool = False
 
@@ -78,10 +78,10 @@ class Identity:
         rng = np.random.default_rng([seed, 71])
         chosen = str(rng.choice(STYLES, p=(0.76, 0.14, 0.10)))
         style = chosen if style is None else style
-        return cls(seed=seed, style=style, **sample_colors(rng, style), **sample_shape(rng), **sample_look(rng)).grown_gray()
+        return cls(seed=seed, style=style, **sample_colors(rng, style), **sample_shape(rng), **sample_look(rng)).with_gray_hair()
 
-    def grown_gray(self) -> Identity:
-        """Past sixty the hair is gray or white, by the seed."""
+    def with_gray_hair(self) -> Identity:
+        """The identity with gray or white hair, if older than sixty; the seed chooses which."""
         if self.style != "human" or self.age < 0.68:
             return self
         return replace(self, hair=HAIRS[-2 + self.seed % 2])
@@ -144,7 +144,7 @@ def sample_look(rng: np.random.Generator) -> dict[str, float | str | bool]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where the head is and what the face does besides speaking. All zero is a straight look at the camera."""
+    """Position of the head and expression of the face, except for speech. All zero looks straight at the camera."""
 
     x: float = 0.0
     y: float = 0.0
@@ -168,10 +168,10 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Mouth:
-    """The true mouth: what a viewer could read from the lips."""
+    """The true mouth: the shape that a viewer sees."""
 
     opening: float = 0.0
-    """0 to 1: the gap between the lips, and the jaw's drop with it."""
+    """0 to 1: the gap between the lips; the jaw drops with it."""
     width: float = 0.0
     """-1 narrow, 1 spread."""
     rounding: float = 0.0

@@ -25,7 +25,7 @@ def tones(identity: Identity) -> tuple[Color, Color, Color]:
 
 
 def resample(guide: Guide, count: int) -> np.ndarray:
-    """`count` points along the smooth curve (Catmull-Rom) through a guide's points, evenly by its own index."""
+    """`count` points along the smooth curve (Catmull-Rom) through a guide's points, spaced evenly by index."""
     points = np.asarray(guide, np.float64)
     slopes = np.gradient(points, axis=0)
     place = np.linspace(0, len(points) - 1, count)
@@ -54,7 +54,7 @@ def lock(
     cast: bool = True,
     salt: int = 0,
 ) -> None:
-    """A mass of hair from the first guide to the last; `gloss` is where along it the light lies; `cast` shades the skin under the first."""
+    """Fill the area between the first and last guide with hair; `gloss` is the highlight's place; `cast` shades the skin."""
     rng = np.random.default_rng([identity.seed, 40 + salt])
     dark, base, light = tones(identity)
     first, last = resample(guides[0], 13), resample(guides[-1], 13)
@@ -97,7 +97,7 @@ def fine_strands(canvas: skia.Canvas, guides: Sequence[Guide], rng: np.random.Ge
 
 
 def gloss_band(canvas: skia.Canvas, guides: Sequence[Guide], rng: np.random.Generator, light: Color, at: float, count: int) -> None:
-    """Short bright pieces of strands, side by side: the light that a head of hair throws back."""
+    """A highlight on the hair, made of short bright pieces of strands side by side."""
     shine = mix(light, (255, 244, 224), 0.35)
     for i in range(count):
         place = (i + rng.uniform(0.2, 0.8)) / count

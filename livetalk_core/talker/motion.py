@@ -1,4 +1,4 @@
-"""How a head moves while it speaks: slow drift, glances, blinks; a function of time, so any frame can be asked for."""
+"""Movement of a speaking head: slow drift, glances and blinks, as functions of time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from livetalk_core.talker.identity import Pose
 
 BLINK_S = 0.24
-"""From open through shut to open."""
+"""Duration of a blink, from open through shut to open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
-    """Everything random about one person's movement; `pose` reads it at a time in seconds (negative times too)."""
+    """The random parameters of one person's movement; `pose` evaluates it at a time in seconds, which may be negative."""
 
     phases_CK: np.ndarray
     """Phase of each of K slow waves for each channel, radians."""
@@ -23,11 +23,11 @@ class Motion:
     amount: float
     """0 is a head held still, 1 a lively one."""
     blinks_s: np.ndarray
-    """Middle of each blink, rising."""
+    """Middle of each blink, ascending."""
     glances_s: np.ndarray
-    """When the gaze jumps, rising."""
+    """Times of gaze jumps, ascending."""
     glances_2: np.ndarray
-    """[jumps, 2] where it then rests, -1 to 1."""
+    """[jumps, 2]: gaze direction after each jump, -1 to 1."""
     smile: float
 
     @classmethod
@@ -49,7 +49,7 @@ class Motion:
         )
 
     def pose(self, second: float, stress: float = 0.0) -> Pose:
-        """The pose at a time; `stress` 0 to 1 is how loud the voice is and lifts head and brows a little."""
+        """The pose at a time; `stress`, 0 to 1, is the loudness of the voice and lifts head and brows a little."""
         x, y, roll, scale, yaw, pitch, brow, smile = (self.amount * self.drift(second)).tolist()
         gaze_x, gaze_y = self.gaze(second)
         return Pose(
@@ -73,7 +73,7 @@ class Motion:
         return 0.6 * (weight * np.sin(2 * np.pi * self.rates_CK * second + self.phases_CK)).sum(1)
 
     def blink(self, second: float) -> float:
-        """Shut faster than open: the lids fall in a third of the blink."""
+        """How far the lids are shut, 0 to 1; closing takes a third of the blink."""
         after = (second - self.blinks_s + BLINK_S / 3) / BLINK_S
         inside = after[(after > 0) & (after < 1)]
         if len(inside) == 0:
@@ -82,7 +82,7 @@ class Motion:
         return float(np.sin(np.pi / 2 * part[0]) ** 2)
 
     def gaze(self, second: float) -> tuple[float, float]:
-        """Eyes rest, then jump within a few hundredths of a second."""
+        """Gaze direction: constant between jumps, which take a few hundredths of a second."""
         now = int(np.searchsorted(self.glances_s, second)) - 1
         old, new = self.glances_2[max(now - 1, 0)], self.glances_2[max(now, 0)]
         moved = float(np.clip((second - self.glances_s[max(now, 0)]) / 0.06, 0, 1))

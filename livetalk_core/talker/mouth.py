@@ -1,6 +1,6 @@
-"""The mouth: lips, teeth, tongue and the dark between them, as a function of the true mouth.
+"""Draws the true mouth: lips, teeth, tongue and the dark inside.
 
-Coordinates: the lip line's middle is (0, 0), y down, design units. The lower jaw's parts move with `jaw_drop`.
+Coordinates: (0, 0) is the middle of the lip line, y points down, design units. Parts of the lower jaw move with `jaw_drop`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ THROAT: Color = (26, 7, 12)
 TONGUE: Color = (198, 92, 100)
 ENAMEL: Color = (250, 246, 240)
 MAX_DROP = 30.0
-"""How far the lower lip's inner edge falls at opening 1."""
+"""How far the lower lip's inner edge moves down at opening 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lips:
-    """The measures of one mouth shape."""
+    """The dimensions of one mouth shape."""
 
     half: float
     """Half the width between the outer corners."""
@@ -33,7 +33,7 @@ class Lips:
     """Thickness of the lips."""
     roundness: float
     grin: float
-    """How much of the teeth shows, 0 to 1."""
+    """Visible share of the teeth, 0 to 1."""
     teeth: float
     tongue: float
 
@@ -48,12 +48,12 @@ class Lips:
 
 
 def jaw_drop(mouth: Mouth) -> float:
-    """How far the chin falls, design units."""
+    """How far the chin moves down, design units."""
     return 15.0 * mouth.opening * (1 - mouth.closure)
 
 
 def measure(identity: Identity, mouth: Mouth, smile: float) -> Lips:
-    """The lips' measures for a mouth; a gap of nothing at opening 0 or closure 1."""
+    """The lips' dimensions for a mouth; the gap is 0 at opening 0 or closure 1."""
     gap = mouth.opening * (1 - mouth.closure)
     press = 1 - 0.42 * mouth.closure
     full = identity.lip_fullness
@@ -117,7 +117,7 @@ def lower_path(lips: Lips) -> skia.Path:
 
 
 def lip_color(identity: Identity) -> Color:
-    """From the skin's own tone to lipstick, by `feminine`."""
+    """Lip color between skin tone and lipstick, by `feminine`."""
     natural = mix(times(identity.skin, (232, 172, 168)), (176, 84, 84), 0.22)
     return mix(natural, times(mix(identity.skin, (215, 90, 96), 0.62), (240, 205, 205)), 0.75 * identity.feminine)
 
@@ -130,7 +130,7 @@ def draw_mouth(canvas: skia.Canvas, identity: Identity, mouth: Mouth, pose: Pose
 
 
 def draw_lips(canvas: skia.Canvas, lips: Lips, color: Color) -> None:
-    """Lips and what is between them."""
+    """The lips, and the teeth and tongue between them."""
     draw_lower(canvas, lips, color)
     draw_upper(canvas, lips, color)
     if lips.gap > 0.5:
@@ -193,7 +193,7 @@ def draw_tongue(canvas: skia.Canvas, lips: Lips) -> None:
 
 
 def draw_teeth(canvas: skia.Canvas, lips: Lips) -> None:
-    """The upper row hangs from the upper lip, the lower row rides on the jaw; they meet when `teeth` is 1."""
+    """The upper row is attached to the upper lip, the lower row to the jaw; they meet when `teeth` is 1."""
     upper = 1.5 + 8.5 * lips.grin
     draw_row(canvas, lips, lips.top - 1.5, min(lips.top + upper, lips.bottom + 1.5), arch=2.4)
     lower = 1.0 + 6.0 * max(lips.teeth, 0.55 * lips.grin)
@@ -202,7 +202,7 @@ def draw_teeth(canvas: skia.Canvas, lips: Lips) -> None:
 
 
 def draw_row(canvas: skia.Canvas, lips: Lips, root: float, edge: float, arch: float) -> None:
-    """Teeth between their root line and their biting edge, which curves back by `arch` at the sides."""
+    """A row of teeth between `root` and `edge`; the edge curves by `arch` at the sides."""
     x = lips.inner * 0.86
     row = curve((-x, root), (-x, edge - arch, -x * 0.5, edge, 0, edge), (x * 0.5, edge, x, edge - arch, x, root), close=True)
     gum = times(ENAMEL, (232, 214, 210))

@@ -1,4 +1,4 @@
-"""A robot: painted metal, a glass visor with glowing eyes, a rubber mouth on a jaw that moves."""
+"""Draws a robot: painted metal, a glass visor with glowing eyes, and a rubber mouth on a moving jaw."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEEL: Color = (150, 158, 172)
 
 
 def glow(identity: Identity) -> Color:
-    """The light of eyes and lamp: the iris's hue, bright."""
+    """Color of the glowing eyes and lamp: a bright version of the iris color."""
     top = max(identity.iris)
     return mix(tuple(c * 255 / top for c in identity.iris), (90, 230, 255), 0.5)
 
@@ -90,7 +90,7 @@ def draw_shell(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def plate(canvas: skia.Canvas, path: skia.Path, color: Color) -> None:
-    """Painted metal: a soft sweep of light from the left, a dark right, a bright edge."""
+    """Painted metal: lit from the left, dark at the right, with a bright edge."""
     dark = times(color, (138, 140, 158))
     stops = [
         (0, times(color, (205, 205, 215)), 1),
@@ -123,7 +123,7 @@ def draw_visor_shine(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def draw_lamp_eye(canvas: skia.Canvas, identity: Identity, pose: Pose, side: int) -> None:
-    """A glowing ring and pupil that squash to a line in a blink; the canvas's origin is the visor's middle."""
+    """A glowing ring and pupil, flattened to a line in a blink; the canvas's origin is the visor's middle."""
     light = glow(identity)
     open_ = max(0.09, 1 - pose.blink)
     size = 17.0 + 6 * identity.eye_size

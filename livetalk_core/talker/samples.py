@@ -1,4 +1,4 @@
-"""Writes the shipped samples: `python -m livetalk_core.talker.samples [FOLDER]` makes assets/portrait.png and assets/speech.flac anew."""
+"""Writes the shipped samples: `python -m livetalk_core.talker.samples [FOLDER]` rewrites assets/portrait.png and assets/speech.flac."""
 
 from __future__ import annotations
 

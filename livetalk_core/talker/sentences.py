@@ -1,7 +1,7 @@
-"""What the synthetic talker says, and in which voices. All sentences were written for this file.
+"""Sentences and voices of the synthetic talker. All sentences were written for this file.
 
-The last sentence of each language and the voices in HELD_OUT_VOICES are never trained on; in training, words of the other sentences also
-come in any order. Chinese is in pinyin with tone numbers.
+The last sentence of each language and the voices in HELD_OUT_VOICES are never used in training. Training also uses the words of the other
+sentences in random order. Chinese is written in pinyin with tone numbers.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
     "ar": ("ar",),
     "ru": ("ru",),
 }
-"""espeak-ng's voices of each language."""
+"""espeak-ng voices of each language."""
 VARIANTS = ("", "+m1", "+m2", "+m3", "+m5", "+m7", "+m8", "+f1", "+f2", "+f3", "+f4")
-"""Timbres of men and women that any voice may take."""
+"""Variants of men and women that work with any voice."""
 
 HELD_OUT_VOICES: tuple[tuple[str, str], ...] = (
     ("en", "en-us+Annie"),

@@ -1,4 +1,4 @@
-"""The bare head: skin in light and shade, ears, nose, marks of age, beard. Coordinates of the head (y = 0 at the eyes)."""
+"""Draws the bare head: shaded skin, ears, nose, wrinkles, beard. Coordinates of the head (y = 0 at the eyes)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def side_x(identity: Identity) -> float:
 
 
 def face_path(identity: Identity, drop: float) -> skia.Path:
-    """The outline of the face with the chin fallen by `drop`."""
+    """The outline of the face with the chin lowered by `drop`."""
     x = side_x(identity)
     square = 0.55 * identity.jaw + 0.45 * (1 - identity.feminine)
     jaw, point = x * (0.80 + 0.11 * square), 15.0 + 28.0 * square
@@ -75,7 +75,7 @@ def draw_ear(canvas: skia.Canvas, identity: Identity, side: int) -> None:
 
 
 def draw_skin(canvas: skia.Canvas, identity: Identity, drop: float) -> None:
-    """The face itself, lit from the upper left, with a cool edge of light at the lower right."""
+    """The skin of the face, lit from the upper left, with a cool edge of light at the lower right."""
     outline = face_path(identity, drop)
     skin, shadow, deep, light = identity.skin, shadow_tone(identity), deep_tone(identity), light_tone(identity)
     canvas.drawPath(
@@ -110,7 +110,7 @@ def draw_freckles(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def draw_wrinkles(canvas: skia.Canvas, identity: Identity, deep: Color) -> None:
-    """Forehead lines, crow's feet, and the folds from nose to mouth."""
+    """Forehead lines, lines beside the eyes, and folds from nose to mouth."""
     strength = (identity.age - 0.3) * 0.8
     for i in range(3):
         y = -78.0 - 13 * i
@@ -128,7 +128,7 @@ def draw_wrinkles(canvas: skia.Canvas, identity: Identity, deep: Color) -> None:
 
 
 def draw_nose(canvas: skia.Canvas, identity: Identity) -> None:
-    """The bridge's shaded side, tip, wings and nostrils; the canvas's origin is the head's."""
+    """The nose: shaded bridge, tip, wings and nostrils; the canvas's origin is the head's."""
     deep, light, shadow = deep_tone(identity), light_tone(identity), shadow_tone(identity)
     w = 13.5 + 7.0 * identity.nose_width + 2.0 * (1 - identity.feminine)
     tip = 52.0 + 9.0 * identity.nose_length
@@ -162,7 +162,7 @@ def draw_philtrum(canvas: skia.Canvas, identity: Identity) -> None:
 
 
 def beard_path(identity: Identity, drop: float) -> skia.Path:
-    """From ear to ear along the jaw, up around the mouth; a long beard hangs below the chin."""
+    """Outline of the beard: from ear to ear along the jaw and around the mouth; a long beard reaches below the chin."""
     x = side_x(identity) + 1
     long = {"stubble": 0.0, "short": 6.0, "full": 30.0, "goatee": 10.0}[identity.beard]
     chin = CHIN_Y - 4 + 9 * identity.chin + drop + long

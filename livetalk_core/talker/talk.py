@@ -1,4 +1,4 @@
-"""What is said in a clip: voices, sentences and pauses, with the true mouth of every frame."""
+"""Makes the speech of a clip: voice, sentences and pauses, with the true mouth of every frame."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from livetalk_core.talker.sentences import HELD_OUT_VOICES, SENTENCES, TRAIN_VOI
 from livetalk_core.talker.viseme import SAMPLE_RATE, SAMPLES_PER_FRAME, MouthTrack, to_16k, track_mouth
 
 LEVEL = 0.09
-"""Root mean square of a clip's speech where it is loudest."""
-WHOLE = 0.3
-"""Share of whole sentences in training."""
+"""RMS of a clip's speech where it is loudest."""
+WHOLE_SENTENCES = 0.3
+"""Share of unchanged sentences in training; the others are words in random order."""
 LEAST_WORDS = 20
-"""A language with fewer words, or none that are spaced, keeps its sentences."""
+"""A language with fewer words, or without spaces between them, keeps its sentences."""
 
 
 def talk(rng: np.random.Generator, frames: int, split: str) -> tuple[str, np.ndarray, MouthTrack]:
-    """(voice, samples [640 frames], true mouth) of one voice saying sentences with pauses, cut at a random frame."""
+    """(voice, samples [640 frames], true mouth) of one voice that says sentences with pauses; it starts at a random frame."""
     voices = TRAIN_VOICES if split == "train" else HELD_OUT_VOICES
     language, voice = voices[int(rng.integers(len(voices)))]
     manner = {
@@ -32,22 +32,22 @@ def talk(rng: np.random.Generator, frames: int, split: str) -> tuple[str, np.nda
     texts = write_texts(rng, language, split, count)
     speech = join(speak([Utterance(text=text, **manner) for text in texts]), rng.uniform(0.0, 0.5, count), need)
     sound = to_16k(speech.samples_N, speech.rate)[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME]
-    return voice, level(sound), track_mouth(speech).cut(start, start + frames)
+    return voice, normalize_level(sound), track_mouth(speech).cut(start, start + frames)
 
 
 def write_texts(rng: np.random.Generator, language: str, split: str, count: int) -> list[str]:
-    """Sentences in any order. In training most of them are words of the language in any order: more sounds meet than in a few sentences."""
+    """Sentences in random order. In training most are words in random order instead, which gives more combinations of sounds."""
     known = SENTENCES[language][:-1] if split == "train" else SENTENCES[language][-1:]
     texts = [known[i] for i in rng.permutation(np.resize(np.arange(len(known)), count))]
     words = [word.strip(",.?!:;¿¡，。") for text in known for word in text.split()]
     if split == "heldout" or len(words) < LEAST_WORDS:
         return texts
     mixed = [f"{' '.join(rng.choice(words, rng.integers(6, 14)))}." for _ in texts]
-    return [text if whole else mix for text, mix, whole in zip(texts, mixed, rng.random(count) < WHOLE, strict=True)]
+    return [text if whole else mix for text, mix, whole in zip(texts, mixed, rng.random(count) < WHOLE_SENTENCES, strict=True)]
 
 
 def join(speeches: list[Speech], pauses_s: np.ndarray, seconds: float) -> Speech:
-    """One speech of several with pauses between; silence fills it up to at least `seconds`."""
+    """Join speeches with pauses between them, and pad with silence to at least `seconds`."""
     pieces, phones, length = [], [], 0
     rate = speeches[0].rate
     for speech, pause in zip(speeches, pauses_s, strict=True):
@@ -59,8 +59,8 @@ def join(speeches: list[Speech], pauses_s: np.ndarray, seconds: float) -> Speech
     return Speech(samples_N=np.concatenate([*pieces, np.zeros(missing, np.float32)]), rate=rate, phones=tuple(phones))
 
 
-def level(samples_N: np.ndarray) -> np.ndarray:
-    """Speech brought to LEVEL where it is loudest (95th percentile of 40 ms), never clipped."""
+def normalize_level(samples_N: np.ndarray) -> np.ndarray:
+    """Scale speech to LEVEL where it is loudest (95th percentile of 40 ms blocks), without clipping."""
     loud = np.sqrt((samples_N.reshape(-1, SAMPLES_PER_FRAME) ** 2).mean(1))
     gain = LEVEL / max(float(np.percentile(loud, 95)), 1e-4)
     return (samples_N * min(gain, 0.99 / max(float(np.abs(samples_N).max()), 1e-4))).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Speech to the true mouth: phones to lip targets, smoothed as lips move, sampled at the frames.
+"""Computes the true mouth from speech: phones give lip targets, which are smoothed and sampled at the frames.
 
-A voiceless stop is heard when it bursts, so its lips close before its phone begins; every other sound is shaped while it lasts.
+A voiceless stop sounds when the lips open, so they close before its phone begins. Every other sound has its shape while it lasts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SAMPLE_RATE = 16000
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 GRID_HZ = 200
 LIP_HZ = 7.0
-"""Lips follow their targets with this much bandwidth (half power)."""
+"""Bandwidth of the lips' movement (half power)."""
 STOP_LEAD_S = 0.055
-"""espeak-ng's silent closure before a voiceless stop's burst."""
+"""Length of the silence that espeak-ng puts before the burst of a voiceless stop."""
 
 FIELDS = ("opening", "width", "rounding", "closure", "teeth", "tongue")
 REST = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -60,9 +60,9 @@ CONSONANTS: dict[str, tuple[float, ...]] = {
     "w": (0.13, -0.60, 1.0, 0, 0, 0), "ɥ": (0.14, -0.40, 0.9, 0, 0, 0), "ɸ": (0.05, 0.0, 0.3, 0.5, 0, 0), "β": (0.05, 0.0, 0.1, 0.6, 0, 0),
 }  # fmt: skip
 MODIFIERS = set("ː:ˑˈˌʲʰʷˠˤᵝ-.'`^*~ⁿˡ˞|0123456789") | {chr(code) for code in range(0x300, 0x370)}
-"""Marks of length, tone and color that leave the lips as they are."""
+"""Marks of length, tone and quality that do not change the lips."""
 GLIDE = (0.38, 0.50, 0.0, 0, 0, 0)
-"""A palatal mark that stands alone is the start of the vowel after it (Russian)."""
+"""Target of a palatal mark that stands alone: it starts the vowel after it (Russian)."""
 VOICELESS_STOPS = set("ptkqʈc")
 
 
@@ -84,7 +84,7 @@ class MouthTrack:
         return Mouth(**{name: float(vars(self)[f"{name}_T"][frame]) for name in FIELDS})
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
-        """[K, T]: some of the tracks, in order."""
+        """[K, T]: the named tracks, in order."""
         return np.stack([vars(self)[f"{name}_T"] for name in names])
 
     def cut(self, start: int, stop: int) -> MouthTrack:
@@ -107,7 +107,7 @@ def track_mouth(speech: Speech) -> MouthTrack:
 
 
 def lay_targets(phones: tuple[Phone, ...], seconds: float) -> np.ndarray:
-    """Unsmoothed lip targets [grid, 6], at rest where nobody speaks. ValueError for an unknown speech sound."""
+    """Unsmoothed lip targets [grid, 6], at rest in silence. ValueError for an unknown speech sound."""
     targets_GV = np.tile(np.asarray(REST, np.float64), (int(np.ceil(seconds * GRID_HZ)), 1))
     held: list[tuple[float, ...]] = [REST]
     for phone in phones:
@@ -120,7 +120,7 @@ def lay_targets(phones: tuple[Phone, ...], seconds: float) -> np.ndarray:
 
 
 def shapes_of(ipa: str) -> list[tuple[float, ...]]:
-    """Lip targets of a phone in order: two or three for a diphthong or an affricate; none for a mark that leaves the lips."""
+    """Lip targets of a phone in order: two or three for a diphthong or an affricate; none for a mark that does not change the lips."""
     if ipa in ("", "ʲ"):
         return [GLIDE if ipa else REST]
     shapes = []
@@ -135,7 +135,7 @@ def shapes_of(ipa: str) -> list[tuple[float, ...]]:
 
 
 def loudness(samples_N: np.ndarray, rate: int, steps: int) -> np.ndarray:
-    """How loud each grid step is, 0 to about 1.2, against the utterance's own loud moments."""
+    """Loudness of each grid step, 0 to about 1.2, relative to the loud parts of the utterance."""
     hop = rate / GRID_HZ
     edges = np.minimum(np.round(np.arange(steps + 1) * hop).astype(int), len(samples_N))
     power = np.add.reduceat(np.append(samples_N.astype(np.float64) ** 2, 0.0), edges[:-1]) / hop
@@ -144,7 +144,7 @@ def loudness(samples_N: np.ndarray, rate: int, steps: int) -> np.ndarray:
 
 
 def low_pass(values_GV: np.ndarray, cutoff_hz: float) -> np.ndarray:
-    """A Gaussian without delay: lips prepare for a sound as long before it as they relax after it."""
+    """Gaussian filter without delay: lips prepare for a sound as long as they relax after it."""
     sigma = np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz) * GRID_HZ
     reach = int(np.ceil(4 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -154,7 +154,7 @@ def low_pass(values_GV: np.ndarray, cutoff_hz: float) -> np.ndarray:
 
 
 def to_16k(samples_N: np.ndarray, rate: int) -> np.ndarray:
-    """The same sound at 16 kHz, float32 (band-limited, by its spectrum)."""
+    """Resample to 16 kHz, float32, band-limited, by the spectrum."""
     count = round(len(samples_N) * SAMPLE_RATE / rate)
     padded = np.pad(samples_N.astype(np.float64), (0, -len(samples_N) % rate))
     spectrum = np.fft.rfft(padded)

@@ -1,6 +1,6 @@
-"""Which samples make up a batch: all of one size, shuffled, and the same plan on every process.
+"""Which samples form a batch: all of one size, shuffled, and planned the same way on every process.
 
-The order is a function of (seed, step) alone. Nothing needs to be saved to go on at any step, with any number of processes.
+The order depends only on (seed, step). So a run can resume at any step, with any number of processes, without saving the order.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 
 
 class BucketBatches:
-    """Batches from number `start` on, without end: this process's share of each.
+    """This process's share of every batch, from batch `start` on, without end.
 
-    An epoch has every sample once, but for those that do not fill a batch of their bucket; they differ from epoch to epoch.
+    An epoch has every sample once, except those left over when a bucket is divided into batches; these differ from epoch to epoch.
     A bucket smaller than a batch repeats its samples.
     """
 
     def __init__(self, buckets: Sequence[Hashable], *, batch: int, rank: int, world: int, seed: int, start: int = 0):
         if not buckets:
-            raise ValueError("no samples to make batches of; prepare some")
+            raise ValueError("there are no samples to train on; make some with livetalk prepare")
         self.batch, self.rank, self.world, self.seed, self.start = batch, rank, world, seed, start
         names = sorted(set(buckets), key=str)
         place = {name: i for i, name in enumerate(names)}
@@ -28,7 +28,7 @@ class BucketBatches:
 
     @property
     def whole(self) -> int:
-        """Samples of one batch over all processes."""
+        """Samples per batch, over all processes."""
         return self.batch * self.world
 
     @property
@@ -44,7 +44,7 @@ class BucketBatches:
                 number += 1
 
     def plan_epoch(self, epoch: int) -> np.ndarray:
-        """[per_epoch, whole] sample numbers, one bucket a row."""
+        """Sample numbers [per_epoch, whole]; a row is a batch from one bucket."""
         rng = np.random.default_rng([self.seed, epoch])
         rows = []
         for members in self.members:

@@ -1,6 +1,6 @@
-"""Sharded checkpoints: every process writes its part, and a run goes on from them bit by bit as if it had never stopped.
+"""Sharded checkpoints: every process writes its part, and a resumed run gives the same bits as an uninterrupted one.
 
-All chance is a function of the step (draws), so the weights, the optimizers' states, the averages and the step are the whole state.
+All random numbers depend only on the step (draws.py), so the state is the weights, the optimizer states, the EMA weights and the step.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PREFIX = "step-"
 
 
 def save_checkpoint(folder: Path, step: int, learners: Mapping[str, Learner], keep: int) -> Path:
-    """Write `folder/step-N`; every process calls it. It takes its name when it is whole, then older ones but `keep` go."""
+    """Write `folder/step-N`; every process calls it. It gets that name when complete; then only the newest `keep` checkpoints stay."""
     final, part = folder / f"{PREFIX}{step:08d}", folder / f".{PREFIX}{step:08d}.part"
-    with quiet_alone() as alone:
+    with single_process() as alone:
         dcp.save(gather_state(learners, step), checkpoint_id=str(part), no_dist=alone)
     dist.barrier()
     if is_first():
@@ -39,9 +39,9 @@ def save_checkpoint(folder: Path, step: int, learners: Mapping[str, Learner], ke
 
 
 def load_checkpoint(path: Path, learners: Mapping[str, Learner]) -> int:
-    """Put a checkpoint into the learners, on any number of processes; returns its step."""
+    """Load a checkpoint into the learners, on any number of processes; returns its step."""
     state = gather_state(learners, 0)
-    with quiet_alone() as alone:
+    with single_process() as alone:
         dcp.load(state, checkpoint_id=str(path), no_dist=alone)
     for name, learner in learners.items():
         part = state[name]
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, learners: Mapping[str, Learner]) -> int:
 
 
 def gather_state(learners: Mapping[str, Learner], step: int) -> dict:
-    """The run's whole state, tensors sharded as they are."""
+    """The run's state; tensors stay sharded."""
     state: dict = {"step": torch.tensor(step)}
     for name, learner in learners.items():
         net, optimizer = get_state_dict(learner.net, learner.optimizers)
@@ -65,11 +65,11 @@ def gather_state(learners: Mapping[str, Learner], step: int) -> dict:
 
 
 @contextmanager
-def quiet_alone() -> Iterator[bool]:
-    """Whether there is one process, which then asks nobody, and is not warned of that.
+def single_process() -> Iterator[bool]:
+    """Whether there is only one process; torch's warning about that is hidden.
 
-    To ask itself would start computing threads of gloo's, and OpenMP lets all threads sleep between two pieces of work once there are more
-    of them than cores: on two cores a third of the speed.
+    One process must not use collectives: they start gloo's threads, and with more threads than cores OpenMP threads sleep between two
+    pieces of work. On two cores that makes training three times as slow.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -77,5 +77,5 @@ def quiet_alone() -> Iterator[bool]:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / ".metadata").is_file())

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen recipe per run."""
+"""The settings of a training run: one frozen recipe."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW behind a clipped gradient: a linear warm-up of `warmup` updates, a constant rate, and if wanted a fall to 0.
+    """AdamW with gradient clipping: linear warm-up over `warmup` updates, a constant rate, and optionally a linear decay to 0.
 
-    With `muon` the blocks' matrices and kernels are left to Muon (Jordan et al. 2024), at `muon` times the rate.
+    With `muon`, Muon (Jordan et al. 2024) updates the matrices and kernels of the blocks, at `muon` times the rate.
     """
 
     lr: float
@@ -23,14 +23,14 @@ class Optim:
     clip: float = 1.0
     warmup: int = 0
     fall: tuple[int, int] = (0, 0)
-    """The updates from and to which the rate falls, in a straight line; (0, 0): it does not."""
+    """First and last update of the linear decay of the rate; (0, 0) for none."""
     muon: float = 0.0
-    """Rate of the blocks' matrices and kernels over `lr`, an update as large as AdamW's; 0 leaves them to AdamW."""
+    """Muon's rate as a multiple of `lr`; at 1 its updates are as large as AdamW's; 0 uses AdamW for everything."""
     frozen: tuple[str, ...] = ()
-    """Parts of the network that stay as they are, by their names."""
+    """Names of the parts of the network that are not trained."""
 
     def rate(self, update: int) -> float:
-        """Of an update, counted from 1."""
+        """The learning rate of an update, counted from 1."""
         first, last = self.fall
         left = 1.0 if last == 0 else min(1.0, max(0.0, (last + 1 - update) / (last + 1 - first)))
         return self.lr * min(1.0, update / (self.warmup + 1)) * left
@@ -38,28 +38,28 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How long, how much at once, and what is kept."""
+    """Length, batch size, precision, checkpoints and validation of a run."""
 
     steps: int
     batch: int = 1
-    """Samples per process and pass."""
+    """Samples per process in one forward and backward pass."""
     accumulate: int = 1
-    """Passes per update: batch x accumulate x processes samples in all."""
+    """Passes per update; an update sees batch x accumulate x processes samples."""
     seed: int = 0
     dtype: str = "float32"
-    """What the networks compute in; weights and gradient sums are float32."""
+    """Compute dtype; weights and summed gradients are float32."""
     checkpoint_activations: bool = False
     compile: bool = False
-    """Compile the networks that learn, each shape of batch on its own; needs a C++ compiler on a CPU."""
+    """Compile the networks in training, once per batch shape; on a CPU this needs a C++ compiler."""
     ema_decay: float = 0.0
-    """0 keeps no average."""
+    """0 keeps no EMA weights."""
     ema_start: int = 0
-    """Updates of the averaged network before which the average is its copy."""
+    """The EMA starts after this many updates of the network; until then it equals the weights."""
     save_every: int = 100
     keep: int = 2
-    """Checkpoints kept; older ones are removed."""
+    """Checkpoints to keep; older ones are deleted."""
     validate_every: int = 0
-    """0 makes no videos."""
+    """Steps between validation videos; 0 for none."""
     validate_chunks: int = 5
     log_every: int = 1
     workers: int = 0
@@ -80,38 +80,39 @@ class SFT:
 
     optim: Optim
     shift: float = 5.0
-    """Of the training times: t = shift u / (1 + (shift - 1) u), u uniform."""
+    """Time shift in training: t = shift u / (1 + (shift - 1) u), u uniform."""
     motion_latents: tuple[int, ...] = (1, 2)
-    """Drawn from these: the first chunk of a stream has 1, later ones 2."""
+    """Possible numbers of motion latents, one drawn per sample: a stream's first chunk has 1, later chunks have 2."""
     noise_motion: float = 0.0
-    """How often the motion latents are noised like the rest, as Stage 2 may show them to the score networks."""
+    """Probability that the motion latents are noised like the rest, as Stage 2 may show them to the score networks."""
     drop_text_and_audio: float = 0.05
     drop_text: float = 0.05
     drop_audio: float = 0.0
     mouth_weight: float = 0.0
-    """Added to the loss weight of 1 where the mouth is."""
+    """Extra loss weight where the mouth is; elsewhere the weight is 1."""
 
     def __post_init__(self) -> None:
         total = self.drop_text_and_audio + self.drop_text + self.drop_audio
         if not 0 <= total <= 1:
-            raise ValueError(f"the dropouts sum to {total} and must stay within 0 to 1; the published ones sum to 0.1")
+            raise ValueError(f"the dropouts sum to {total}, which must be 0 to 1; a usual sum is 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallSFT(SFT):
-    """Stage 1 of the small model: cheaper, since its clips are cut, and stronger, since it learns guidance."""
+    """Stage 1 of the small model: it trains on cropped clips, which is cheaper, and learns to answer as with guidance."""
 
     audio_guidance: float = 1.0
-    """How much stronger the network learns to follow the sound than the data does, as guidance would make it; needs `drop_audio`."""
+    """Guidance scale for the sound that the network learns to reproduce in one pass; 1 is none. Needs `drop_audio`."""
     guided_from: int = 0
-    """The step from which it learns that, a second forward pass each: late is cheaper."""
+    """First step that learns guidance. It costs a second forward pass per step, so a late start is cheaper."""
     square: int = 0
-    """Side, in tokens, of the squares that clips are cut to until step `whole_from`, every other one at the mouth; 0: never cut."""
+    """Side in tokens of the square crops used before step `whole_from`, half of them at the mouth; 0 never crops."""
     squares: int = 1
-    """Of each clip, each at its own time with its own noise."""
+    """Crops per clip, each with its own flow time and noise."""
     whole_from: int = 0
+    """First step that trains on whole pictures."""
     full_weight_from: float = 0.0
-    """Flow time below which a sample's loss counts (t / this)^2: a network that answers x0 errs by 1 / t in the velocity."""
+    """Below this flow time the loss is weighted by (t / full_weight_from)^2, since predicting x0 divides errors in v by t."""
 
     def __post_init__(self) -> None:
         SFT.__post_init__(self)
@@ -123,7 +124,7 @@ class SmallSFT(SFT):
             raise ValueError(f"audio_guidance={self.audio_guidance} needs samples without sound to compare with; set drop_audio=0.1")
 
     def at(self, step: int) -> SmallSFT:
-        """What holds at this step, without what begins later or is over."""
+        """The settings in force at this step: guidance only from `guided_from`, crops only before `whole_from`."""
         guidance = self.audio_guidance if step >= self.guided_from else 1.0
         return replace(self, audio_guidance=guidance, square=0 if step >= self.whole_from else self.square)
 
@@ -135,7 +136,7 @@ class DMD:
     generator: Optim
     critic: Optim
     ratio: int = 5
-    """Updates of the fake score for one of the generator."""
+    """Updates of the fake score per update of the generator."""
     chunks: int = 5
     """K: the longest roll-out."""
     strategy: str = "random"
@@ -143,18 +144,18 @@ class DMD:
     steps: int = 4
     shift: float = 5.0
     last_noise: float = 1.0
-    """Of the roll-out, as it is served."""
+    """Noise added before the last step of the roll-out, as when serving."""
     t_min: float = 0.02
     t_max: float = 0.98
     text_guidance: float = 1.0
-    """Of the real score; 1 for both is no guidance, and one pass in place of three."""
+    """Guidance scales of the real score; 1 for both means no guidance, with one forward pass instead of three."""
     audio_guidance: float = 1.0
     motion_source: str = "predicted"
-    """Motion latents that the score networks see: predicted (the roll-out's own) or truth (the clip's)."""
+    """Motion latents given to the score networks: predicted (from the roll-out) or truth (from the clip)."""
     noise_motion: bool = True
-    """Noise them to t like the rest; else they are clean."""
+    """Noise the motion latents to t like the rest; otherwise they are clean."""
     motion_loss: bool = False
-    """Count the generator's own answer for the motion latents in its loss too."""
+    """Include the generator's prediction for the motion latents in its loss."""
 
     def __post_init__(self) -> None:
         if self.strategy not in ("random", "fixed"):
@@ -169,30 +170,30 @@ class DMD:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Before both stages of a small model: its VAE."""
+    """Training of a small model's VAE."""
 
     optim: Optim
     frames: int = 13
     size: int = 64
-    """Of the squares that are cut from the films, pixels."""
+    """Side of the square crops, pixels."""
     noise: float = 0.03
-    """Deviation of what is added to the normalized latents, so that the decoder bears a DiT's small errors."""
+    """Standard deviation of the noise on the normalized latents, so that the decoder tolerates small errors of a DiT."""
     edge_weight: float = 0.2
-    """Of the loss between how sharp the pictures are around each pixel."""
+    """Weight of the loss on local sharpness."""
     mouth_weight: float = 2.0
     errors: float = 0.0
-    """Share of cuts from latents that a DiT has made, whole chunks: its errors then take the noise's place."""
+    """Share of crops whose latents get a DiT's recorded errors instead of noise; these crops are whole chunks."""
 
     def __post_init__(self) -> None:
         check_multiple("size", self.size, 8)
         if not 0 <= self.errors <= 1:
-            raise ValueError(f"errors={self.errors} must be 0 to 1: a share of the cuts")
+            raise ValueError(f"errors={self.errors} must be 0 to 1: a share of the crops")
         check_frame_count("frames", self.frames)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run, complete."""
+    """Everything that defines one training run."""
 
     name: str
     model: Preset

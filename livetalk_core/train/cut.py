@@ -1,6 +1,6 @@
-"""A stretch of a video file to clips: 25 frames a second, one size, 16 kHz, a reference picture from beside each clip.
+"""Cuts a segment of a video file into clips: 25 frames a second, one size, 16 kHz sound, and a reference picture from near the clip.
 
-Frames pass one by one, already small: memory holds one clip and its surroundings, however long the video.
+Frames are decoded and resized one by one, so memory holds one clip and its surroundings, however long the video is.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ from livetalk_core.media.image import crop_cover
 from livetalk_core.media.video import EXACT, FULL, decode_frames, open_video
 from livetalk_core.plan import StreamPlan
 from livetalk_core.train.draws import Draws
-from livetalk_core.train.manifest import Stretch
+from livetalk_core.train.manifest import Segment
 from livetalk_core.train.sample import Clip
 
 FPS, SAMPLES_PER_FRAME = StreamPlan.fps, StreamPlan.sample_rate // StreamPlan.fps
-BESIDE = 33
-"""The reference is at most this many frames before or after its clip: further away the person has changed, within it the pose is copied."""
+REFERENCE_REACH = 33
+"""The reference is up to this many frames outside its clip: farther away the person may look different, inside its pose is copied."""
 AROUND_S = 2
 """Seconds of sound kept on either side of a clip, for the audio encoder."""
 SILENT_RMS = 1e-3
 
 Choose = Callable[[int, int], tuple[int, int]]
-"""(width, height) of a video -> those of its bucket."""
+"""(width, height) of a video -> (width, height) of its bucket."""
 
 
-def cut_clips(stretch: Stretch, chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan], seed: int = 0) -> Iterator[Clip]:
-    """The clips of a stretch, up to `chunks` chunks long. ValueError for a file that is broken, too short, or silent."""
-    plan = plan_of(*choose(*video_size(stretch.path)))
-    sound_N = read_sound(stretch)
+def cut_clips(segment: Segment, chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan], seed: int = 0) -> Iterator[Clip]:
+    """The clips of a segment, each up to `chunks` chunks long. ValueError for a file that is broken, too short, or silent."""
+    plan = plan_of(*choose(*video_size(segment.path)))
+    sound_N = read_sound(segment)
     longest, made = plan.motion_frames + chunks * plan.new_frames, 0
-    for first, frames in cut_runs(small_frames(stretch, plan.width, plan.height), longest + 2 * BESIDE):
-        length = fitting(len(frames) - 1, longest, plan)
-        start = min(BESIDE, (len(frames) - length) // 2) if length else 0
-        clip = None if not length else make_clip(stretch, frames, sound_N, first, start, length, seed)
-        if clip is not None and is_heard(clip, length):
+    for first, frames in cut_runs(resized_frames(segment, plan.width, plan.height), longest + 2 * REFERENCE_REACH):
+        length = clip_length(len(frames) - 1, longest, plan)
+        start = min(REFERENCE_REACH, (len(frames) - length) // 2) if length else 0
+        clip = None if not length else make_clip(segment, frames, sound_N, first, start, length, seed)
+        if clip is not None and is_audible(clip, length):
             made += 1
             yield clip
     if not made:
-        raise ValueError(f"{stretch.path}: silent, or shorter than {plan.chunk_frames + 1} frames at 25 a second; leave it out")
+        raise ValueError(f"{segment.path}: silent, or shorter than {plan.chunk_frames + 1} frames at 25 a second; leave it out")
 
 
-def make_clip(stretch: Stretch, frames: list[np.ndarray], sound_N: np.ndarray, first: int, start: int, length: int, seed: int) -> Clip:
-    """The clip `start` frames into a run that begins at frame `first` of the stretch."""
+def make_clip(segment: Segment, frames: list[np.ndarray], sound_N: np.ndarray, first: int, start: int, length: int, seed: int) -> Clip:
+    """The clip `start` frames into a run that begins at frame `first` of the segment."""
     stop, begin = start + length, first + start
-    beside = [*range(max(0, start - BESIDE), start), *range(stop, min(len(frames), stop + BESIDE))]
+    outside = [*range(max(0, start - REFERENCE_REACH), start), *range(stop, min(len(frames), stop + REFERENCE_REACH))]
     lead = min(begin, AROUND_S * FPS)
     heard = sound_N[(begin - lead) * SAMPLES_PER_FRAME : (begin + length + AROUND_S * FPS) * SAMPLES_PER_FRAME]
     missing = max(0, (lead + length) * SAMPLES_PER_FRAME - len(heard))
-    key = f"{stretch.key}@{begin}"
+    key = f"{segment.key}@{begin}"
     return Clip(
         key=key,
         frames_THWC=torch.from_numpy(np.stack(frames[start:stop])),
         sound_N=torch.from_numpy(np.pad(heard, (0, missing))),
         lead=lead,
-        reference_HWC=torch.from_numpy(frames[beside[Draws.of(seed, key).choice("reference", len(beside))]]),
-        caption=stretch.caption,
+        reference_HWC=torch.from_numpy(frames[outside[Draws.of(seed, key).choice("reference", len(outside))]]),
+        caption=segment.caption,
     )
 
 
-def fitting(available: int, longest: int, plan: StreamPlan) -> int:
+def clip_length(available: int, longest: int, plan: StreamPlan) -> int:
     """Frames of the longest clip of whole chunks that fits; 0 when not even one chunk does."""
     if available < plan.chunk_frames:
         return 0
@@ -76,7 +76,7 @@ def fitting(available: int, longest: int, plan: StreamPlan) -> int:
 
 
 def cut_runs(frames: Iterator[np.ndarray], length: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(number of its first frame, frames) of runs of `length`; the last is shorter."""
+    """Group frames into runs of `length`: (number of the first frame, frames). The last run may be shorter."""
     run: list[np.ndarray] = []
     for number in count():
         frame = next(frames, None)
@@ -89,10 +89,10 @@ def cut_runs(frames: Iterator[np.ndarray], length: int) -> Iterator[tuple[int, l
         run.append(frame)
 
 
-def small_frames(stretch: Stretch, width: int, height: int) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] at 25 frames a second, cropped to cover the size."""
+def resized_frames(segment: Segment, width: int, height: int) -> Iterator[np.ndarray]:
+    """Frames uint8 [H, W, 3] at 25 a second, scaled and cropped to the size."""
     last, shown = None, None
-    for moment in frame_times(stretch):
+    for moment in frames_at_25(segment):
         if moment is not last:
             rgb = moment.reformat(format="rgb24", dst_color_range=FULL, interpolation=EXACT).to_ndarray()
             picture_CHW = crop_cover(Image.fromarray(rgb), width, height)
@@ -101,28 +101,28 @@ def small_frames(stretch: Stretch, width: int, height: int) -> Iterator[np.ndarr
         yield shown
 
 
-def frame_times(stretch: Stretch) -> Iterator[VideoFrame]:
-    """For each 25th of a second the file's frame that is on the screen in its middle."""
-    with open_video(stretch.path) as container:
+def frames_at_25(segment: Segment) -> Iterator[VideoFrame]:
+    """For each 25th of a second, the file's frame shown at its middle."""
+    with open_video(segment.path) as container:
         start = None
         number, before, duration = 0, None, 1 / float(container.streams.video[0].average_rate or FPS)
-        for frame in decode_frames(Path(stretch.path), container):
+        for frame in decode_frames(Path(segment.path), container):
             start = frame.time if start is None else start
-            at = frame.time - start - stretch.start_s
-            while before is not None and (number + 0.5) / FPS < at and not is_over(stretch, number):
+            at = frame.time - start - segment.start_s
+            while before is not None and (number + 0.5) / FPS < at and not is_over(segment, number):
                 yield before
                 number += 1
             before = frame if at + duration > 0 else None
-            if is_over(stretch, number):
+            if is_over(segment, number):
                 return
-        end = frame.time - start - stretch.start_s + duration
-        while (number + 0.5) / FPS < end and not is_over(stretch, number):
+        end = frame.time - start - segment.start_s + duration
+        while (number + 0.5) / FPS < end and not is_over(segment, number):
             yield before
             number += 1
 
 
-def is_over(stretch: Stretch, number: int) -> bool:
-    return stretch.end_s is not None and stretch.start_s + (number + 1) / FPS > stretch.end_s + 1e-6
+def is_over(segment: Segment, number: int) -> bool:
+    return segment.end_s is not None and segment.start_s + (number + 1) / FPS > segment.end_s + 1e-6
 
 
 def video_size(path: Path) -> tuple[int, int]:
@@ -130,12 +130,12 @@ def video_size(path: Path) -> tuple[int, int]:
         return container.streams.video[0].width, container.streams.video[0].height
 
 
-def read_sound(stretch: Stretch) -> np.ndarray:
-    """The stretch's sound, mono float32 16 kHz."""
-    blocks, skip = [], round(stretch.start_s * FPS) * SAMPLES_PER_FRAME
-    want = None if stretch.end_s is None else round((stretch.end_s + AROUND_S) * FPS) * SAMPLES_PER_FRAME
+def read_sound(segment: Segment) -> np.ndarray:
+    """The segment's sound, mono float32 16 kHz, and AROUND_S more."""
+    blocks, skip = [], round(segment.start_s * FPS) * SAMPLES_PER_FRAME
+    want = None if segment.end_s is None else round((segment.end_s + AROUND_S) * FPS) * SAMPLES_PER_FRAME
     have = 0
-    for block in read_audio(stretch.path):
+    for block in read_audio(segment.path):
         have += len(block)
         blocks.append(block)
         if want is not None and have >= want:
@@ -143,7 +143,7 @@ def read_sound(stretch: Stretch) -> np.ndarray:
     return np.concatenate(blocks)[skip:want]
 
 
-def is_heard(clip: Clip, length: int) -> bool:
-    """Whether there is more than silence under the clip's frames."""
+def is_audible(clip: Clip, length: int) -> bool:
+    """Whether the sound of the clip's own frames is louder than silence."""
     own_N: Tensor = clip.sound_N[clip.lead * SAMPLES_PER_FRAME :][: length * SAMPLES_PER_FRAME]
     return float(own_N.square().mean().sqrt()) > SILENT_RMS

@@ -1,7 +1,7 @@
-"""Stage 2: distribution matching distillation (eq. 2) along the model's own roll-out, cut at random (eq. 3).
+"""Stage 2: distribution matching distillation (eq. 2) on the model's own roll-out, which stops at a random chunk and step (eq. 3).
 
-The roll-out is serving's: `Session` makes the first k - 1 chunks, decoding and re-encoding their last frames, and `denoise_steps` the
-last one. Only the last step taken of the last chunk has a gradient, and its x0 is scored.
+The roll-out works as in serving: `Session` makes the first k - 1 chunks, decoding and re-encoding their last frames, and `denoise_steps`
+makes the last one. Only the last step of the last chunk has a gradient; its x0 is scored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from livetalk_core.types import AudioWindow, Reference, StreamSettings, VideoVAE
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Where a roll-out ends: the same on every process, since each forward is a collective."""
+    """Where a roll-out ends. It must be the same on every process, since each forward pass is a collective."""
 
     chunks: int
     """k in 1 .. K."""
@@ -36,27 +36,27 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class RollOut:
-    """The chunk that a roll-out ends in."""
+    """The last chunk of a roll-out."""
 
     window: AudioWindow
     motion_CTHW: Tensor
     x0_CTHW: Tensor
-    """Motion latents in place."""
+    """With the motion latents pinned."""
     answer_CTHW: Tensor
-    """The network's own x0, motion latents and all."""
+    """The network's x0 before the motion latents are pinned."""
 
 
 class DistillStage:
-    """Updates the fake score at every step and the generator at every `ratio`-th, each on its own roll-out."""
+    """Updates the fake score at every step and the generator at every `ratio`-th step, each on its own roll-outs."""
 
     def __init__(self, config: DMD, generator: Learner, critic: Learner, teacher: nn.Module, vae: VideoVAE, null_text_LD: Tensor):
         self.config, self.generator, self.critic, self.teacher, self.vae = config, generator, critic, teacher, vae
         self.null_text_LD = null_text_LD
         self.learners = {"generator": generator, "critic": critic}
-        self.chief = generator
+        self.main = generator
 
     def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
-        """One step of the count that the report gives."""
+        """One training step: an update of the fake score and, at every `ratio`-th step, one of the generator before it."""
         pairs = [pair for batch in passes for pair in batch]
         results = {}
         if number % self.config.ratio == 0:
@@ -69,7 +69,7 @@ class DistillStage:
         return results
 
     def generator_loss(self, sample: Sample, draws: Draws, cut: Cut) -> Tensor:
-        """Eq. 2: pushes the roll-out's x0 along (real - fake)."""
+        """Eq. 2: moves the roll-out's x0 along (real - fake)."""
         end = roll_out(self.generator.net, self.vae, sample, cut, self.config, draws, with_gradient=True)
         with torch.no_grad():
             t, noise = draw_time(draws, self.config), draws.noise("score", end.x0_CTHW)
@@ -81,7 +81,7 @@ class DistillStage:
         return dmd_loss(x0[:, first:], real[:, first:], fake[:, first:])
 
     def critic_loss(self, sample: Sample, draws: Draws, cut: Cut) -> Tensor:
-        """Flow matching of the fake score on what the generator makes now."""
+        """Flow matching of the fake score on the generator's current output."""
         end = roll_out(self.generator.net, self.vae, sample, cut, self.config, draws, with_gradient=False)
         t, noise = draw_time(draws, self.config), draws.noise("score", end.x0_CTHW)
         x_t = score_input(end, sample, t, noise, self.config)
@@ -91,7 +91,7 @@ class DistillStage:
 
 
 def roll_out(net: nn.Module, vae: VideoVAE, sample: Sample, cut: Cut, config: DMD, draws: Draws, *, with_gradient: bool) -> RollOut:
-    """Chunks 1 .. k as a stream makes them, the last one up to the cut's step. Memory does not depend on k."""
+    """Make chunks 1 .. k as a stream does, the last one up to the cut's step. Memory does not depend on k."""
     denoiser = NetDenoiser(net)
     noise = seeded_noise(sample.plan.latent_shape, draws.seed("roll-out"), sample.latents_KCTHW.device)
     settings = StreamSettings(steps=config.steps, shift=config.shift, last_noise=config.last_noise)
@@ -110,18 +110,18 @@ def roll_out(net: nn.Module, vae: VideoVAE, sample: Sample, cut: Cut, config: DM
 
 
 def draw_cut(everyone: Draws, config: DMD) -> Cut:
-    """k ~ U(1, K), or K; and one of the steps."""
+    """k ~ U(1, K), or always K; and a random denoising step."""
     chunks = config.chunks if config.strategy == "fixed" else 1 + everyone.choice("chunks", config.chunks)
     return Cut(chunks=chunks, step=everyone.choice("step", config.steps))
 
 
 def draw_time(draws: Draws, config: DMD) -> float:
-    """The score's flow time, shifted like the sampler's, away from both ends."""
+    """Flow time for the scores, shifted like the sampler's and clamped to [t_min, t_max]."""
     return min(max(shifted(draws.number("time"), config.shift), config.t_min), config.t_max)
 
 
 def score_input(end: RollOut, sample: Sample, t: float, noise_CTHW: Tensor, config: DMD) -> Tensor:
-    """What both score networks see: the chunk at time t, its motion latents by source, noised or clean."""
+    """Input of both score networks: the chunk noised to time t, with motion latents as `motion_source` and `noise_motion` say."""
     motion_CTHW = end.motion_CTHW
     if config.motion_source == "truth":
         motion_CTHW = sample.latents_KCTHW[end.window.index][:, : motion_CTHW.shape[1]]
@@ -136,7 +136,7 @@ def x0_of(net: nn.Module, x_t: Tensor, t: float, reference: Reference, window: A
 def guided_x0(
     net: nn.Module, x_t: Tensor, t: float, reference: Reference, window: AudioWindow, null_text_LD: Tensor, config: DMD
 ) -> Tensor:
-    """nothing + audio (no text - nothing) + text (full - no text), as InfiniteTalk guides; one pass when both are 1."""
+    """nothing + audio (no text - nothing) + text (full - no text), InfiniteTalk's guidance; one pass when both scales are 1."""
     full = x0_of(net, x_t, t, reference, window)
     if config.text_guidance == config.audio_guidance == 1:
         return full
@@ -147,7 +147,7 @@ def guided_x0(
 
 
 def dmd_loss(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """0.5 |x0 - sg(x0 - g)|^2, so that its gradient is g / n, g = (fake - real) / mean |x0 - real| (Yin et al. 2024); in float64."""
+    """0.5 mean |x0 - sg(x0 - g)|^2, whose gradient is g / n; g = (fake - real) / mean |x0 - real| (Yin et al. 2024). In float64."""
     x0, real, fake = x0.double(), real.double(), fake.double()
     g = ((fake - real) / (x0.detach() - real).abs().mean()).nan_to_num()
     return 0.5 * (x0 - (x0 - g).detach()).square().mean()

@@ -1,6 +1,6 @@
-"""All chance in training, as a function of where it is drawn: (seed, step, what for, which sample of the batch).
+"""All random numbers in training, each a function of (seed, step, purpose, sample of the batch).
 
-So a run that stops and goes on draws the same, and so do one process with two samples and two processes with one each.
+So a resumed run draws the same numbers, and two processes with one sample each draw the same as one process with two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The chance of one sample of one step, or of one step for all processes."""
+    """Random numbers for one sample of one step, or for one step on all processes."""
 
     where: str
 
@@ -23,7 +23,7 @@ class Draws:
         return cls(where="/".join(map(str, where)))
 
     def at(self, *where: object) -> Draws:
-        """Another, independent place under this one."""
+        """Independent random numbers under another name."""
         return Draws.of(self.where, *where)
 
     def number(self, name: str) -> float:
@@ -38,7 +38,7 @@ class Draws:
         return self.source(name).getrandbits(62)
 
     def noise(self, name: str, like: Tensor) -> Tensor:
-        """Standard normal, float32, of a tensor's shape, drawn on its device."""
+        """Standard normal float32 with the shape and device of `like`."""
         generator = torch.Generator(device=like.device).manual_seed(self.seed(name))
         return torch.randn(like.shape, generator=generator, device=like.device)
 

@@ -1,7 +1,7 @@
-"""What a trained DiT still gets wrong, for the decoder to learn to undo: its last step also denoises (HaCohen et al. 2024, LTX-Video).
+"""Records a trained DiT's errors, so that the decoder can learn to correct them (HaCohen et al. 2024, LTX-Video).
 
-The sampler is entered at its second step, from a chunk that is noised but not lost, so that what comes out shows the same moment and only
-errs.
+Sampling starts at the second step from a noised true chunk. So the result shows the same moment as the truth, and their difference is the
+DiT's error.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from livetalk_core.train.shards import ShardSet
 from livetalk_core.types import StreamSettings
 
 
-def write_errors(net: nn.Module, data: ShardSet, folder: Path, schedule: StreamSettings, most: int, seed: int = 0) -> int:
-    """For samples at even distances, `most` to twice as many, those files `key` that there are not yet. Returns how many there are.
+def write_errors(net: nn.Module, data: ShardSet, folder: Path, schedule: StreamSettings, count: int, seed: int = 0) -> int:
+    """Write the missing error files of evenly spaced samples, `count` to twice as many. Returns the number of samples.
 
-    Each is the DiT's latents of one chunk, less the true ones.
+    An error is the DiT's latents of one chunk minus the true ones.
     """
-    numbers = range(0, len(data), max(1, len(data) // most))
+    numbers = range(0, len(data), max(1, len(data) // count))
     for number in numbers:
         sample = data[number]
         path = folder / f"{sample.key}.safetensors"
@@ -40,7 +40,7 @@ def write_errors(net: nn.Module, data: ShardSet, folder: Path, schedule: StreamS
 
 @torch.no_grad()
 def find_error(net: nn.Module, sample: Sample, schedule: StreamSettings, draws: Draws) -> tuple[int, Tensor]:
-    """A random chunk's number, and the error [C, T, H, W] of the sampler, 0 in the motion latents."""
+    """The number of a random chunk, and the sampler's error [C, T, H, W], which is 0 in the motion latents."""
     chunk = draws.choice("chunk", sample.chunks)
     times = flow_times(schedule.steps, schedule.shift)[min(1, schedule.steps - 1) :]
     true_CTHW = sample.latents_KCTHW[chunk]

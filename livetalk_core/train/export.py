@@ -1,4 +1,4 @@
-"""A trained network as one file in the published layout, which `generate --dit` or `--vae` and the node pack's loader take."""
+"""Writes a trained network as one file in the published layout, for `generate --dit` or `--vae` and the node pack's loader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from livetalk_core.presets import Preset
 
 
 def export_net(net: nn.Module, prefix: str, path: Path, dtype: torch.dtype, model: Preset) -> None:
-    """Write a sharded DiT; every process calls it. What its tensors' shapes do not tell goes into config.json beside it."""
+    """Write a sharded DiT; every process calls it. config.json beside it has the settings that the tensor shapes do not show."""
     whole = gather_net(net, prefix)
     if is_first():
         write_tensors({name: tensor.to(dtype) for name, tensor in whole.items()}, path)
@@ -26,7 +26,7 @@ def export_net(net: nn.Module, prefix: str, path: Path, dtype: torch.dtype, mode
 
 
 def config_of(model: Preset) -> dict[str, object]:
-    """config.json: what a loader cannot read from the tensors."""
+    """The content of config.json: settings that a loader cannot read from the tensors."""
     config = {"num_heads": model.dit.num_heads, "text_len": model.dit.text_len}
     if isinstance(model.dit, SmallDiTConfig):
         config |= {"predicts": model.dit.predicts, "picture_in": model.dit.picture_in}
@@ -34,13 +34,13 @@ def config_of(model: Preset) -> dict[str, object]:
 
 
 def gather_net(net: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """All tensors of a sharded network on the first process's CPU, their names without `prefix`; nothing on the others."""
+    """All tensors of a sharded network on the first process's CPU, without `prefix` in their names; empty on other processes."""
     whole = get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     return {name.removeprefix(prefix): tensor.contiguous() for name, tensor in whole.items()}
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A .safetensors file that takes its name when it is whole."""
+    """Write a .safetensors file under a temporary name and rename it when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     save_file(tensors, part)

@@ -1,4 +1,4 @@
-"""Drawn talking clips as files, one each: pixels and sound for the VAE, the shards and the judges, drawn once."""
+"""Films: files with one drawn talking clip each. The VAE, the shards and the mouth reader use them, so each is drawn once."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from livetalk_core.train.draws import Draws
 from livetalk_core.train.sample import Clip
 
 TRUTH = ("opening", "width", "rounding", "closure", "teeth", "tongue")
-"""Rows of a film's truth: the mouth as it was drawn, frame by frame."""
+"""Rows of a film's `truth` tensor: the drawn mouth in each frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelClip:
-    """A few frames, uint8 [3, 4 k + 1, H, W], and where the mouth is, bool [H, W]."""
+    """Frames uint8 [3, 4 k + 1, H, W], and a bool mask [H, W] of the mouth."""
 
     frames_CTHW: Tensor
     mouth_HW: Tensor
     error_CTHW: Tensor | None = None
-    """What a DiT's latents of these frames are off by, float32; None where their own are meant."""
+    """The error of a DiT's latents for these frames, float32; None for none."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """One clip on disk; parts of it are read when asked for."""
+    """One clip on disk; each tensor is read when needed."""
 
     path: Path
     errors: Path | None = None
-    """A file of errors.py for this clip."""
+    """File with a DiT's error on this clip, see errors.py."""
 
     def to(self, device: torch.device) -> Film:
         return self
@@ -44,15 +44,15 @@ class Film:
             return file.get_tensor(name)
 
     def cut(self, draws: Draws, frames: int, size: int) -> PixelClip:
-        """Some frames of a square: every other time with the middle of the mouth in it. ValueError for more than the film has."""
+        """A random square crop of some frames; half the time it contains the middle of the mouth. ValueError if larger than the film."""
         mouth_HW = self.read("mouth").bool()
         with safe_open(self.path, framework="pt") as file:
             whole = file.get_slice("frames")
             count, height, width, _ = whole.get_shape()
             if frames > count or size > min(height, width):
                 raise ValueError(
-                    f"{self.path.name} has {count} frames of {width}x{height}, too few for cuts of {frames} frames of {size}x{size}; set "
-                    "frames and size to less"
+                    f"{self.path.name} has {count} frames of {width}x{height}, too few for crops of {frames} frames of {size}x{size}; use "
+                    "smaller frames and size"
                 )
             first = draws.choice("frame", count - frames + 1)
             frames_THWC = whole[first : first + frames]
@@ -60,7 +60,7 @@ class Film:
         return PixelClip(frames_CTHW=frames_THWC[:, rows, columns].permute(3, 0, 1, 2), mouth_HW=mouth_HW[rows, columns])
 
     def cut_error(self, draws: Draws, size: int) -> PixelClip:
-        """A square of the chunk that a DiT has made, with its error: whole latents, every other time those of the mouth."""
+        """A square crop of the chunk with a recorded DiT error, aligned to latents; half the time it contains the mouth."""
         with safe_open(self.errors, framework="pt") as file:
             first, error_CTHW = int(file.get_tensor("first_frame")), file.get_tensor("error").float()
         with safe_open(self.path, framework="pt") as file:
@@ -74,7 +74,7 @@ class Film:
 
 
 def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
-    """Top and left of a square: anywhere, or so that it holds the middle of the mouth."""
+    """Top and left of a random square; half the time it contains the middle of the mouth."""
     top, left = (draws.choice(side, length - size + 1) for side, length in zip(("top", "left"), mouth_HW.shape, strict=True))
     if draws.choice("mouth", 2) and mouth_HW.any():
         middle = mouth_HW.nonzero().float().mean(0).round().int().tolist()
@@ -86,7 +86,7 @@ def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
 
 
 class FilmSet:
-    """The films of a folder, by number; with `errors`, the folder of what a DiT gets wrong of some, only those."""
+    """The films of a folder, by number; with a folder `errors`, only the films that have a file there."""
 
     def __init__(self, folder: Path, errors: Path | None = None):
         self.paths = sorted(folder.glob("*.safetensors"))
@@ -96,7 +96,9 @@ class FilmSet:
         if errors:
             first, self.paths = self.paths[0].name, [path for path in self.paths if (errors / path.name).exists()]
             if not self.paths:
-                raise FileNotFoundError(f"{errors} has no errors of any film in {folder}, such as {first}; livetalk train nano makes them")
+                raise FileNotFoundError(
+                    f"{errors} has no error file for a film in {folder}, such as {first}; livetalk train nano makes them"
+                )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,7 +113,7 @@ class FilmSet:
 
 
 def film_clips(films: FilmSet, caption: str, lead: int) -> Iterator[Clip]:
-    """The films as data for the shards; their sound begins `lead` frames before the pictures."""
+    """The films as clips; their sound begins `lead` frames before the pictures."""
     for path in films.paths:
         film = Film(path)
         yield Clip(

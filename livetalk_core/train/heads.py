@@ -1,4 +1,4 @@
-"""Three-dimensional talkers as training data: clips for the shards, and films; beside the drawn ones of synthetic.py."""
+"""Makes training data from the three-dimensional talkers: clips for shards, and films; synthetic.py does this for drawn talkers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AROUND_FRAMES = 8
 
 
 def head_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train") -> Iterator[Clip]:
-    """Clips of so many frames, square, one for each seed."""
+    """One square clip of `frames` frames for each seed."""
     for seed in seeds:
         made = make_head_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
         yield Clip(

@@ -1,4 +1,4 @@
-"""One network that learns: its optimizer, its clipped and accumulated update, its running average."""
+"""A network in training: its optimizers, updates with gradient accumulation and clipping, and EMA weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from livetalk_core.train.config import Optim
 from livetalk_core.train.muon import Muon
 
 BLOCKS = (".blocks.", ".fine.")
-"""In the names of what has residual blocks, the DiT and the small VAE's decoder."""
+"""Parts of parameter names in residual blocks, of the DiT and of the small VAE's decoder."""
 
 
 class Learner:
@@ -25,11 +25,11 @@ class Learner:
             if any(part in name.split(".") for part in config.frozen):
                 p.requires_grad_(False)
         self.optimizers = make_optimizers(net, config)
-        self.ema = Average(net, ema_decay, ema_start) if ema_decay else None
+        self.ema = WeightAverage(net, ema_decay, ema_start) if ema_decay else None
         self.updates = 0
 
     def update(self, losses: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, Tensor]:
-        """One step down the mean of the losses, each run forward and back on its own; (that mean over all processes, gradient norm)."""
+        """One update on the mean of the losses, each with its own backward pass; returns (mean over all processes, gradient norm)."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         total = torch.zeros(())
@@ -50,10 +50,10 @@ class Learner:
 
 
 def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
-    """AdamW, and second, where it is wanted, Muon for the matrices and kernels inside the blocks."""
+    """AdamW, and with `config.muon` also Muon, for the matrices and kernels inside the blocks."""
     learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    turned = {module.weight for module in net.modules() if config.muon and isinstance(module, nn.Linear | nn.Conv3d)}
-    hidden = {name: p for name, p in learning.items() if p in turned and any(block in name for block in BLOCKS)}
+    matrices = {module.weight for module in net.modules() if config.muon and isinstance(module, nn.Linear | nn.Conv3d)}
+    hidden = {name: p for name, p in learning.items() if p in matrices and any(block in name for block in BLOCKS)}
     rest = [p for name, p in learning.items() if name not in hidden]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if hidden:
@@ -61,8 +61,8 @@ def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer
     return optimizers
 
 
-class Average:
-    """Exponential moving average of a network's weights, sharded as they are: their copy until update `start`."""
+class WeightAverage:
+    """Exponential moving average (EMA) of a network's weights, sharded like them. Until update `start` it equals the weights."""
 
     def __init__(self, net: nn.Module, decay: float, start: int):
         self.net, self.decay, self.start = net, decay, start
@@ -76,7 +76,7 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Put the average in the network and its weights here; a second call undoes it."""
+        """Exchange the network's weights with the EMA weights; a second call undoes it."""
         for name, p in self.net.named_parameters():
             kept = p.detach().clone()
             p.copy_(self.shadow[name])

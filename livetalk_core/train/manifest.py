@@ -1,6 +1,6 @@
-"""Which stretches of which video files to learn from: lists of SpeakerVid-5M and TalkVid, and any folder of talking videos.
+"""Finds the video segments to train on: in a folder of talking videos, or from a list of SpeakerVid-5M or TalkVid.
 
-The data sets publish lists, not videos. The videos are looked for, by the clip's name, in the folder that the user put them in.
+The data sets publish lists, not videos. Videos are found by the clip's name in the folder where the user put them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PROMPT = "A person is talking."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """A part of a video file; `end_s` None: to its end."""
+class Segment:
+    """A part of a video file; with `end_s` None, up to the end of the file."""
 
     key: str
     path: Path
@@ -29,16 +29,16 @@ class Stretch:
     source: str
 
 
-def find_stretches(source: Path, videos: Path | None = None) -> Iterator[Stretch]:
-    """The stretches of a folder of videos, or of a data set's JSON list with the folder that holds its clips.
+def find_segments(source: Path, videos: Path | None = None) -> Iterator[Segment]:
+    """The segments of a folder of videos, or of a data set's JSON list and the folder with its clips.
 
-    FileNotFoundError for what is not there, ValueError for a list of another form.
+    FileNotFoundError if `source` does not exist, ValueError for a list of unknown form.
     """
     if source.is_dir():
         yield from read_folder(source)
         return
     if not source.is_file():
-        raise FileNotFoundError(f"{source}: there is no such folder of videos or JSON list; check the path")
+        raise FileNotFoundError(f"{source}: no such folder of videos or JSON list; check the path")
     folder = videos or source.parent
     rows = read_list(source)
     if rows and isinstance(rows[0], dict) and {"id", "start-time", "end-time"} <= rows[0].keys():
@@ -47,36 +47,36 @@ def find_stretches(source: Path, videos: Path | None = None) -> Iterator[Stretch
         yield from read_speakervid(rows, folder)
     else:
         raise ValueError(
-            f"{source}: not a list of TalkVid (id, start-time, end-time) or of SpeakerVid-5M clip names; give a folder of videos"
+            f"{source}: neither a TalkVid list (id, start-time, end-time) nor SpeakerVid-5M clip names; give a folder of videos"
         )
 
 
-def read_folder(folder: Path) -> Iterator[Stretch]:
-    """Every video file in a folder and below; a .txt file of the same name is its caption."""
+def read_folder(folder: Path) -> Iterator[Segment]:
+    """Every video file in a folder and its subfolders; a .txt file of the same name is its caption."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS):
         words = path.with_suffix(".txt")
         caption = words.read_text(encoding="utf-8-sig").strip() if words.is_file() else PROMPT
-        yield Stretch(key=str(path.relative_to(folder)), path=path, caption=caption, source=folder.name)
+        yield Segment(key=str(path.relative_to(folder)), path=path, caption=caption, source=folder.name)
 
 
-def read_talkvid(rows: list[dict], folder: Path) -> Iterator[Stretch]:
-    """TalkVid's rows: clips cut already, `<id>.mp4`, or else whole videos by their YouTube id, cut here."""
+def read_talkvid(rows: list[dict], folder: Path) -> Iterator[Segment]:
+    """Rows of TalkVid: `<id>.mp4` is a finished clip; without it the whole video, named by its YouTube id, is cut here."""
     for row in rows:
         key, link = str(row["id"]), str(row.get("info", {}).get("Video Link", ""))
         caption = str(row.get("description") or PROMPT)
         whole = find_video(folder, link.rpartition("=")[2]) if link else None
         if (cut := find_video(folder, key)) is not None:
-            yield Stretch(key=key, path=cut, caption=caption, source="talkvid")
+            yield Segment(key=key, path=cut, caption=caption, source="talkvid")
         elif whole is not None:
-            yield Stretch(
+            yield Segment(
                 key=key, path=whole, start_s=float(row["start-time"]), end_s=float(row["end-time"]), caption=caption, source="talkvid"
             )
         else:
             log.warning("talkvid %s: no video of that name in %s; skipped", key, folder)
 
 
-def read_speakervid(names: list[str], folder: Path) -> Iterator[Stretch]:
-    """SpeakerVid-5M's clip names: clips cut already, `<name>.mp4`; `<name>.txt` beside it is the caption."""
+def read_speakervid(names: list[str], folder: Path) -> Iterator[Segment]:
+    """Clip names of SpeakerVid-5M: `<name>.mp4` is a clip that is already cut; `<name>.txt` beside it is the caption."""
     for name in names:
         path = find_video(folder, Path(name).stem)
         if path is None:
@@ -84,11 +84,11 @@ def read_speakervid(names: list[str], folder: Path) -> Iterator[Stretch]:
             continue
         words = path.with_suffix(".txt")
         caption = words.read_text(encoding="utf-8-sig").strip() if words.is_file() else PROMPT
-        yield Stretch(key=Path(name).stem, path=path, caption=caption, source="speakervid")
+        yield Segment(key=Path(name).stem, path=path, caption=caption, source="speakervid")
 
 
 def read_list(path: Path) -> list:
-    """A JSON list; of {video: [clips]} all clips in a row."""
+    """The rows of a JSON list, or all clips of a JSON object {video: [clips]}."""
     try:
         value = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

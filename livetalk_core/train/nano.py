@@ -1,7 +1,7 @@
-"""The small model from nothing: people drawn, the VAE's encoder worked out, the DiT taught to hear, to draw and to be quick.
+"""Trains the small model from nothing: films, VAE encoder, audio pretraining, Stage 1, Stage 2, and last the VAE decoder.
 
-Last of all the VAE's decoder learns, with what that DiT makes: until then latents become pictures by a linear map. Each part goes on where
-it was stopped, so the command that was stopped is the command that goes on.
+The decoder learns last because it trains on the DiT's errors; until then latents become pictures by a linear map. The same command resumes
+an interrupted run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
-from livetalk_core.train.audio_pretraining import Lesson, examine, teach, write_speech
+from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
@@ -38,17 +38,17 @@ from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
 from livetalk_core.types import StreamSettings
 
 FILMS = ((300, 3), (2700, 1))
-"""How many films of how many chunks each. Many people, since what a small model learns from a few does not hold for others."""
+"""(number of films, chunks in each). Many people are needed: a small model trained on few does not generalize to others."""
 SIZE = 128
-LESSON, HELD_OUT_SCRIPTS = Lesson(), 12
-PICTURES = 150
-"""That show how latents move, at least."""
-MISTAKEN = 800
-"""Films, at least, whose chunks the decoder learns to bring back."""
+PRETRAINING, HELD_OUT_SCRIPTS = PretrainSettings(), 12
+SHIFT_PICTURES = 150
+"""Least number of pictures from which the shift kernels are computed."""
+ERROR_FILMS = 800
+"""Least number of films with recorded DiT errors for the decoder's training."""
 
 
 def train_nano(out: Path, device: str = "auto") -> Path | None:
-    """All parts in turn; returns the folder of the model, or None if a signal stopped one, all saved."""
+    """Run all parts in order; returns the model's folder, or None if a signal stopped the run, which is then saved."""
     for name, run in parts_of(out, device):
         tell(f"train nano: {name}")
         if run() is None:
@@ -57,32 +57,33 @@ def train_nano(out: Path, device: str = "auto") -> Path | None:
 
 
 def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
-    """The parts, by name. Each finds what it has already done."""
-    films, data, errors, first, ears = out / "films", out / "data", out / "errors", out / "first" / VAE_FILE, out / "first" / DIT_FILE
+    """The parts by name. Each skips work that is already done."""
+    films, data, errors = out / "films", out / "data", out / "errors"
+    first_vae, first_dit = out / "first" / VAE_FILE, out / "first" / DIT_FILE
     sft, dmd, vae = (out / name for name in ("sft", "dmd", "vae"))
     stage_1, stage_2, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, vae_nano))
     return [
         ("films", lambda: draw_films(films, FILMS)),
-        ("first VAE", lambda: make_first_vae(FilmSet(films), first)),
-        ("data", lambda: encode_films(FilmSet(films), first, data)),
-        ("first DiT", lambda: make_first_dit(FilmSet(films), first, ears)),
-        ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(ears,), vae=first))),
-        ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first))),
+        ("first VAE", lambda: make_first_vae(FilmSet(films), first_vae)),
+        ("data", lambda: encode_films(FilmSet(films), first_vae, data)),
+        ("first DiT", lambda: make_first_dit(FilmSet(films), first_vae, first_dit)),
+        ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(first_dit,), vae=first_vae))),
+        ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first_vae))),
         ("errors", lambda: collect_errors(dmd / DIT_FILE, data, errors)),
-        ("VAE", lambda: train(decoding(out=vae, data=films, vae=first, errors=errors))),
+        ("VAE", lambda: train(decoding(out=vae, data=films, vae=first_vae, errors=errors))),
     ]
 
 
 def collect_errors(dit: Path, data: Path, folder: Path) -> int:
-    """What the trained DiT gets wrong of samples from the first to the last, as it is served."""
+    """Record the trained DiT's errors on samples from all of the data, with the serving schedule."""
     preset, net = nano(), SmallVelocityNet(nano().dit)
     net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
     schedule = preset.settled(StreamSettings(steps=preset.steps))
-    return write_errors(net, open_shards(data, preset.plan), folder, schedule, MISTAKEN)
+    return write_errors(net, open_shards(data, preset.plan), folder, schedule, ERROR_FILMS)
 
 
 def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
-    """Draw what is missing of so many films of so many chunks, on all cores; returns how many there are."""
+    """Draw the missing films, on all cores; `films` is (number of films, chunks in each). Returns the number of films."""
     wanted = [chunks for count, chunks in films for _ in range(count)]
     missing = [(seed, chunks) for seed, chunks in enumerate(wanted) if not film_path(folder, seed).exists()]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -101,28 +102,28 @@ def film_path(folder: Path, seed: int) -> Path:
 
 
 def make_first_vae(films: FilmSet, path: Path) -> Path:
-    """The encoder, final, and a decoder that has learned nothing yet."""
+    """A VAE with the final encoder and an untrained decoder."""
     if not path.exists():
         write_tensors(fresh_vae(vae_nano(), films), path)
     return path
 
 
 def make_first_dit(films: FilmSet, vae: Path, path: Path) -> Path:
-    """A DiT that has learned nothing yet but to hear, and how a picture moves."""
+    """A fresh DiT with the pretrained audio projection and the computed shift kernels."""
     if not path.exists():
         config, plan = nano().dit, nano().plan(SIZE, SIZE)
-        listener = teach(config, plan, write_speech(range(LESSON.scripts), nano().audio), LESSON, tell)
-        ears = {f"audio_proj.{name}": tensor for name, tensor in listener.proj.state_dict().items()}
-        found = examine(listener, plan, write_speech(range(HELD_OUT_SCRIPTS), nano().audio, "heldout"))
-        tell("hearing: on held-out voices, r of " + ", ".join(f"{name} {r:.3f}" for name, r in found.items()))
-        write_tensors(fresh_state(config, LESSON.seed) | ears | learn_shifts(films, vae), path)
+        predictor = pretrain(config, plan, make_speech(range(PRETRAINING.scripts), nano().audio), PRETRAINING, tell)
+        projection = {f"audio_proj.{name}": tensor for name, tensor in predictor.proj.state_dict().items()}
+        found = measure_correlation(predictor, plan, make_speech(range(HELD_OUT_SCRIPTS), nano().audio, "heldout"))
+        tell("audio pretraining: correlation on held-out voices: " + ", ".join(f"{name} {r:.3f}" for name, r in found.items()))
+        write_tensors(fresh_state(config, PRETRAINING.seed) | projection | learn_shifts(films, vae), path)
     return path
 
 
 def learn_shifts(films: FilmSet, vae: Path) -> dict[str, Tensor]:
-    """The kernels that move a picture, from the films' references."""
+    """Compute the shift kernels from the reference pictures of the films."""
     codec = weights.load_vae(weights.read_tensors([vae]), dtype=torch.float32)
-    chosen = range(0, len(films), max(1, len(films) // PICTURES))
+    chosen = range(0, len(films), max(1, len(films) // SHIFT_PICTURES))
     return shift_kernels(codec, (to_signed(films[i].read("reference")[None])[:, 0] for i in chosen), nano().dit.shifts)
 
 
@@ -131,7 +132,7 @@ def tell(line: str) -> None:
 
 
 def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
-    """Shards of all films, latents by the linear encoder, which is final before it is trained."""
+    """Write shards of all films. The VAE's encoder is already final, since it is computed and not trained."""
     preset, cpu = nano(), torch.device("cpu")
     hear, read, see = MelEncoder(preset.audio), NoText(preset.text), ThumbnailEncoder(preset.image)
     encoders = Encoders(
@@ -146,7 +147,7 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
 
 
 def put_together(vae: Path, dit: Path, folder: Path) -> Path:
-    """A model folder that generate, serve and the node pack take, of a VAE's file and of a DiT's with its config.json beside it."""
+    """Copy a VAE, a DiT and the DiT's config.json into a model folder for generate, serve and the node pack."""
     folder.mkdir(parents=True, exist_ok=True)
     for source, name in ((vae, VAE_FILE), (dit, DIT_FILE), (dit.with_name("config.json"), "config.json")):
         shutil.copyfile(source, folder / name)

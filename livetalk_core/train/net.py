@@ -1,7 +1,7 @@
-"""The DiT in training: everything inside one forward, keys made by the block that needs them; and the same as a Denoiser.
+"""The DiT in training, with everything in one forward pass; and an adapter that makes it a Denoiser.
 
-Serving computes keys once per stream. Here they would outlive the weights' gathering and the step that may have a gradient, so each
-block makes its own while it runs. Both are the same function.
+Serving computes keys and values once per stream. In training each block computes its own while it runs, because its sharded weights are
+gathered only then, and gradients must flow through them. The results are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from livetalk_core.types import AudioWindow, Reference
 
 
 class VelocityNet(nn.Module):
-    """The velocity of a batch, from rows and features instead of keys."""
+    """Predicts the velocity of a batch from text rows, image rows and sound features."""
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -48,7 +48,7 @@ class VelocityNet(nn.Module):
         image_BLD: Tensor,
         features_BPTWX: Tensor,
     ) -> Tensor:
-        """The same, of a condition that is embedded already."""
+        """As forward, for a condition that is already embedded."""
         dit = self.dit
         dtype = dit.patch_embedding.weight.dtype
         missing = dit.config.text_len - text_BLD.shape[1]
@@ -62,7 +62,7 @@ class VelocityNet(nn.Module):
 
 
 class LateContext:
-    """Stands for ContextKeys: each pair is made when the block asks for it, with the block's weights of that moment."""
+    """Takes the place of ContextKeys; computes each pair when the block reads it, with the weights gathered then."""
 
     text_bias_M = None
 
@@ -81,7 +81,7 @@ class LateContext:
 
 
 class LateAudio:
-    """Stands for the KeyValue of the sound, unpacked by the block while it runs."""
+    """Takes the place of the sound's KeyValue; computes it when the block unpacks it."""
 
     def __init__(self, block: Block, tokens_BTAD: Tensor, people: int):
         self.attention, self.tokens_BTAD, self.people = block.audio_cross_attn, tokens_BTAD, people
@@ -91,21 +91,21 @@ class LateAudio:
 
 
 class NetDenoiser:
-    """A VelocityNet as the Denoiser of one sample: x0 = x - t v, with a gradient wherever grad mode is on."""
+    """Makes a VelocityNet the Denoiser of one sample: x0 = x - t v, with gradients if grad mode is on."""
 
     def __init__(self, net: nn.Module):
         self.net = net
         self.last_x0: Tensor | None = None
-        """What it said last, before any motion latents were put in place."""
+        """The last prediction, before motion latents are pinned."""
 
     def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow, motion_latents: int = 0) -> Tensor:
-        """x0 [C, T, H, W] float32, of the motion latents too."""
+        """x0 [C, T, H, W] float32, including the motion latents."""
         self.last_x0 = x_CTHW - t * velocity(self.net, x_CTHW, t, reference, window)
         return self.last_x0
 
 
 def velocity(net: nn.Module, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow) -> Tensor:
-    """v [C, T, H, W] float32 of one sample."""
+    """The velocity of one sample, float32 [C, T, H, W]."""
     return net(
         x_CTHW[None],
         torch.tensor([t], device=x_CTHW.device),
@@ -117,12 +117,12 @@ def velocity(net: nn.Module, x_CTHW: Tensor, t: float, reference: Reference, win
 
 
 def blocks_of(net: VelocityNet) -> Iterator[nn.Module]:
-    """What is gathered one at a time."""
+    """The blocks, whose weights are gathered one block at a time."""
     return iter(net.dit.blocks)
 
 
 def fresh_state(config: DiTConfig, seed: int) -> dict[str, Tensor]:
-    """A DiT's first weights for training from nothing: Xavier, small embeddings, a head that says zero. Same seed, same weights."""
+    """Initial DiT weights: Xavier, small embeddings, a zero head. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dit = build_dit(config)
@@ -139,5 +139,5 @@ def fresh_state(config: DiTConfig, seed: int) -> dict[str, Tensor]:
 
 
 def net_state(dit_state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A DiT's tensors under VelocityNet's names."""
+    """Rename a DiT's tensors to VelocityNet's names."""
     return {f"dit.{name}": tensor for name, tensor in dit_state.items()}

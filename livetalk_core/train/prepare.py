@@ -1,4 +1,4 @@
-"""Clips in, shards out: everything frozen is computed once. What cannot be used is logged and left out, never fatal."""
+"""Encodes clips into shards, so that the frozen networks run once per clip. Unusable videos are logged and skipped."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.train.cut import Choose, cut_clips
-from livetalk_core.train.manifest import Stretch
+from livetalk_core.train.manifest import Segment
 from livetalk_core.train.sample import Clip, Encoders, encode_clip
 from livetalk_core.train.shards import NULL_KEY, ShardWriter
 
 log = logging.getLogger(__name__)
 
 NEGATIVE_PROMPT = "a still picture, too bright, out of focus, letters across it, the face distorted"
-"""Stands for no prompt. A teacher that was guided by a text of its own should get that text."""
+"""Used when the prompt is dropped. If the teacher's guidance uses another negative prompt, use that one."""
 
 
 def prepare(
     clips: Iterable[Clip], encoders: Encoders, folder: Path, device: torch.device, *, source: str, negative: str = NEGATIVE_PROMPT,
     part: str = "000",
 ) -> int:  # fmt: skip
-    """Encode clips into a folder of shards; those that are there already are passed over. Returns how many were added."""
+    """Encode clips into a folder of shards, skipping those already there. Returns the number added."""
     added = 0
     with ShardWriter(folder, part) as writer:
         if NULL_KEY not in writer.known:
@@ -40,10 +40,10 @@ def prepare(
     return added
 
 
-def usable_clips(stretches: Iterable[Stretch], chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan]) -> Iterator[Clip]:
-    """The clips of many stretches; a file that is broken, silent or too short is logged and skipped."""
-    for stretch in stretches:
+def usable_clips(segments: Iterable[Segment], chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan]) -> Iterator[Clip]:
+    """The clips of many segments; a file that is broken, silent or too short is logged and skipped."""
+    for segment in segments:
         try:
-            yield from cut_clips(stretch, chunks, choose, plan_of)
+            yield from cut_clips(segment, chunks, choose, plan_of)
         except (ValueError, OSError) as error:
-            log.warning("skipped %s: %s", stretch.key, error)
+            log.warning("skipped %s: %s", segment.key, error)

@@ -1,16 +1,16 @@
-"""Complete training runs, as functions."""
+"""Complete recipes, as functions."""
 
 from __future__ import annotations
 
 from livetalk_core.presets import livetalk_14b, nano
 from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, SmallSFT, Tokenizer
 
-GIVEN = ("audio_proj", "shifts")
-"""What the small model has before Stage 1, and keeps: its hearing, and the kernels that move a picture."""
+FROZEN = ("audio_proj", "shifts")
+"""Parts of the small model that are ready before Stage 1 and stay frozen: audio projection and shift kernels."""
 
 
 def sft_14b() -> Recipe:
-    """Stage 1 of the report: 1000 steps on 32 GPUs, one sample each. Rate, betas and dropouts are not in the report: usual ones."""
+    """Stage 1 of the report: 1000 steps on 32 GPUs, one sample each. The report does not give rate, betas and dropouts; these are usual."""
     return Recipe(
         name="sft_14b",
         model=livetalk_14b(),
@@ -20,9 +20,9 @@ def sft_14b() -> Recipe:
 
 
 def dmd_14b() -> Recipe:
-    """Stage 2 of the report: 200 steps on 32 GPUs, one sample each, 2e-6 and 4e-7, five of the fake score to one of the generator.
+    """Stage 2 of the report: 200 steps on 32 GPUs, one sample each; rates 2e-6 and 4e-7; one generator update per five of the fake score.
 
-    A step is an update of the fake score. Betas, clipping and the average are Self-Forcing's; the guidance is InfiniteTalk's default.
+    A step is an update of the fake score. Betas, clipping and EMA are from Self-Forcing; the guidance is InfiniteTalk's default.
     """
     return Recipe(
         name="dmd_14b",
@@ -41,7 +41,7 @@ def dmd_14b() -> Recipe:
 
 
 def vae_nano() -> Recipe:
-    """The small model's VAE, at the end: the decoder learns to draw, and to undo what the DiT gets wrong."""
+    """Training of the small model's VAE decoder, after the DiT: it learns to decode and to correct the DiT's errors."""
     return Recipe(
         name="vae_nano",
         model=nano(),
@@ -53,7 +53,7 @@ def vae_nano() -> Recipe:
 
 
 def sft_nano() -> Recipe:
-    """The small model's Stage 1, from a DiT that can hear."""
+    """The small model's Stage 1; starts from a DiT with a pretrained audio projection."""
     return Recipe(
         name="sft_nano",
         model=nano(),
@@ -62,7 +62,7 @@ def sft_nano() -> Recipe:
             save_every=100, validate_every=4000, validate_chunks=3, log_every=10,
         ),
         stage=SmallSFT(
-            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=GIVEN),
+            optim=Optim(lr=8e-4, betas=(0.9, 0.99), warmup=100, fall=(2600, 4000), muon=1.0, frozen=FROZEN),
             square=4, squares=2, whole_from=3550, audio_guidance=1.5, guided_from=3200,
             shift=3.0, full_weight_from=0.4, noise_motion=0.1,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=4.0,
@@ -71,17 +71,17 @@ def sft_nano() -> Recipe:
 
 
 def dmd_nano() -> Recipe:
-    """The small model's Stage 2: clean motion latents, no guidance beyond what Stage 1 has learned.
+    """The small model's Stage 2: clean motion latents, and no guidance, since Stage 1 has learned it.
 
-    A CPU's batch is small, so both optimizers average gradients over ten updates, as the report's batch of 32 need not.
+    A batch on a CPU is small, so both optimizers average gradients over about ten updates (beta 0.9); a batch of 32 needs no averaging.
     """
     return Recipe(
         name="dmd_nano",
         model=nano(),
         run=Run(steps=30, batch=8, dtype="bfloat16", ema_decay=0.9, ema_start=4, save_every=10, validate_every=30, log_every=5),
         stage=DMD(
-            generator=Optim(lr=1e-5, betas=(0.9, 0.99), clip=10.0, frozen=GIVEN),
-            critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=GIVEN),
+            generator=Optim(lr=1e-5, betas=(0.9, 0.99), clip=10.0, frozen=FROZEN),
+            critic=Optim(lr=3e-5, betas=(0.9, 0.99), clip=10.0, frozen=FROZEN),
             chunks=3,
             shift=3.0,
             last_noise=0.0,

@@ -1,4 +1,4 @@
-"""The one place that assembles a training run: networks, data, stage, trainer, and the file at the end."""
+"""Assembles a training run: networks, data, stage, trainer and export."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from livetalk_core.train.small_net import make_net
 from livetalk_core.train.small_sft import SmallAdaptStage
 from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, first_vae_state
 from livetalk_core.train.trainer import Trainer
-from livetalk_core.train.validation import averaged, show_rebuilt, show_talk
+from livetalk_core.train.validation import averaged, show_reconstruction, show_talk
 from livetalk_core.types import StreamSettings, VideoVAE
 
 DIT_FILE, VAE_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors"
 TEACHER_STEPS = 20
-"""Denoising steps of a validation video before distillation."""
+"""Denoising steps for a validation video in Stage 1."""
 FIRST_FILMS = 200
-"""Films that the VAE's encoder is worked out from, at most twice as many."""
+"""The VAE's encoder is computed from this many films, up to twice as many."""
 FIRST_FRAMES = 13
-"""Of each of them."""
+"""Frames used of each of these films."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run as the user names it. Without `dit` files a network starts from nothing; `teacher` defaults to `dit`."""
+    """A recipe and its files. Without `dit`, Stage 1 starts from random weights; `teacher` defaults to `dit`."""
 
     recipe: Recipe
     out: Path
@@ -48,12 +48,12 @@ class Job:
     teacher: tuple[Path, ...] = ()
     vae: Path | None = None
     errors: Path | None = None
-    """A VAE's only: what a DiT gets wrong of its films."""
+    """Only for a VAE: folder of a DiT's errors on the films."""
     device: str = "auto"
 
 
 def train(job: Job) -> Path | None:
-    """Run a job, from its newest checkpoint if it has one. Returns the exported file; None if a signal stopped it, all saved."""
+    """Run a job, resuming from its newest checkpoint. Returns the exported file, or None if a signal stopped the saved run."""
     device = own_device(job.device)
     with training_world(device):
         trainer, export = BUILD[type(job.recipe.stage)](job, device)
@@ -65,20 +65,20 @@ def build_sft(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Pat
     data = open_data(job, 1)
     learner = Learner(shard_net(recipe, job.dit, device), recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
     stage = ADAPT[type(recipe.stage)](recipe.stage, learner, read_null_text(job.data).to(device))
-    show = talker_shown(job, learner, load_vae(job, device), data, TEACHER_STEPS, device)
+    show = validation_video(job, learner, load_vae(job, device), data, TEACHER_STEPS, device)
     return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, learner)
 
 
 def build_dmd(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
     recipe, config = job.recipe, job.recipe.stage
     if not job.dit:
-        raise ValueError(f"{recipe.name} distills a model that Stage 1 made; name its file with --dit")
+        raise ValueError(f"{recipe.name} distills a Stage 1 model; name its file with --dit")
     data, vae = open_data(job, config.chunks), load_vae(job, device)
     generator = Learner(shard_net(recipe, job.dit, device), config.generator, recipe.run.ema_decay, recipe.run.ema_start)
     critic = Learner(shard_net(recipe, job.teacher or job.dit, device), config.critic)
     teacher = shard_net(recipe, job.teacher or job.dit, device, frozen=True)
     stage = DistillStage(config, generator, critic, teacher, vae, read_null_text(job.data).to(device))
-    show = talker_shown(job, generator, vae, data, config.steps, device)
+    show = validation_video(job, generator, vae, data, config.steps, device)
     return Trainer(recipe, stage, data, data.buckets, job.out, device, show), lambda: export_dit(job, generator)
 
 
@@ -90,11 +90,11 @@ def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[
         raise ValueError(f"{recipe.name} learns from a DiT's errors; name their folder with --errors (livetalk train nano makes them)")
     data = FilmSet(job.data, job.errors)
     state = weights.read_tensors([job.vae]) if job.vae else fresh_vae(recipe, data)
-    net = shard(lambda: Autoencoder(vae), rank_0s(autoencoder_state(state)), no_units, device, compute=dtype_of(recipe))
+    net = shard(lambda: Autoencoder(vae), on_rank_0(autoencoder_state(state)), no_units, device, compute=dtype_of(recipe))
     learner = Learner(net, recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
 
     def show(step: int) -> None:
-        show_rebuilt(learner, data[0], device, job.out / "validation" / f"step-{step:08d}.mp4")
+        show_reconstruction(learner, data[0], device, job.out / "validation" / f"step-{step:08d}.mp4")
 
     def export() -> Path:
         with averaged(learner):
@@ -107,7 +107,7 @@ def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[
 
 
 def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
-    """The first weights of a small model's VAE: those of its encoder stay."""
+    """Initial weights of a small model's VAE; the encoder's are final."""
     size = films[0].read("mouth").shape[0]
     chosen = range(0, len(films), max(1, len(films) // FIRST_FILMS))
     clips = [films[i].cut(Draws.of(recipe.run.seed, "first", i), min(FIRST_FRAMES, recipe.stage.frames), size) for i in chosen]
@@ -119,13 +119,13 @@ BUILD = {SFT: build_sft, SmallSFT: build_sft, DMD: build_dmd, Tokenizer: build_t
 
 
 def shard_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, frozen: bool = False) -> nn.Module:
-    """The recipe's DiT, sharded: from files, or fresh from the recipe's seed. ValueError for files of another model."""
+    """The recipe's DiT, sharded; from files, or initialized with the recipe's seed. ValueError for files of another model."""
     config = recipe.model.dit
     state = weights.read_tensors(files) if files else fresh_state(config, recipe.run.seed)
     with torch.device("meta"):
         weights.check_fit(build_dit(config), state, f"the DiT of {recipe.model.name}")
     net = shard(
-        lambda: make_net(config), rank_0s(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
+        lambda: make_net(config), on_rank_0(net_state(state)), blocks_of, device, compute=dtype_of(recipe),
         master=dtype_of(recipe) if frozen else torch.float32, checkpoint_activations=recipe.run.checkpoint_activations and not frozen,
     )  # fmt: skip
     if recipe.run.compile:
@@ -134,9 +134,9 @@ def shard_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, 
 
 
 def load_vae(job: Job, device: torch.device) -> VideoVAE:
-    """The frozen VAE that every process holds whole."""
+    """The frozen VAE, whole on every process."""
     if job.vae is None:
-        raise ValueError(f"{job.recipe.name} needs the VAE that its data was encoded with; name its file with --vae")
+        raise ValueError(f"{job.recipe.name} needs the VAE with which its data was encoded; name its file with --vae")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     return weights.load_vae(weights.read_tensors([job.vae]), dtype=dtype, device=device)
 
@@ -147,8 +147,8 @@ def open_data(job: Job, chunks: int) -> ShardSet:
     return open_shards(job.data, job.recipe.model.plan, chunks)
 
 
-def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
-    """Makes a video of the data's first sample."""
+def validation_video(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, steps: int, device: torch.device) -> Callable[[int], None]:
+    """A function that makes a video from the first sample of the data."""
     run = job.recipe.run
     settings = job.recipe.model.settled(StreamSettings(steps=steps, shift=job.recipe.stage.shift))
 
@@ -160,7 +160,7 @@ def talker_shown(job: Job, learner: Learner, vae: VideoVAE, data: ShardSet, step
 
 
 def export_dit(job: Job, learner: Learner) -> Path:
-    """Write the averaged weights where there are any, else the last ones."""
+    """Write the EMA weights if there are any, else the last weights."""
     path = job.out / DIT_FILE
     with averaged(learner):
         dtype = torch.float32 if job.recipe.run.dtype == "float32" else torch.bfloat16
@@ -168,8 +168,8 @@ def export_dit(job: Job, learner: Learner) -> Path:
     return path
 
 
-def rank_0s(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the first process; the others get theirs from it."""
+def on_rank_0(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the first process, nothing on the others: sharding broadcasts them."""
     return state if is_first() else {}
 
 
@@ -178,5 +178,5 @@ def dtype_of(recipe: Recipe) -> torch.dtype:
 
 
 def no_units(module: nn.Module) -> Iterable[nn.Module]:
-    """A network small enough to be gathered as one."""
+    """No units: the network is small enough to be gathered as a whole."""
     return ()

@@ -1,7 +1,7 @@
-"""One sample of training: a few chunks in a row of one clip, encoded once, and its reference.
+"""A training sample: a few consecutive chunks of one clip, encoded, and a reference.
 
 Axes: K chunks, C channels, T frames (latent frames in latents), H W size, S audio layers, D width, N samples of sound.
-Window k covers the clip's frames [28 k, 28 k + 33), encoded alone: its first latents are its motion latents, since the VAE is causal.
+Chunk k covers the clip's frames [28 k, 28 k + 33) and is encoded alone. The VAE is causal, so its first latents are its motion latents.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from livetalk_core.types import AudioWindow, Reference, VideoVAE
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What a source of data gives: pictures, sound, and a picture of the same person from outside the clip."""
+    """A clip from a data source: pictures, sound, and a reference picture of the same person from outside the clip."""
 
     key: str
-    """Its own among all clips."""
+    """Unique among all clips."""
     frames_THWC: Tensor
     """uint8, T = 28 K + 5, 25 a second."""
     sound_N: Tensor
-    """float32 16 kHz: the clip's, 640 samples a frame, with up to `lead` frames before and some after."""
+    """float32 at 16 kHz, 640 samples a frame: `lead` frames of sound, the clip's own, and some after it."""
     lead: int
     """Frames of sound before the clip."""
     reference_HWC: Tensor
     """uint8."""
     caption: str
     mouth_HW: Tensor | None = None
-    """Bool, where the mouth is at any time of the clip; None where nobody knows."""
+    """Bool, true where the mouth is at any time in the clip; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The frozen networks, as callables."""
+    """The frozen networks that encode a clip."""
 
     vae: VideoVAE
     audio: Callable[[Tensor], Tensor]
@@ -49,21 +49,21 @@ class Encoders:
     image: Callable[[Tensor], Tensor]
     plan: Callable[[int, int], StreamPlan]
     dit: DiTConfig
-    """Of the network that learns: it says what its condition shows."""
+    """Config of the DiT in training; it sets how many frames of the condition show the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A clip, encoded."""
+    """An encoded clip."""
 
     key: str
     plan: StreamPlan
     latents_KCTHW: Tensor
     reference: Reference
     features_TSD: Tensor
-    """One feature a frame, with the window's reach of two frames before and after the clip."""
+    """One feature per frame, with two more frames before and after the clip for the audio window."""
     sound_N: Tensor
-    """float32, the clip's own."""
+    """The clip's sound, float32."""
     mouth_HW: Tensor
     """float32 [h, w] at the latents' size, 1 where the mouth is."""
 
@@ -72,7 +72,7 @@ class Sample:
         return len(self.latents_KCTHW)
 
     def window(self, index: int) -> AudioWindow:
-        """The sound of one chunk."""
+        """The audio window of one chunk."""
         plan = self.plan
         first = plan.audio_window // 2 + index * plan.new_frames
         start = (plan.motion_frames + index * plan.new_frames) * plan.samples_per_frame
@@ -84,7 +84,7 @@ class Sample:
         )
 
     def to(self, device: torch.device) -> Sample:
-        """On a device; the sound stays."""
+        """A copy on a device; the sound stays where it is."""
         reference = self.reference
         moved = {name: value.to(device) for name, value in vars(reference).items() if isinstance(value, Tensor)}
         return replace(
@@ -98,7 +98,7 @@ class Sample:
 
 @torch.no_grad()
 def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[str, Tensor]:
-    """A clip's tensors as they are stored: half precision, bytes where bytes suffice."""
+    """The tensors of a clip as they are stored: bfloat16, or integers where these suffice."""
     height, width = clip.frames_THWC.shape[1:3]
     plan = encoders.plan(width, height)
     dtype = next(encoders.vae.parameters()).dtype
@@ -120,7 +120,7 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
 
 
 def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sample:
-    """The Sample of stored tensors, float32."""
+    """The Sample from stored tensors, in float32."""
     cond_CTHW = mask_condition(tensors["reference"].float(), plan)
     return Sample(
         key=key,
@@ -140,20 +140,20 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
 
 
 def cut_features(features_TSD: Tensor, clip: Clip, plan: StreamPlan) -> Tensor:
-    """The clip's frames and the window's reach around them, held at the ends of the sound."""
+    """Features of the clip and of the audio window's reach around it; at the ends of the sound the last feature repeats."""
     reach = plan.audio_window // 2
     frames = torch.arange(clip.lead - reach, clip.lead + len(clip.frames_THWC) + reach)
     return features_TSD[frames.clamp(0, len(features_TSD) - 1).to(features_TSD.device)]
 
 
 def cut_sound(clip: Clip, plan: StreamPlan) -> Tensor:
-    """The samples under the clip's own frames."""
+    """The sound of the clip's own frames."""
     start = clip.lead * plan.samples_per_frame
     return clip.sound_N[start : start + len(clip.frames_THWC) * plan.samples_per_frame].clamp(-1, 1)
 
 
 def shrink_mask(mouth_HW: Tensor | None, plan: StreamPlan) -> Tensor:
-    """uint8 [h, w]: 1 where any of the mouth is in the latent's pixels."""
+    """uint8 [h, w]: 1 where a latent's pixels contain any of the mouth."""
     if mouth_HW is None:
         return torch.zeros(plan.latent_height, plan.latent_width, dtype=torch.uint8)
     blocks = mouth_HW.unflatten(1, (-1, plan.spatial_stride)).unflatten(0, (-1, plan.spatial_stride))

@@ -1,6 +1,6 @@
-"""Stage 1: flow matching at low resolution on short clips, conditioned as eq. 1 of the report has it.
+"""Stage 1: flow matching at low resolution on short clips, with the condition of eq. 1 of the report.
 
-The network sees [x_t with clean motion latents, mask, reference latents], channel after channel, and answers v = noise - x0.
+The network's input has the channels [x_t with clean motion latents, mask, reference latents]; it predicts v = noise - x0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from livetalk_core.types import AudioWindow, Reference
 
 
 class Noised(NamedTuple):
-    """One sample as the network sees it, and what it should answer."""
+    """Network input and target for one sample."""
 
     x_CTHW: Tensor
     target_CTHW: Tensor
@@ -34,15 +34,15 @@ class Noised(NamedTuple):
 
 
 class AdaptStage:
-    """Updates one network on batches of one bucket each."""
+    """Updates one network; each batch is of one bucket."""
 
     def __init__(self, config: SFT, learner: Learner, null_text_LD: Tensor):
         self.config, self.learner, self.null_text_LD = config, learner, null_text_LD
         self.learners = {"net": learner}
-        self.chief = learner
+        self.main = learner
 
     def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
-        """One update from `passes` of samples, each with its own chance."""
+        """One update; `passes` has (sample, random numbers) pairs for each pass."""
         loss, norm = self.learner.update([lambda batch=batch: self.loss(batch, number) for batch in passes])
         return {"loss": loss, "grad_norm": norm}
 
@@ -58,7 +58,7 @@ def sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SFT,
 
 
 def network_inputs(rows: Sequence[Noised]) -> tuple[Tensor, ...]:
-    """All rows at once, as `VelocityNet` takes them."""
+    """The rows as a batch: the arguments of `VelocityNet`."""
     return (
         torch.stack([row.x_CTHW for row in rows]),
         torch.tensor([row.t for row in rows], device=rows[0].x_CTHW.device),
@@ -70,7 +70,7 @@ def network_inputs(rows: Sequence[Noised]) -> tuple[Tensor, ...]:
 
 
 def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor) -> Noised:
-    """A window of the clip at a random time, with one or two motion latents and some conditions dropped."""
+    """A random chunk of the sample at a random flow time, with one or two motion latents; conditions may be dropped."""
     index = draws.choice("window", sample.chunks)
     count = config.motion_latents[draws.choice("motion", len(config.motion_latents))]
     t = shifted(draws.number("time"), config.shift)
@@ -88,7 +88,7 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
 def drop_conditions(
     reference: Reference, window: AudioWindow, u: float, config: SFT, null_text_LD: Tensor
 ) -> tuple[Reference, AudioWindow]:
-    """The conditions for a draw u in [0, 1): no text is the negative prompt's rows, no sound is zeros."""
+    """Drop conditions by u in [0, 1): dropped text becomes the negative prompt's rows, dropped sound becomes zeros."""
     both, text = config.drop_text_and_audio, config.drop_text_and_audio + config.drop_text
     if u < text:
         reference = replace(reference, text_LD=null_text_LD)
@@ -98,7 +98,7 @@ def drop_conditions(
 
 
 def silent(window: AudioWindow) -> AudioWindow:
-    """The window without its sound, as the network is told so."""
+    """The window with its features set to zero, which means no sound."""
     return replace(window, features_PTWSD=torch.zeros_like(window.features_PTWSD))
 
 
@@ -108,6 +108,6 @@ def weighted_error(v_CTHW: Tensor, target_CTHW: Tensor, weight_THW: Tensor) -> T
 
 
 def stack_rows(texts: list[Tensor]) -> Tensor:
-    """[B, longest, D]: shorter ones filled with zeros, as the network fills all of them."""
+    """Stack texts to [B, longest, D]; shorter ones are padded with zeros, as the network pads them anyway."""
     longest = max(len(text_LD) for text_LD in texts)
     return torch.stack([F.pad(text_LD, (0, 0, 0, longest - len(text_LD))) for text_LD in texts])

@@ -1,6 +1,6 @@
-"""Encoded clips in files: tar archives of safetensors (as WebDataset has them), and an index that says where each sample lies.
+"""Shards: tar archives of safetensors (the layout of WebDataset), and an index with the place of each sample.
 
-A shard takes its name when it is complete, and its lines enter the index after that: whatever interrupts, what the index says is there.
+A shard is renamed when complete, and only then added to the index. So after any interruption every sample in the index exists.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.train.sample import Sample, decode_tensors
 
 HEADER = 512
-"""Bytes of a tar header, before the member's own."""
+"""Bytes of the tar header before each member."""
 NULL_KEY = "null"
-"""The sample of the negative prompt: text only."""
+"""Key of the negative prompt, a sample with text only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where one sample lies, and what the loader must know before it is read."""
+    """The place of a sample, and what the loader must know before reading it."""
 
     key: str
     shard: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 class ShardWriter:
-    """Appends samples to a folder; what is there already stays, so that a stopped run goes on where it was."""
+    """Appends samples to a folder. Existing samples stay, so an interrupted run can resume."""
 
     def __init__(self, folder: Path, part: str = "000", max_bytes: int = 1 << 30):
         self.folder, self.part, self.max_bytes = folder, part, max_bytes
@@ -67,7 +67,7 @@ class ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """Finish the shard in hand."""
+        """Finish the current shard."""
         if self.tar is None:
             return
         self.tar.close()
@@ -111,33 +111,33 @@ class ShardSet:
 
 
 def open_shards(folder: Path, plan_of: Callable[[int, int], StreamPlan], min_chunks: int = 1) -> ShardSet:
-    """The samples of at least so many chunks. `plan_of`: (width, height) -> StreamPlan.
+    """The samples with at least `min_chunks` chunks. `plan_of`: (width, height) -> StreamPlan.
 
     FileNotFoundError for a folder without an index, ValueError when no sample is long enough.
     """
     entries = [entry for entry in read_index(folder) if entry.key != NULL_KEY]
     if not entries:
-        raise FileNotFoundError(f"{folder} holds no samples (no index-*.jsonl with lines); make them with: livetalk prepare")
+        raise FileNotFoundError(f"{folder} has no samples (index-*.jsonl is missing or empty); make them with: livetalk prepare")
     long_enough = [entry for entry in entries if entry.chunks >= min_chunks]
     if not long_enough:
         longest = max(entry.chunks for entry in entries)
         raise ValueError(
-            f"{folder}: the longest sample has {longest} chunks, and {min_chunks} are needed; prepare with --chunks {min_chunks}"
+            f"{folder}: the longest sample has {longest} chunks, but {min_chunks} are needed; prepare with --chunks {min_chunks}"
         )
     sizes = {(entry.width, entry.height) for entry in long_enough}
     return ShardSet(folder, {size: plan_of(*size) for size in sizes}, long_enough)
 
 
 def read_null_text(folder: Path) -> Tensor:
-    """Rows [L, D] of the negative prompt. FileNotFoundError when the folder has none."""
+    """Text rows [L, D] of the negative prompt. FileNotFoundError if the folder has none."""
     for entry in read_index(folder):
         if entry.key == NULL_KEY:
             return read_member(folder, entry)["text"].float()
-    raise FileNotFoundError(f"{folder} has no negative prompt; make the samples anew with: livetalk prepare")
+    raise FileNotFoundError(f"{folder} has no negative prompt; add it by running livetalk prepare again")
 
 
 def read_index(folder: Path) -> list[Entry]:
-    """Every line of every index, in order of the files' names."""
+    """The entries of all index files, in order of file names."""
     lines = [line for path in sorted(folder.glob("index-*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     return [Entry(**json.loads(line)) for line in lines]
 

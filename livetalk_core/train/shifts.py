@@ -1,10 +1,10 @@
-"""Kernels that move a picture's latents, measured on a VAE: the principal parts of all small moves.
+"""Shift kernels: 3 x 3 kernels that move a picture's latents by a few pixels, computed from a VAE.
 
-Each move, by parts of a pixel too, is a map of a latent's 3 x 3 neighborhood, by least squares between the latents of pictures and of the
-same, moved. Few sums of a few parts come near every one of them, and a part's weight changes smoothly with the move: the first are how
-much detail is lost, the slopes right and down, then curvatures. A DiT weights them place by place, so turning and growing are its as well.
+Least squares between the latents of pictures and of the same pictures moved gives one kernel per small move, fractions of a pixel included.
+The principal components of all these kernels are kept: any small move is close to a weighted sum of a few of them. The first describes lost
+detail, then come the slopes right and down, then curvatures. The DiT predicts the weights for each place, so it can also rotate and scale.
 
-Axes: J moves, X values of a neighborhood and 1, C channels.
+Axes: J moves, X values of a neighborhood and a constant 1, C channels, P components.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from livetalk_core.models.small_dit import surround
 from livetalk_core.types import VideoVAE
 
 REACH, STEP, SPREAD = 3.0, 0.5, 1.2
-"""Pixels: the farthest moves each way, from one to the next, and the deviation by which nearer ones count more."""
+"""In pixels: the largest move in each direction, the step between moves, and the standard deviation of their Gaussian weight."""
 RIDGE = 1e-4
-"""Of the neighborhoods' mean power."""
+"""Ridge regularization, relative to the mean power of the neighborhoods."""
 
 
 @torch.no_grad()
 def shift_kernels(vae: VideoVAE, pictures: Iterable[Tensor], parts: int) -> dict[str, Tensor]:
-    """The weights of `SmallDiT.shifts` of so many parts, the most important first. Pictures [3, H, W] in [-1, 1].
+    """The weights of `SmallDiT.shifts`: `parts` components, the most important first. Pictures [3, H, W] in [-1, 1].
 
-    A part's size is such that its weight has a variance of 1 over the moves.
+    A component is scaled so that its weight has variance 1 over the moves.
     """
     moves_J2, share_J = likely_moves()
     power_XX, product_XJC, places = 0.0, 0.0, 0
@@ -51,7 +51,7 @@ def shift_kernels(vae: VideoVAE, pictures: Iterable[Tensor], parts: int) -> dict
 
 
 def likely_moves() -> tuple[Tensor, Tensor]:
-    """All moves (down, right) [J, 2] in pixels but none at all, and how often each is meant to be, [J] float64 of sum 1."""
+    """All moves (down, right) [J, 2] in pixels except (0, 0), and the weight of each, float64 [J] with sum 1."""
     steps = torch.arange(-REACH, REACH + STEP / 2, STEP, dtype=torch.float64)
     moves_J2 = torch.cartesian_prod(steps, steps)
     moves_J2 = moves_J2[moves_J2.any(1)]
@@ -60,12 +60,12 @@ def likely_moves() -> tuple[Tensor, Tensor]:
 
 
 def still_latents(vae: VideoVAE, picture_CHW: Tensor) -> Tensor:
-    """[C, h, w] of the picture, held."""
+    """Latents [C, h, w] of the picture shown as a still video."""
     return vae.encode(picture_CHW[:, None].expand(-1, 1 + vae.temporal_stride, -1, -1))[:, 1].float()
 
 
 def moved(picture_CHW: Tensor, down: float, right: float) -> Tensor:
-    """The picture moved by so many pixels, bicubic; what comes in at an edge repeats it."""
+    """The picture moved by some pixels with bicubic interpolation; edge pixels are repeated."""
     height, width = picture_CHW.shape[1:]
     to_left = torch.tensor([[[1.0, 0.0, -2 * right / width], [0.0, 1.0, -2 * down / height]]], device=picture_CHW.device)
     places = F.affine_grid(to_left, [1, 3, height, width], align_corners=False).to(picture_CHW.dtype)

@@ -1,4 +1,4 @@
-"""The small model's DiT in training: a clip may be a square of a picture, and then it is given the latents around it."""
+"""The small model's DiT in training. A sample may be a square crop; the network then also gets the latents around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1 of the small model: squares of clips, less weight on little noise, and guidance that is learned."""
+"""Stage 1 of the small model: square crops, less weight at low noise, and learned guidance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from livetalk_core.train.sft import AdaptStage, Noised, network_inputs, noise_sa
 
 
 class SmallAdaptStage(AdaptStage):
-    """Updates the small network on batches of one bucket each."""
+    """Updates the small network; each batch is of one bucket."""
 
     config: SmallSFT
 
@@ -28,48 +28,47 @@ class SmallAdaptStage(AdaptStage):
 
 
 class Square(NamedTuple):
-    """A part of a sample with its own chance; without `around_CHW` the whole sample."""
+    """A square crop of a sample with its own random numbers; without `around_CHW`, the whole sample."""
 
     sample: Sample
     draws: Draws
     around_CHW: Tensor | None
-    """The picture's latents, one more on each side."""
+    """The reference latents of the crop, with one more on each side."""
 
 
 def small_sft_loss(net: nn.Module, batch: Sequence[tuple[Sample, Draws]], config: SmallSFT, null_text_LD: Tensor) -> Tensor:
-    """Weighted mean of (v - target)^2 over each square's new latents, then over squares."""
+    """Weighted mean of (v - target)^2 over the new latents of each crop, then over crops."""
     squares = [square for sample, draws in batch for square in cut_squares(sample, draws, config)]
     rows = [noise_sample(square.sample, square.draws, config, null_text_LD) for square in squares]
     around = (torch.stack([square.around_CHW for square in squares]),) if config.square else ()
     v_BCTHW = net(*network_inputs(rows), *around)
     target_BCTHW = torch.stack([row.target_CTHW for row in rows])
     if config.audio_guidance != 1:
-        target_BCTHW = target_BCTHW + guiding(net, rows, around, v_BCTHW, config.audio_guidance)
+        target_BCTHW = target_BCTHW + guidance_offset(net, rows, around, v_BCTHW, config.audio_guidance)
     errors = [
-        importance(row.t, config) * weighted_error(v, target, row.weight_THW)
+        loss_weight(row.t, config) * weighted_error(v, target, row.weight_THW)
         for v, target, row in zip(v_BCTHW, target_BCTHW, rows, strict=True)
     ]
     return torch.stack(errors).mean()
 
 
-def importance(t: float, config: SmallSFT) -> float:
-    """Of a sample at flow time t."""
+def loss_weight(t: float, config: SmallSFT) -> float:
+    """Loss weight of a sample at flow time t."""
     return min(1.0, t / config.full_weight_from) ** 2 if config.full_weight_from else 1.0
 
 
 @torch.no_grad()
-def guiding(net: nn.Module, rows: Sequence[Noised], around: tuple[Tensor, ...], v_BCTHW: Tensor, guidance: float) -> Tensor:
-    """What the target moves by, so that the network comes to answer as guidance would make it, in one pass (Tang et al. 2025).
+def guidance_offset(net: nn.Module, rows: Sequence[Noised], around: tuple[Tensor, ...], v_BCTHW: Tensor, guidance: float) -> Tensor:
+    """Offset of the target, so that one pass learns to answer as with guidance (Tang et al. 2025): (1 - 1 / g) (v - v without sound).
 
-    (1 - 1 / g) (v - v without sound): where the network rests, v - v without sound is g times what the data has. Nothing for a sample
-    whose sound was dropped.
+    When training has converged, v - v without sound is g times that of the data. The offset is 0 for a sample whose sound was dropped.
     """
     unheard_BCTHW = net(*network_inputs([row._replace(window=silent(row.window)) for row in rows]), *around)
     return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
 
 
 def cut_squares(sample: Sample, draws: Draws, config: SmallSFT) -> list[Square]:
-    """The sample, or squares of it, each with its own chance. ValueError for squares larger than the picture."""
+    """Square crops of a sample, each with its own random numbers, or the whole sample. ValueError if a crop exceeds the picture."""
     if not config.square:
         return [Square(sample, draws, None)]
     patch = sample.plan.patch_size
@@ -77,12 +76,12 @@ def cut_squares(sample: Sample, draws: Draws, config: SmallSFT) -> list[Square]:
     height, width = mouth_HW.shape
     if config.square > min(height, width):
         raise ValueError(f"square={config.square} must be at most {min(height, width)}: {sample.key} has {width}x{height} tokens")
-    chances = [draws.at("square", i) for i in range(config.squares)]
-    return [cut_square(sample, chance, patch, place_square(chance, mouth_HW, config.square), config.square) for chance in chances]
+    each = [draws.at("square", i) for i in range(config.squares)]
+    return [cut_square(sample, own, patch, place_square(own, mouth_HW, config.square), config.square) for own in each]
 
 
 def cut_square(sample: Sample, draws: Draws, patch: int, place: Sequence[int], side: int) -> Square:
-    """A square of `side` tokens, from the token at `place` on."""
+    """The crop of `side` x `side` tokens with its top left token at `place`."""
     rows, columns = (slice(patch * first, patch * (first + side)) for first in place)
     high, wide = (slice(part.start, part.stop + 2) for part in (rows, columns))
     channels = sample.latents_KCTHW.shape[1]

@@ -1,4 +1,4 @@
-"""The synthetic talker as training data: clips for the shards, and films."""
+"""Makes training data from the synthetic talker: clips for shards, and films."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from livetalk_core.talker.body import AXIS
 from livetalk_core.talker.clip import make_clip
-from livetalk_core.talker.face import HEAD_Y, NECK_PIVOT_Y, UNITS, ZOOM_AT, deep
+from livetalk_core.talker.face import HEAD_Y, NECK_PIVOT_Y, UNITS, ZOOM_AT, parallax
 from livetalk_core.talker.identity import Identity, Pose
 from livetalk_core.talker.skin import MOUTH_Y
 from livetalk_core.train.films import TRUTH
@@ -20,11 +20,11 @@ CAPTION = "A drawn person is talking. Only the person is moving, the background 
 AROUND_FRAMES = 8
 """Frames of sound made before and after each clip."""
 MOUTH_BOX = (62.0, 42.0, 62.0)
-"""Half the width, and the reach up and down, of the mouth's surroundings, design units."""
+"""Area around the mouth, design units: half the width, reach up, reach down."""
 
 
 def talker_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train") -> Iterator[Clip]:
-    """Clips of so many frames, square, one for each seed."""
+    """One square clip of `frames` frames for each seed."""
     for seed in seeds:
         made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
         yield Clip(
@@ -52,7 +52,7 @@ def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[s
 
 
 def mouth_mask(identity: Identity, poses: Sequence[Pose], size: int) -> Tensor:
-    """Bool [size, size]: where the mouth and the skin about it are at any time."""
+    """Bool [size, size]: true where the mouth or the skin around it is in any frame."""
     half, up, down = (reach * identity.zoom * size / UNITS for reach in MOUTH_BOX)
     mask_HW = np.zeros((size, size), bool)
     for pose in poses:
@@ -62,8 +62,8 @@ def mouth_mask(identity: Identity, poses: Sequence[Pose], size: int) -> Tensor:
 
 
 def mouth_place(identity: Identity, pose: Pose, size: int) -> tuple[float, float]:
-    """The middle of the mouth, pixels: what `face.draw` does to a point at MOUTH_Y of the head."""
-    dx, dy = deep(pose, 0.8)
+    """The middle of the mouth in pixels; applies the transforms of `face.draw` to the point at MOUTH_Y of the head."""
+    dx, dy = parallax(pose, 0.8)
     x, y = pose.scale * dx, pose.scale * (MOUTH_Y + dy - NECK_PIVOT_Y)
     cos, sin = np.cos(pose.roll), np.sin(pose.roll)
     x, y = cos * x - sin * y, sin * x + cos * y

@@ -1,6 +1,6 @@
-"""The VAE of a small model: its encoder is the principal components of blocks of pixels, the mouth's above all; its decoder learns.
+"""A small model's VAE: the encoder projects pixel blocks to principal components, weighted to the mouth; the decoder is trained.
 
-The latents are final before any training, so the DiT need not wait for the decoder.
+The encoder needs no training, so the DiT can be trained before the decoder.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from livetalk_core.train.films import Film, PixelClip
 from livetalk_core.train.learner import Learner
 
 EMPHASIS = 0.75
-"""Latent channels keep their pictures' deviation to this power: between equal (0) and as in the pictures (1)."""
+"""Deviation of a latent channel = its deviation in pixels to this power: 0 makes channels equal, 1 keeps pixel scale."""
 MOUTH = 4.0
-"""Added to the weight 1 of a block where the mouth is."""
+"""Extra weight of a block where the mouth is; other blocks have weight 1."""
 LEAST = 1e-3
-"""Deviation that a component has at least: half of what the rounding to bytes makes."""
+"""Least deviation of a component: half of that which rounding to bytes causes."""
 
 
 LAPLACIAN = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]])
 SMOOTHED = torch.tensor([[0, -1, -2, -1, 0], [-1, 0, 2, 0, -1], [-2, 2, 8, 2, -2], [-1, 0, 2, 0, -1], [0, -1, -2, -1, 0]]) / 6
-"""The same after smoothing by (1 2 1) both ways, as strong on edges: it does not see a checkerboard, the cheapest detail to make."""
+"""LAPLACIAN after (1 2 1) smoothing in both directions, scaled to equal strength on edges. It ignores checkerboard patterns, which a
+decoder would otherwise add as cheap detail."""
 
 
 class Autoencoder(nn.Module):
-    """A PatchVAE there and back in one forward; only the decoder's network learns."""
+    """A PatchVAE that encodes and decodes in one forward pass; only the decoder's network is trained."""
 
     def __init__(self, config: PatchVAEConfig):
         super().__init__()
@@ -40,7 +41,7 @@ class Autoencoder(nn.Module):
             fixed.requires_grad_(False)
 
     def forward(self, video_BCTHW: Tensor, noise: Tensor | float) -> Tensor:
-        """Frames [B, 3, T, H, W] in [-1, 1] -> the same again, float32, through latents with `noise`, or a DiT's errors, on them."""
+        """Frames [B, 3, T, H, W] in [-1, 1] -> reconstruction, float32; `noise`, or a DiT's errors, is added to the latents."""
         vae = self.vae
         dtype = vae.decoder.embed.weight.dtype
         z_BCTHW = vae.encoder(video_BCTHW.to(dtype), None) + noise
@@ -48,12 +49,12 @@ class Autoencoder(nn.Module):
 
 
 class TokenizerStage:
-    """Updates a VAE on squares cut from films."""
+    """Updates a VAE on square crops of films."""
 
     def __init__(self, config: Tokenizer, learner: Learner):
         self.config, self.learner = config, learner
         self.learners = {"net": learner}
-        self.chief = learner
+        self.main = learner
 
     def step(self, passes: Sequence[Sequence[tuple[Film, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
         losses = [lambda batch=batch: self.loss(batch) for batch in passes]
@@ -73,16 +74,16 @@ class TokenizerStage:
         noise_BCTHW = torch.stack(noises)
         again_BCTHW = self.learner.net(video_BCTHW, noise_BCTHW)
         weight_BHW = 1 + config.mouth_weight * torch.stack([clip.mouth_HW for clip in clips]).float().to(video_BCTHW.device)
-        return rebuild_loss(again_BCTHW, video_BCTHW, weight_BHW[:, None, None], config.edge_weight)
+        return reconstruction_loss(again_BCTHW, video_BCTHW, weight_BHW[:, None, None], config.edge_weight)
 
     def cut(self, film: Film, draws: Draws) -> PixelClip:
-        """A square of the film, or of what a DiT made of it. ValueError if the one has more frames than the other."""
+        """A random crop of the film, with a recorded DiT error in a share of cases. ValueError if its frames do not match the config."""
         config = self.config
         if draws.number("error") >= config.errors:
             return film.cut(draws, config.frames, config.size)
         clip = film.cut_error(draws, config.size)
         if (made := clip.frames_CTHW.shape[1]) != config.frames:
-            raise ValueError(f"frames={config.frames} must be {made}, since the DiT's errors are of chunks of {made} frames")
+            raise ValueError(f"frames={config.frames} must be {made}, because the DiT's errors are of chunks of {made} frames")
         return clip
 
 
@@ -91,8 +92,8 @@ def signed(clips: Iterable[PixelClip]) -> Tensor:
     return torch.stack([clip.frames_CTHW for clip in clips]).float() / 127.5 - 1
 
 
-def rebuild_loss(again_BCTHW: Tensor, video_BCTHW: Tensor, weight: Tensor, edge_weight: float) -> Tensor:
-    """Weighted mean |difference| of the pictures, and `edge_weight` times that of how sharp they are around each pixel, at two scales."""
+def reconstruction_loss(again_BCTHW: Tensor, video_BCTHW: Tensor, weight: Tensor, edge_weight: float) -> Tensor:
+    """Weighted mean absolute difference of pixels, plus `edge_weight` times that of local sharpness at two scales."""
     loss = (weight * (again_BCTHW - video_BCTHW).abs()).mean()
     for kernel in (LAPLACIAN, SMOOTHED):
         loss = loss + edge_weight * (weight * (sharpness_of(again_BCTHW, kernel) - sharpness_of(video_BCTHW, kernel)).abs()).mean()
@@ -100,7 +101,7 @@ def rebuild_loss(again_BCTHW: Tensor, video_BCTHW: Tensor, weight: Tensor, edge_
 
 
 def sharpness_of(video_BCTHW: Tensor, kernel_HW: Tensor) -> Tensor:
-    """Root mean square of a kernel's answer in each 5 x 5 pixels [B, 3, T, H, W]: how much detail there is, not where."""
+    """RMS of a kernel's response in 5 x 5 pixels around each pixel, [B, 3, T, H, W]: the amount of detail, not its place."""
     frames = video_BCTHW.transpose(1, 2).flatten(0, 2)[:, None]
     reach = len(kernel_HW) // 2
     power = F.conv2d(F.pad(frames, (reach, reach, reach, reach), mode="replicate"), kernel_HW.to(frames)[None, None]).square()
@@ -110,9 +111,9 @@ def sharpness_of(video_BCTHW: Tensor, kernel_HW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def first_vae_state(config: PatchVAEConfig, clips: Sequence[PixelClip], seed: int) -> dict[str, Tensor]:
-    """A VAE that codes blocks of four frames by their principal components; its network adds nothing yet.
+    """A VAE that encodes blocks of four frames by their principal components; the decoder's network adds nothing yet.
 
-    A first frame is coded as four equal ones, and comes back as the mean of four.
+    The first frame is encoded as four equal frames and decoded as the mean of four.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -131,7 +132,7 @@ def first_vae_state(config: PatchVAEConfig, clips: Sequence[PixelClip], seed: in
 
 
 def weighted_blocks(clips: Sequence[PixelClip]) -> tuple[Tensor, Tensor]:
-    """All blocks of four frames, [N, D] float64, and how much each counts, [N, 1]."""
+    """All blocks of four frames, float64 [N, D], and their weights [N, 1]."""
     blocks_BTHWD = fold(signed(clips)[:, :, 1:], FRAMES, PATCH).movedim(1, -1)
     mouth_BHW = torch.stack([clip.mouth_HW for clip in clips]).double()
     share_BTHW = F.avg_pool2d(mouth_BHW, PATCH)[:, None].expand(blocks_BTHWD.shape[:-1])
@@ -139,7 +140,7 @@ def weighted_blocks(clips: Sequence[PixelClip]) -> tuple[Tensor, Tensor]:
 
 
 def principal_maps(blocks_ND: Tensor, weight_N1: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Their mean [D], and the maps to `count` latent channels [Z, D] and back [D, Z], about that mean."""
+    """The blocks' mean [D], and linear maps around it to `count` latent channels [Z, D] and back [D, Z]."""
     mean_D = blocks_ND.mean(0)
     around_ND = blocks_ND - mean_D
     axes_DZ = torch.linalg.eigh((weight_N1 * around_ND).T @ around_ND).eigenvectors.flip(1)[:, :count]
@@ -155,10 +156,10 @@ def set_linear(layer: nn.Conv3d, weight_OI: Tensor, bias_O: Tensor) -> None:
 
 
 def sum_frames(rows_ND: Tensor) -> Tensor:
-    """Over the frames in blocks of [3, 4, 8, 8] values."""
+    """Sum blocks of [3, 4, 8, 8] values over their four frames."""
     return rows_ND.unflatten(1, (3, FRAMES, PATCH**2)).sum(2).flatten(1)
 
 
 def autoencoder_state(vae_state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A VAE's tensors under Autoencoder's names."""
+    """Rename a VAE's tensors to Autoencoder's names."""
     return {f"vae.{name}": tensor for name, tensor in vae_state.items()}

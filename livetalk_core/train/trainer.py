@@ -1,4 +1,4 @@
-"""The loop: batches in, updates, numbers out, checkpoints; it goes on where it stopped and stops when it is told to."""
+"""The training loop: batches, updates, metrics, checkpoints, resuming, and a clean stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from livetalk_core.train.learner import Learner
 
 
 class Stage(Protocol):
-    """What is learned, and how one step of it goes."""
+    """The networks in training, and one training step."""
 
     learners: Mapping[str, Learner]
-    chief: Learner
-    """The one whose network is validated and exported."""
+    main: Learner
+    """The learner whose network is validated and exported."""
 
     def step(self, passes: Sequence[Sequence[tuple]], everyone: Draws, number: int) -> dict[str, Tensor]: ...
 
 
 class Trainer:
-    """One run of a recipe. Every process has one, and they go in step."""
+    """One run of a recipe. Every process has a trainer, and all do the same steps together."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class Trainer:
         self.stopping = False
 
     def run(self) -> bool:
-        """Train to the recipe's last step, from the newest checkpoint if there is one; False if a signal stopped it, all saved."""
+        """Train to the recipe's last step, resuming from the newest checkpoint; False if a signal stopped the run, which is then saved."""
         run = self.recipe.run
         self.resume()
         passes = self.passes()
-        with self.obeying(signal.SIGTERM), Report(self.out, self.step, run.steps, self.samples_per_step) as report:
+        with self.stopping_on(signal.SIGTERM), Report(self.out, self.step, run.steps, self.samples_per_step) as report:
             while self.step < run.steps:
                 everyone = Draws.of(run.seed, self.step, "all")
                 results = self.stage.step(next(passes), everyone, self.step)
@@ -81,18 +81,18 @@ class Trainer:
         return self.recipe.run.batch * self.recipe.run.accumulate * dist.get_world_size()
 
     def resume(self) -> None:
-        """Take up the newest checkpoint of this folder."""
+        """Load the newest checkpoint of the run's folder, if there is one."""
         if found := find_checkpoints(self.checkpoints):
             self.step = load_checkpoint(found[-1], self.stage.learners)
 
     def passes(self) -> Iterator[list[list[tuple]]]:
-        """For each step from here on, this process's samples with their chance, pass by pass."""
+        """For each step from the current one, this process's passes: lists of (sample, random numbers)."""
         run, rank, world = self.recipe.run, dist.get_rank(), dist.get_world_size()
         batches = BucketBatches(
             self.buckets, batch=run.batch, rank=rank, world=world, seed=run.seed, start=self.step * run.accumulate
         )  # fmt: skip
         loader = iter(
-            DataLoader(self.dataset, batch_sampler=batches, collate_fn=list, num_workers=run.workers, worker_init_fn=outlive_signal)
+            DataLoader(self.dataset, batch_sampler=batches, collate_fn=list, num_workers=run.workers, worker_init_fn=ignore_sigterm)
         )
         step = self.step
         while True:
@@ -104,8 +104,8 @@ class Trainer:
             step += 1
 
     @contextmanager
-    def obeying(self, number: signal.Signals) -> Iterator[None]:
-        """While inside, the signal means: finish the step, save, stop."""
+    def stopping_on(self, number: signal.Signals) -> Iterator[None]:
+        """Inside this context the signal stops the run after the current step; a checkpoint is saved."""
         before = signal.signal(number, self.stop)
         try:
             yield
@@ -113,17 +113,17 @@ class Trainer:
             signal.signal(number, before)
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Finish the step in hand, save, stop."""
+        """Stop after the current step and save a checkpoint."""
         self.stopping = True
 
 
-def outlive_signal(worker: int) -> None:
-    """torchrun sends SIGTERM to a loader's processes too. They go on until the trainer, which needs their last batch, lets them go."""
+def ignore_sigterm(worker: int) -> None:
+    """torchrun also sends SIGTERM to loader processes. They must ignore it: the trainer needs their last batch, and ends them itself."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Report:
-    """A line on stderr and points in TensorBoard, from the first process."""
+    """Prints metrics on stderr and writes them to TensorBoard, on the first process."""
 
     def __init__(self, out: Path, step: int, steps: int, samples_per_step: int):
         self.out, self.first, self.steps, self.samples_per_step = out, step, steps, samples_per_step
@@ -135,11 +135,11 @@ class Report:
         return self
 
     def show(self, step: int, results: Mapping[str, Tensor], device: torch.device) -> None:
-        """ValueError when the loss is no longer a number."""
+        """Print and store metrics. ValueError if one is not finite."""
         values = {name: float(value) for name, value in results.items()}
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise ValueError(f"{bad[0]} is {values[bad[0]]} at step {step}; go on from an older checkpoint with a lower rate or clip")
+            raise ValueError(f"{bad[0]} is {values[bad[0]]} at step {step}; resume from an older checkpoint with a lower lr or clip")
         now = time.perf_counter()
         values["samples_per_s"] = (step - self.seen) * self.samples_per_step / (now - self.since)
         values["memory_gb"] = memory_gb(device)
@@ -149,7 +149,7 @@ class Report:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"step {step}/{self.steps}  {numbers}  {clock(left_s)} left", file=sys.stderr, flush=True)
+            print(f"step {step}/{self.steps}  {numbers}  {format_time(left_s)} left", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: object) -> None:
         if self.writer is not None:
@@ -157,21 +157,23 @@ class Report:
 
 
 def open_board(out: Path, step: int):
-    """A TensorBoard writer; points that a stopped run made after `step` are dropped."""
+    """A TensorBoard writer; points of an interrupted run after `step` are dropped."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
-        raise ValueError("training needs the package tensorboard, which is not installed; pip install 'livetalk[train]'") from None
+        raise ValueError(
+            "training needs the package tensorboard, which is not installed; install it with pip install 'livetalk[train]'"
+        ) from None
     return SummaryWriter(str(out / "board"), purge_step=step + 1)
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most memory held so far: the GPU's, or this process's on a CPU."""
+    """Peak memory so far: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

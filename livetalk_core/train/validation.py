@@ -1,4 +1,4 @@
-"""Videos of what a network in training does now."""
+"""Validation videos of a network in training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from livetalk_core.train.sample import Sample, to_signed
 from livetalk_core.types import StreamSettings, VideoVAE
 
 SHOWN_FRAMES = 33
-"""Of a film, to show what a VAE makes of it."""
+"""Frames of the film in a VAE's validation video."""
 
 
 def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, settings: StreamSettings, path: Path) -> None:
-    """A stream of a sample's sound and reference, with the averaged weights where there are any. Every process calls it, one writes."""
+    """Write a stream made from a sample's sound and reference, with EMA weights if there are any. Every process calls it; one writes."""
     noise = seeded_noise(sample.plan.latent_shape, settings.seed, sample.latents_KCTHW.device)
     frames, sound = [], []
     with averaged(learner), torch.compiler.set_stance("force_eager"):
@@ -40,8 +40,8 @@ def show_talk(learner: Learner, vae: VideoVAE, sample: Sample, chunks: int, sett
 
 
 @torch.no_grad()
-def show_rebuilt(learner: Learner, film: Film, device: torch.device, path: Path) -> None:
-    """The start of a film and, beside it, what the VAE makes of it."""
+def show_reconstruction(learner: Learner, film: Film, device: torch.device, path: Path) -> None:
+    """Write the start of a film beside the VAE's reconstruction of it."""
     video_1CTHW = to_signed(film.read("frames")[:SHOWN_FRAMES])[None].to(device)
     with averaged(learner):
         again_1CTHW = learner.net(video_1CTHW, 0.0).clamp(-1, 1)
@@ -51,7 +51,7 @@ def show_rebuilt(learner: Learner, film: Film, device: torch.device, path: Path)
 
 @contextmanager
 def averaged(learner: Learner) -> Iterator[nn.Module]:
-    """The network with its averaged weights, if it keeps any, for as long as this lasts."""
+    """Inside this context the network has its EMA weights, if it keeps any."""
     if learner.ema is not None:
         learner.ema.swap()
     try:

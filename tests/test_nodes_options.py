@@ -143,7 +143,7 @@ def test_single_files_are_chosen_from_comfyuis_folders(nodes, host):
         ({"memory": "sharded"}, {}, "memory='sharded' shares the weights over 2 processes or more, and this is one"),
         ({"memory": "sharded", "fast": "fp8"}, {}, "^memory='sharded' works without compile and fast only; .* choose another memory$"),
         ({"memory": "sharded"}, {"gpus": 2, "compile": True}, "^memory='sharded' works without compile and fast only"),
-        ({"workers": 64}, {}, "^workers=64 leave some without work"),
+        ({"workers": 64}, {}, "^workers=64 are too many"),
         (
             {"workers": 2, "decoder": "taew2_1.pth"},
             {},

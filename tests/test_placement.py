@@ -121,7 +121,7 @@ def test_what_does_not_fit_says_which_memory_would(memory, wanted, free, message
 def test_processes_on_the_cpu_all_get_tokens_or_are_refused():
     few = Demand(heads=4, num_bytes=0, tokens=9)
     assert place_on_cpu(3, few).num_workers == 3
-    with pytest.raises(ValueError, match="workers=8 leave some without work: 9 tokens in a chunk; choose 5 or fewer"):
+    with pytest.raises(ValueError, match="workers=8 are too many for 9 tokens in a chunk; choose 5 or fewer"):
         place_on_cpu(8, few)
     with pytest.raises(ValueError, match="memory='sharded' shares the weights over 2 processes or more, and this is one"):
         place_on_cpu(1, few, "sharded")

@@ -20,7 +20,7 @@ from livetalk_core.cli.main import main
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.video import probe_video
 from livetalk_core.pool.pool import Limits, WorkerFailure
-from livetalk_core.pool.workers import FAREWELL_S, PULSE_S
+from livetalk_core.pool.workers import EXIT_S, IDLE_CHECK_S
 from livetalk_core.types import StreamSettings
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
@@ -107,7 +107,7 @@ def strike(pool, moment: str, kind: signal.Signals, draw: random.Random) -> tupl
     workers, pids = pool.workers, pids_of(pool)
     rank = draw.randrange(len(pids))
     os.kill(pids[rank], kind)
-    late_s = {"chunk": pool.limits.chunk_s, "idle": PULSE_S + pool.limits.idle_s}
+    late_s = {"chunk": pool.limits.chunk_s, "idle": IDLE_CHECK_S + pool.limits.idle_s}
     limit_s = SEEN_S * slack() + (late_s[moment] if kind == STOP else 0)
     seen_s = seconds_until(lambda: workers.failure is not None, limit_s)
     gone_s = seconds_until(lambda: not any(map(is_alive, pids)), GONE_S * slack())
@@ -221,7 +221,7 @@ def test_workers_with_nothing_to_do_are_asked_whether_they_are_there(light):
     speak(light)
     workers, submit, pings = light.workers, light.workers.schedule.submit, []
     workers.schedule.submit = lambda job: submit(job) if job.what != "ping" else pings.append(job) or submit(job)
-    seconds_until(lambda: len(pings) == 2 and pings[1].ended.is_set(), 3 * PULSE_S + slack())
+    seconds_until(lambda: len(pings) == 2 and pings[1].ended.is_set(), 3 * IDLE_CHECK_S + slack())
     del workers.schedule.submit
     assert [ping.error for ping in pings] == [None, None] and light.state.kind == "ready"
     assert sorted(workers.schedule.free_slots) == list(range(4)), "they leave no slot taken"
@@ -267,7 +267,7 @@ def test_closing_does_not_wait_for_every_worker_that_is_stopped(tests_on_path): 
     start = time.monotonic()
     pool.close()
     took_s = time.monotonic() - start
-    assert took_s < FAREWELL_S + SEEN_S * slack() and not any(map(is_alive, pids)) and pool.state.kind == "closed"
+    assert took_s < EXIT_S + SEEN_S * slack() and not any(map(is_alive, pids)) and pool.state.kind == "closed"
 
 
 def test_what_was_made_before_a_worker_died_stays_a_playable_file(tmp_path, portrait):

@@ -1,4 +1,4 @@
-"""The one place that assembles: models built or loaded, a reference prepared, a stream opened."""
+"""The engine: it encodes references and opens streams with loaded models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from livetalk_core.types import AudioWindow, Chunk, Reference, Start, StreamSett
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Every network of one engine. Text and picture encoders are made when asked for, since a stream needs them once."""
+    """All networks of one engine. Text and picture encoders are loaded on demand, since a stream needs them only once."""
 
     dit: AudioDiT
     vae: CausalVAE | PatchVAE | DraftVAE
@@ -54,7 +54,7 @@ class Engine:
         self.turn = threading.Lock()
         self.prompts: dict[str, Tensor] = {}
         self.deviations = Deviations(models.dit, device, preset.steps)
-        normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter, which takes half a second of the first chunk
+        normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter now, which takes half a second
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
@@ -64,9 +64,9 @@ class Engine:
     def reference(
         self, pixels_CHW: Tensor, prompt: str = PROMPT, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
     ) -> Reference:
-        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded for a stream of that size.
+        """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt for a stream of that size.
 
-        `image_LD`: CLIP features [257, D] made elsewhere, instead of running the vision tower.
+        `image_LD`: ready-made CLIP features [257, D]; the vision tower then does not run.
         """
         plan = self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
         pixels_CHW = pixels_CHW.to(self.device, self.dtype)
@@ -83,7 +83,7 @@ class Engine:
             )
 
     def text_rows(self, prompt: str) -> Tensor:
-        """umT5 rows [L, D] of a prompt; the last sixteen prompts are kept."""
+        """umT5 rows [L, D] of a prompt; the last 16 prompts are cached."""
         if prompt not in self.prompts:
             ids, mask = self.models.tokenize(prompt)
             rows = self.models.text()(ids.to(self.device), mask.to(self.device)).to(self.dtype)
@@ -95,7 +95,7 @@ class Engine:
         return self.models.image()(pixels_CHW).to(self.dtype)
 
     def checked_rows(self, image_LD: Tensor) -> Tensor:
-        """CLIP features made elsewhere, on the engine's device; ValueError if another CLIP made them."""
+        """Ready-made CLIP features on the engine's device; ValueError for another CLIP's width."""
         width = self.preset.dit.image_dim
         if image_LD.ndim != 2 or image_LD.shape[1] != width:
             raise ValueError(
@@ -105,14 +105,14 @@ class Engine:
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
+        """Decode normalized latents [C, t, h, w] without a stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
         yield from self.models.vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
 
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
         samples_N = normalize_loudness(samples_N.cpu()) if loudness else samples_N
         if self.device.type == "cuda":
-            samples_N = samples_N.cpu().pin_memory()  # else the host would wait for what the device still has to do
+            samples_N = samples_N.cpu().pin_memory()  # otherwise the host would wait for the device's queued work
         return self.models.audio(samples_N.to(self.device, non_blocking=True))
 
     def open(
@@ -152,19 +152,19 @@ class Engine:
         return Stream(session, windows, self.turn, measure)
 
     def cuts(self, plan: StreamPlan) -> Cuts:
-        """All savings; audio attention absorbed only where its keys leave half of the GPU's free memory."""
+        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory."""
         if self.device.type != "cuda":
             return Cuts()
         needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
         return Cuts(absorb_audio=needed < free_bytes(self.device) / 2)
 
     def close(self) -> None:
-        """Let go of nothing but memory: the models go with the engine."""
+        """Clears cached prompts; the models are freed with the engine."""
         self.prompts = {}
 
 
 class BandSession(Session):
-    """One process's session where a group shares the VAE: each holds a band of every frame, and the first process gets the whole ones."""
+    """The session of a process whose group shares the VAE: each holds a band of every frame; the first process collects whole frames."""
 
     vae: BandVAE
 
@@ -177,7 +177,7 @@ class BandSession(Session):
 
 
 class Stream:
-    """One talking picture in this process."""
+    """One stream in this process."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Stream:
         """`on_first` is called with the first window, before its chunk is made."""
         self.session, self.windows, self.turn, self.on_first = session, windows, turn, on_first
         self.calls: deque[Iterator[AudioWindow]] = deque()
-        """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
+        """Windows still to be made. If a reader stops early, a later call gives the rest."""
         self.pieces: Iterator[Chunk] = iter(())
         self.begun = False
 
@@ -211,7 +211,7 @@ class Stream:
             yield piece
 
     def next_piece(self) -> Chunk | None:
-        """Of the chunk that is being made, or of the next one."""
+        """The next piece of this chunk, or the first of the next one."""
         piece = next(self.pieces, None)
         if piece is not None:
             return piece
@@ -236,4 +236,4 @@ class Stream:
         return None
 
     def close(self) -> None:
-        """Nothing to free: memory goes with the object."""
+        """Does nothing: memory is freed with the object."""

@@ -1,4 +1,4 @@
-"""Which GPUs a pool runs on and how they share the work: asked of the driver and decided by what is free, with the reason in words."""
+"""Chooses the GPUs of a pool and how they share the work, from the driver's free memory, and explains the choice."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a model asks of each GPU. Sequence parallelism splits the tokens, so every GPU holds all weights, unless they are sharded."""
+    """What a model needs on each GPU. Tokens are split, so every GPU holds all weights unless these are sharded or offloaded."""
 
     heads: int
     num_bytes: int
-    """Of all weights, and room to work."""
+    """Bytes of all weights, plus working memory."""
     tokens: int
     block_bytes: int = 0
-    """Of a block of the DiT, and how many there are; part of `num_bytes`."""
+    """Bytes of one DiT block; all `num_blocks` blocks are part of `num_bytes`."""
     num_blocks: int = 0
 
     def on_each(self, memory: str, count: int) -> int:
-        """Bytes that each of `count` GPUs must have free when the blocks' weights are kept in this way."""
+        """Bytes that each of `count` GPUs must have free for this choice of memory."""
         rest = self.num_bytes - self.num_blocks * self.block_bytes
         return rest + blocks_on_device(memory, self.block_bytes, self.num_blocks, count)
 
@@ -83,19 +83,19 @@ def place_on_gpus(wanted: int | Literal["auto"], demand: Demand, gpus: list[Gpu]
 
 
 def fitting_counts(demand: Demand, gpus: list[Gpu], memory: str) -> list[int]:
-    """How many GPUs may work together. Sharded weights need more room the fewer share them, and two at least."""
+    """Possible numbers of GPUs. Sharded weights need at least two GPUs, and more memory on each the fewer there are."""
     least = 2 if memory == "sharded" else 1
     counts = [count for count in possible_counts(len(gpus), demand) if count >= least]
     return [count for count in counts if len(fitting_gpus(demand.on_each(memory, count), gpus)) >= count]
 
 
 def fitting_gpus(num_bytes: int, gpus: list[Gpu]) -> list[Gpu]:
-    """Those with so much free, the freest first."""
+    """GPUs with at least `num_bytes` free, the freest first."""
     return sorted((gpu for gpu in gpus if gpu.free_bytes >= num_bytes), key=lambda gpu: -gpu.free_bytes)
 
 
 def explain_misfit(demand: Demand, gpus: list[Gpu], memory: str) -> str:
-    """Why no GPU will do, and under which other choice of memory some would."""
+    """Why the GPUs do not suffice, and which other choices of memory would work."""
     count = len(gpus)
     most = in_gib(max(gpu.free_bytes for gpu in gpus))
     others = {other: fitting_counts(demand, gpus, other) for other in ("sharded", "offload") if other != memory}
@@ -110,7 +110,7 @@ def explain_misfit(demand: Demand, gpus: list[Gpu], memory: str) -> str:
 
 
 def explain_memory(demand: Demand, memory: str, count: int) -> str:
-    """Where the weights are, when they are not simply on every GPU."""
+    """Where the weights are, unless they are whole on every GPU."""
     whole = demand.num_blocks * demand.block_bytes
     if whole == 0:
         return ""
@@ -130,7 +130,7 @@ def place_on_cpu(count: int, demand: Demand, memory: str = "auto") -> Placement:
     check_memory(memory, count)
     choices = possible_counts(count, demand)
     if count not in choices:
-        raise ValueError(f"workers={count} leave some without work: {demand.tokens} tokens in a chunk; choose {choices[-1]} or fewer")
+        raise ValueError(f"workers={count} are too many for {demand.tokens} tokens in a chunk; choose {choices[-1]} or fewer")
     topology = choose_topology(count, demand.heads, demand.tokens)
     degrees = {"ulysses_degree": topology.ulysses_degree, "ring_degree": topology.ring_degree}
     return Placement(
@@ -141,7 +141,7 @@ def place_on_cpu(count: int, demand: Demand, memory: str = "auto") -> Placement:
 
 
 def possible_counts(most: int, demand: Demand) -> list[int]:
-    """Counts that leave no worker without tokens."""
+    """Counts up to `most` with which every worker has tokens."""
     counts = []
     for count in range(1, most + 1):
         try:
@@ -153,7 +153,7 @@ def possible_counts(most: int, demand: Demand) -> list[int]:
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, found without touching CUDA; none without NVIDIA's driver."""
+    """The GPUs that this process may use, found without initializing CUDA; none without NVIDIA's driver."""
     try:
         text = subprocess.run(QUERY, capture_output=True, text=True, timeout=30, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
@@ -168,7 +168,7 @@ def visible_gpus() -> list[Gpu]:
 
 
 def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
-    """What a model asks for, from its files' names and headers only."""
+    """What a model needs, from its files' sizes and headers only."""
     if not isinstance(model, ModelFiles) and model in BY_NAME:
         preset = BY_NAME[model]()
         return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset.bucket))
@@ -187,13 +187,13 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
 
 
 def tokens_in(size: str, bucket: str) -> int:
-    """Tokens of a chunk of the smallest picture that this size setting may come to."""
+    """Tokens in a chunk of the smallest picture that this size setting allows."""
     sizes = BUCKETS[bucket if size == "auto" else size] if size == "auto" or size in BUCKETS else [parse_size(size)]
     return min(StreamPlan(width=width, height=height).tokens for width, height in sizes)
 
 
 def heads_in(path: Path) -> int:
-    """Heads of a DiT file, from the width of its tensors; the published model's 40 when the header does not tell."""
+    """Number of heads of a DiT file, from its tensors' width; the published model's 40 if the header does not tell."""
     for name, tensor in read_header(path).items():
         if name.endswith("self_attn.norm_q.weight"):
             return max(1, tensor["shape"][0] // HEAD_DIM)
@@ -201,7 +201,7 @@ def heads_in(path: Path) -> int:
 
 
 def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
-    """Bytes of a block of the DiT in these files, and how many there are; without a header all of a file counts as the published 40."""
+    """Bytes of one DiT block in these files, and the number of blocks. A file without a header counts as the published 40 blocks."""
     total, last = 0, 0
     for path in paths:
         header = read_header(path)
@@ -212,7 +212,7 @@ def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Shapes and places of a safetensors file's tensors; nothing of another kind of file. ValueError for one that is damaged."""
+    """The header of a safetensors file; empty for other kinds of file. ValueError for a damaged one."""
     if path.suffix != ".safetensors":
         return {}
     with open(path, "rb") as file:

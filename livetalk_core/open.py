@@ -33,6 +33,7 @@ def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info)
 
 def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Pool:
     """A started pool of workers, even for one GPU."""
+    from livetalk_core.parallel.memory import host_bytes
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
@@ -40,7 +41,10 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
     if options.workers is not None:
         place, device = placement.place_on_cpu(options.workers, demand, options.memory), "cpu"
     else:
-        place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
+        box = placement.Box(gpus=tuple(placement.visible_gpus()), host_bytes=host_bytes())
+        place, device = placement.place_on_gpus(options.gpus, demand, box, options.memory, can_shard=options.can_shard), "cuda:0"
+        if place.memory == "sharded":
+            options = replace(options, memory="sharded")  # all ranks must do the same; offload and resident may differ by rank
     notes(f"workers: {place.reason}")
     pool = Pool(place, Recipe(options=replace(options, device=device)))
     pool.start()

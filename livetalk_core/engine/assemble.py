@@ -20,7 +20,7 @@ from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import SequenceGroup
-from livetalk_core.parallel.memory import free_bytes, settle_memory, working_room
+from livetalk_core.parallel.memory import free_bytes, host_bytes, host_share, settle_memory, working_room
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.parallel.vae import parallelize_vae
 
@@ -83,7 +83,8 @@ def keep_dit(
     blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
     count = len(dit.blocks)
     rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
-    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room)
+    host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
+    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":
         dit.to(device, dtype)
     else:

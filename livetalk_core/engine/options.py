@@ -126,8 +126,13 @@ class EngineOptions:
         for each in fields(self):
             if (value := vars(self)[each.name]) != each.default:
                 option_of(each).check(each.name, value)
-        if self.memory == "sharded" and (self.compile or self.fast != "none"):
+        if self.memory == "sharded" and not self.can_shard:
             raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether the DiT's weights can be sharded with the other options."""
+        return not self.compile and self.fast == "none"
 
     @property
     def in_pool(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from livetalk_core.parallel.offload import NUM_SLOTS
@@ -14,6 +16,8 @@ SPARE_BYTES = GIB
 ROOMY_BYTES = 20 * GIB
 """Free memory that `auto` leaves before it keeps blocks on the device: absorbed audio keys, 9.4 GB at 14B and 720 x 416, save more time
 than blocks that stay, and are made where they take less than half of what is free."""
+PROCESS_BYTES = 2 * GIB
+"""Host memory that one process takes beside offloaded weights: an estimate."""
 GATHERED_BLOCKS = 4
 """Blocks' worth of memory for the one at work, the one being gathered, and the copies between: an estimate."""
 
@@ -50,15 +54,38 @@ def free_bytes(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def settle_memory(memory: str, free: int | None, block_bytes: int, num_blocks: int, rest_bytes: int, room_bytes: int) -> tuple[str, int]:
-    """resident or offload, and how many blocks stay on the device.
+def host_bytes() -> int | None:
+    """Host memory that is available; None where the system does not tell."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text(encoding="ascii").splitlines() if info.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return found[0] if found else None
 
-    `auto`: resident where the blocks, the other weights and the room fit; else offload with as many blocks as leave ROOMY_BYTES free.
-    Asked for, offload takes as little as it can.
+
+def host_share(host: int | None, num_processes: int) -> int | None:
+    """Host memory for the offloaded weights of each process."""
+    return None if host is None else max(0, host // num_processes - PROCESS_BYTES)
+
+
+def blocks_beyond_host(block_bytes: int, num_blocks: int, host: int | None) -> int:
+    """Blocks that `host` bytes cannot hold, so that they must stay on the device. Pinned memory is rounded up to a power of two."""
+    if host is None or block_bytes == 0:
+        return 0
+    return max(0, num_blocks - host // (1 << (block_bytes - 1).bit_length()))
+
+
+def settle_memory(
+    memory: str, free: int | None, block_bytes: int, num_blocks: int, rest_bytes: int, room_bytes: int, host: int | None = None
+) -> tuple[str, int]:
+    """resident or offload, and how many blocks stay on the device. `host`: bytes of host memory for weights, None if not known.
+
+    `auto`: resident if the blocks, the other weights and the working memory fit; else offload, with as many blocks on the device as leave
+    ROOMY_BYTES free. An explicit offload keeps only the blocks on the device that the host cannot hold.
     """
+    least = blocks_beyond_host(block_bytes, num_blocks, host)
     if memory == "offload":
-        return "offload", 0
+        return "offload", least
     if memory == "resident" or free is None or free >= num_blocks * block_bytes + rest_bytes + room_bytes:
         return "resident", num_blocks
     spare = free - blocks_on_device("offload", block_bytes, num_blocks) - rest_bytes - max(room_bytes, ROOMY_BYTES)
-    return "offload", max(0, min(num_blocks, spare // block_bytes))
+    return "offload", max(least, min(num_blocks, spare // block_bytes))

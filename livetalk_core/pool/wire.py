@@ -31,6 +31,8 @@ class Placement:
     num_workers: int
     ulysses_degree: int
     ring_degree: int
+    memory: str = "resident"
+    """Where the DiT's weights are kept: resident, sharded or offload."""
     gpus: tuple[str, ...] = ()
     """UUID of each worker's GPU; empty for processes on the CPU."""
     reason: str = ""

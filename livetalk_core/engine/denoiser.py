@@ -83,6 +83,10 @@ class DiTDenoiser:
             self.audio = self.dit.absorb_audio(self.audio)
         self.window = window
 
+    def release_window(self) -> None:
+        """Free a chunk's audio keys, up to 9.4 GB at 14B, so that streams hold none between chunks."""
+        self.audio, self.window = [], None
+
     def embedded_time(self, t: float, device: torch.device) -> TimeEmbedding:
         if t not in self.times:
             self.times[t] = self.dit.embed_time(torch.tensor([1000 * t], dtype=torch.float32, device=device))

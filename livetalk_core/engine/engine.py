@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
@@ -17,10 +18,12 @@ from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_lo
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.runner import SequenceRunner
 from livetalk_core.models.text import TextEncoder, Tokenizer
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
+from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.memory import free_bytes
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
@@ -53,6 +56,8 @@ class Engine:
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn = threading.Lock()
         self.prompts: dict[str, Tensor] = {}
+        self.absorbs: dict[tuple[int, bool], bool] = {}
+        """Whether audio keys are absorbed, by latent frames and by whether 8-bit products are still to begin."""
         self.deviations = Deviations(models.dit, device, preset.steps)
         normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter now, which takes half a second
 
@@ -137,7 +142,7 @@ class Engine:
         make, vae = Session, self.models.vae
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start, denoiser.release_window)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
         windows = kind(
@@ -147,20 +152,35 @@ class Engine:
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
-            denoiser.cuts = self.cuts(plan)  # weights in 8 bits have left room
+            denoiser.cuts = self.cuts(plan)  # 8-bit weights may have left room
 
         return Stream(session, windows, self.turn, measure)
 
     def cuts(self, plan: StreamPlan) -> Cuts:
-        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory."""
-        if self.device.type != "cuda":
-            return Cuts()
-        needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
-        return Cuts(absorb_audio=needed < free_bytes(self.device) / 2)
+        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory.
+
+        Decided once for all streams of the engine, which hold these keys one after another, and in a group the same on all processes;
+        decided again when 8-bit products begin. Every process of a group must call it at the same time.
+        """
+        key = (plan.latent_frames, self.deviations.fp8)
+        if key not in self.absorbs:
+            free = free_bytes(self.device)
+            needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
+            self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.models.dit.sequence)
+        return Cuts(absorb_audio=self.absorbs[key])
 
     def close(self) -> None:
         """Clears cached prompts; the models are freed with the engine."""
         self.prompts = {}
+
+
+def all_agree(wanted: bool, sequence: SequenceRunner) -> bool:
+    """Whether all processes that share the DiT want it."""
+    if not isinstance(sequence, SequenceParallel):
+        return wanted
+    votes = torch.tensor([wanted], dtype=torch.int32, device=sequence.group.device)
+    dist.all_reduce(votes, dist.ReduceOp.MIN, group=sequence.group.whole)
+    return bool(votes)
 
 
 class BandSession(Session):

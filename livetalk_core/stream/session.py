@@ -54,7 +54,10 @@ class Session:
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
         start: Start | None = None,
+        on_denoised: Callable[[], None] = lambda: None,
     ):
+        """`on_denoised` is called after a chunk's last step, also if the steps were stopped."""
+        self.on_denoised = on_denoised
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
         self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
         self.times = flow_times(settings.steps, settings.shift)
@@ -123,9 +126,12 @@ class Session:
         """Latents [C, t, h, w] of the chunk, motion latents in place."""
         x0 = None
         steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window, self.settings.last_noise)
-        for i in range(self.settings.steps):
-            self.announce(i)
-            x0 = next(steps)
+        try:
+            for i in range(self.settings.steps):
+                self.announce(i)
+                x0 = next(steps)
+        finally:
+            self.on_denoised()
         return x0
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:

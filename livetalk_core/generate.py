@@ -19,7 +19,7 @@ from livetalk_core.media.video import VideoWriter
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.pool import Pool
 from livetalk_core.presets import Preset
-from livetalk_core.resume import Left, Likeness, Trail, checksum, find_left, leftovers
+from livetalk_core.resume import Fingerprint, Leftover, ResumeFile, checksum, find_leftover, leftover_notes
 from livetalk_core.stream.window import mix
 from livetalk_core.types import AvatarStream, Chunk
 
@@ -31,19 +31,19 @@ OnChunk = Callable[[Chunk, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the one who asked for a video is told meanwhile."""
+    """Callbacks that report progress to the caller."""
 
     chunk: OnChunk = lambda chunk, total: None
     note: Callable[[str], None] = lambda note: None
-    """One sentence on what was decided or found."""
+    """One sentence for the user."""
     resumed: Callable[[int], None] = lambda frames: None
-    """So many frames were made before."""
+    """Number of frames that an earlier run has made."""
     saved: Callable[[Path, int], None] = lambda path, frames: None
-    """The video, or what was made of it, is there, and has so many frames."""
+    """Path of the saved video, complete or partial, and its number of frames."""
 
 
 def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = None, report: Report = Report()) -> int:  # noqa: B008
-    """Make the video of a job; returns its number of frames. Stopped by Ctrl-C or an error, the file of what was made is kept."""
+    """Make a job's video; returns its number of frames. After Ctrl-C or an error, the frames made so far are kept as a file."""
     job, on_chunk = inputs.job, on_chunk or report.chunk
     plan = plan_for(engine, inputs)
     if job.settings.whole_audio:
@@ -52,16 +52,16 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
     if note:
         report.note(note)
     masks_KHW = load_masks(job.masks, plan.width, plan.height, job.focus) if job.masks else None
-    likeness = likeness_of(inputs, engine, plan)
-    left = look_for_left(job, likeness, plan, report)
+    fingerprint = fingerprint_of(inputs, engine, plan)
+    left = look_for_leftover(job, fingerprint, plan, report)
     reference = engine.reference(pixels_CHW, job.prompt, masks_KHW)
     total = plan.frames_in(inputs.duration)
     with ExitStack() as stack:
         writer = stack.enter_context(open_writer(job, plan, left, report))
-        trail = Trail(writer.part, likeness, plan.motion_latents, left.start.index if left else 0)
-        stack.callback(trail.remove)
+        resume_file = ResumeFile(writer.part, fingerprint, plan.motion_latents, left.start.index if left else 0)
+        stack.callback(resume_file.remove)
         later = {"start": left.start} if left else {}
-        stream = engine.open(reference, job.settings, people=job.people, on_latents=trail.keep, **later)
+        stream = engine.open(reference, job.settings, people=job.people, on_latents=resume_file.keep, **later)
         stack.callback(stream.close)
         for chunk in talk(stream, with_silent(read_speakers(job), job.people), total):
             writer.write(chunk.frames_THWC)
@@ -70,8 +70,8 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
 
 
 @contextmanager
-def open_writer(job: Job, plan: StreamPlan, left: Left | None, report: Report) -> Iterator[VideoWriter]:
-    """The video's file, begun with what is left of an earlier run. However this ends, what was made is saved, and told where."""
+def open_writer(job: Job, plan: StreamPlan, left: Leftover | None, report: Report) -> Iterator[VideoWriter]:
+    """The video's file, beginning with the frames of an earlier run. At any exit, the frames made are saved and the path reported."""
     with ExitStack() as stack:
         sound = job.audio[0] if len(job.audio) == 1 else stack.enter_context(mixed_file(job))
         how = {"audio": sound, "audio_track": job.audio_track if len(job.audio) == 1 else None, "piece_frames": plan.new_frames}
@@ -90,8 +90,8 @@ def open_writer(job: Job, plan: StreamPlan, left: Left | None, report: Report) -
         keep(writer, left, report, partial=False)
 
 
-def keep(writer: VideoWriter, left: Left | None, report: Report, *, partial: bool) -> None:
-    """Close the video; with nothing in it, remove it."""
+def keep(writer: VideoWriter, left: Leftover | None, report: Report, *, partial: bool) -> None:
+    """Close the video, or remove it if it is empty."""
     if writer.saved is None and (writer.num_frames == 0 or writer.failed):
         writer.abort()
         return
@@ -103,17 +103,17 @@ def keep(writer: VideoWriter, left: Left | None, report: Report, *, partial: boo
     report.saved(path, writer.num_frames)
 
 
-def look_for_left(job: Job, likeness: Likeness, plan: StreamPlan, report: Report) -> Left | None:
-    """What to go on from, if that is asked for; else what lies about is told."""
+def look_for_leftover(job: Job, fingerprint: Fingerprint, plan: StreamPlan, report: Report) -> Leftover | None:
+    """With --resume, the earlier run to resume; otherwise only report what earlier runs have left."""
     if job.resume:
-        return find_left(job.output, likeness, plan.new_frames)
-    for note in leftovers(job.output):
+        return find_leftover(job.output, fingerprint, plan.new_frames)
+    for note in leftover_notes(job.output):
         report.note(note)
     return None
 
 
-def likeness_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> Likeness:
-    """Everything that makes two videos different."""
+def fingerprint_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> Fingerprint:
+    """Everything that affects the video, for comparing two runs."""
     job = inputs.job
     return {
         "size": f"{plan.width}x{plan.height}",
@@ -127,7 +127,7 @@ def likeness_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> Like
 
 
 def talk(stream: AvatarStream, sound: Iterator[Tensor], num_frames: int) -> Iterator[Chunk]:
-    """Push sound as it comes, then finish: the chunks of the whole stream, in pieces."""
+    """Push all sound, then finish; yields the pieces of the whole stream."""
     for samples_PN in sound:
         yield from stream.push(samples_PN)
     yield from stream.finish(num_frames)
@@ -135,7 +135,7 @@ def talk(stream: AvatarStream, sound: Iterator[Tensor], num_frames: int) -> Iter
 
 @contextmanager
 def mixed_file(job: Job) -> Iterator[Path]:
-    """A temporary WAV of several files together, 48 kHz mono, for the video's sound track."""
+    """A temporary WAV that mixes several files, 48 kHz mono, for the video's sound track."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mixed.wav"
         with wave.open(str(path), "wb") as file:
@@ -148,7 +148,7 @@ def mixed_file(job: Job) -> Iterator[Path]:
 
 
 def check_room(preset: Preset, duration: Fraction, people: int, free: int) -> None:
-    """ValueError if hearing the whole recording at once needs more memory than is free."""
+    """ValueError if encoding the whole recording at once needs more memory than is free."""
     needed = float(duration) * people * preset.audio.bytes_per_second
     if needed > free:
         raise ValueError(
@@ -158,11 +158,11 @@ def check_room(preset: Preset, duration: Fraction, people: int, free: int) -> No
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that the audio encoder can have: the GPU's, or what the machine has free."""
+    """Memory available to the audio encoder: the GPU's, or the machine's."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     info = Path("/proc/meminfo")
     if info.exists():
         found = [line.split()[1] for line in info.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")]
         return int(found[0]) * 1024
-    return 1 << 62  # not known here, so nothing is refused
+    return 1 << 62  # unknown, so nothing is refused

@@ -1,4 +1,4 @@
-"""What a video is to be made of: files and choices, looked through and found good before any work begins."""
+"""A video's inputs: files and settings, checked before any work begins."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Job:
     audio: tuple[Path, ...]
     output: Path
     audio_track: int | None = None
-    """Of the first file, from 1; None: the one that FFmpeg would take."""
+    """Audio track of the first file, from 1; None: FFmpeg's choice."""
     split_channels: bool = False
-    """The file's two channels are two speakers."""
+    """Whether the file's two channels are two speakers."""
     prompt: str = PROMPT
     size: str = "auto"
     """WIDTHxHEIGHT, a bucket's name, or auto: the model's own bucket, by the picture's shape."""
     any_size: bool = False
-    """Take a size that the model was not made for."""
+    """Allow sizes that the model was not trained on."""
     crop: str = "center"
-    """What stays of a picture of another shape: center, top, or X,Y, the fractions around which it is cut."""
+    """Part of the picture to keep if its shape differs: center, top, or X,Y (the center of the crop as fractions)."""
     masks: tuple[Path, ...] = ()
     overwrite: bool = False
     resume: bool = False
-    """Go on from what a run that was killed has left."""
+    """Resume from the frames of an interrupted run."""
     engine: str = ""
-    """What was chosen of the engine that changes the result, in any words: it must be the same to resume."""
+    """Text that describes the engine options that change the result; a run resumes only with the same text."""
     settings: StreamSettings = StreamSettings()
 
     @property
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def people(self) -> int:
-        """Speakers that the model sees. With one mask there is a second, who is the rest of the picture and silent."""
+        """Speakers as the model sees them. One mask makes a second, silent speaker of the rest of the picture."""
         return 2 if self.masks else self.voices
 
     @property
@@ -72,13 +72,13 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A job's files, looked through and found good."""
+    """A job's files, checked."""
 
     job: Job
     picture: Picture
     audio: tuple[AudioInfo, ...]
     kept: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
-    """Where copies of pipes lie, as long as this object lives."""
+    """Folder with copies of pipes; it is removed with this object."""
 
     @property
     def duration(self) -> Fraction:
@@ -86,7 +86,7 @@ class Inputs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to read the files, a sentence each."""
+        """One sentence for each thing that was corrected or assumed in the files."""
         return (
             *(f"picture: {note}" for note in self.picture.notes),
             *(f"sound {info.path.name}: {note}" for info in self.audio for note in info.notes),
@@ -94,7 +94,7 @@ class Inputs:
 
 
 def check_inputs(job: Job) -> Inputs:
-    """Read all of a job's inputs before any model is loaded. ValueError or FileNotFoundError for what cannot work."""
+    """Read and check all inputs of a job before any model is loaded. ValueError or FileNotFoundError for bad input."""
     check_target(job.output, job.overwrite)
     if job.size not in ("auto", *BUCKETS):
         for name, value in zip(("width", "height"), parse_size(job.size), strict=True):
@@ -113,7 +113,7 @@ def check_inputs(job: Job) -> Inputs:
 
 
 def check_speakers(job: Job) -> None:
-    """ValueError for more speakers than the model knows, or masks that do not fit them."""
+    """ValueError for too many speakers, or masks that do not match them."""
     if job.split_channels and len(job.audio) != 1:
         raise ValueError(f"--split-channels takes two speakers from one file, and {len(job.audio)} are given; leave one of the two out")
     if max(job.voices, len(job.masks)) > MOST_SPEAKERS:
@@ -125,7 +125,7 @@ def check_speakers(job: Job) -> None:
 
 
 def with_plain_files(job: Job) -> tuple[Job, tempfile.TemporaryDirectory | None]:
-    """The job with copies in place of pipes, which can be read but once."""
+    """The job with pipes replaced by copies, since a pipe can be read only once."""
     paths = (job.picture, *job.audio, *job.masks)
     if not any(path.exists() and not path.is_file() and not path.is_dir() for path in paths):
         return job, None
@@ -136,7 +136,7 @@ def with_plain_files(job: Job) -> tuple[Job, tempfile.TemporaryDirectory | None]
 
 
 def plan_for(engine: AvatarEngine, inputs: Inputs) -> StreamPlan:
-    """The job's size as a plan: its own, or the one of a bucket nearest to the picture's shape. ValueError for one the model cannot do."""
+    """The plan for the job's size, or for the size of its bucket nearest to the picture's shape. ValueError for an impossible size."""
     size = inputs.job.size
     if size == "auto" or size in BUCKETS:
         size_WH = choose_size(*inputs.picture.image.size, engine.preset.bucket if size == "auto" else size)
@@ -148,7 +148,7 @@ def plan_for(engine: AvatarEngine, inputs: Inputs) -> StreamPlan:
 
 
 def crop_of(inputs: Inputs, plan: StreamPlan) -> tuple[Tensor, str | None]:
-    """The picture [3, H, W] in [-1, 1] as the video shows it, and a note on what is cut if that is much."""
+    """The cropped picture [3, H, W] in [-1, 1], and a note if much of it is cut off."""
     image, focus = inputs.picture.image, inputs.job.focus
     note = crop_note(*image.size, plan.width, plan.height, focus)
     ways = "" if note is None else "; --crop top or X,Y keeps another part, and --size another shape"
@@ -156,7 +156,7 @@ def crop_of(inputs: Inputs, plan: StreamPlan) -> tuple[Tensor, str | None]:
 
 
 def load_masks(paths: tuple[Path, ...], width: int, height: int, focus: Focus) -> Tensor:
-    """Speaker masks [3, H, W] of one or two pictures, white where a speaker is. ValueError for one that is black."""
+    """Speaker masks [3, H, W] from one or two pictures, white where a speaker is. ValueError for a black one."""
     people = []
     for path in paths:
         gray = crop_cover(load_picture(path).image.convert("L").convert("RGB"), width, height, focus=focus).mean(0)
@@ -167,33 +167,33 @@ def load_masks(paths: tuple[Path, ...], width: int, height: int, focus: Focus) -
 
 
 def speaker_masks(people: Sequence[Tensor]) -> Tensor:
-    """One or two speakers' places [H, W] -> [3, H, W] with the background last; one speaker's rest is a second one, who is silent."""
+    """One or two speakers' masks [H, W] -> [3, H, W], background last; with one, the rest is a second, silent speaker."""
     if len(people) == 1:
         return torch.stack([people[0], 1 - people[0], torch.zeros_like(people[0])])
     return torch.stack([*people, 1 - torch.stack(list(people)).amax(0)])
 
 
 def read_speakers(job: Job, rate: int = 16000) -> Iterator[Tensor]:
-    """Blocks [voices, N] of a second of the job's sound, silence after the shorter one's end."""
+    """The job's sound in blocks [voices, N] of a second; the shorter one is padded with silence."""
     if job.split_channels:
         return (torch.from_numpy(block_2N) for block_2N in even_blocks(read_sides(job.audio[0], rate, job.audio_track), rate))
     return side_by_side([read_audio(path, rate, track) for path, track in zip(job.audio, job.tracks, strict=True)], rate)
 
 
 def with_silent(blocks: Iterator[Tensor], people: int) -> Iterator[Tensor]:
-    """Blocks [people, N] of blocks of fewer voices: the others are silent."""
+    """Pad blocks of fewer voices to [people, N] with silence."""
     return (F.pad(block_PN, (0, 0, 0, people - len(block_PN))) for block_PN in blocks)
 
 
 def side_by_side(sources: Sequence[Iterator[np.ndarray]], rate: int) -> Iterator[Tensor]:
-    """Blocks [people, N] of a second of mono sounds at `rate`, each given in blocks of any length."""
+    """Combine mono sounds at `rate`, given in blocks of any length, into blocks [people, N] of a second."""
     for blocks in zip_longest(*(even_blocks(source, rate) for source in sources), fillvalue=np.zeros(0, np.float32)):
         length = max(len(block) for block in blocks)
         yield torch.from_numpy(np.stack([np.pad(block, (0, length - len(block))) for block in blocks]))
 
 
 def even_blocks(source: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """The same sound, [N] or [voices, N], in blocks of one second; the last is shorter."""
+    """The same sound, [N] or [voices, N], in blocks of one second; the last may be shorter."""
     waiting = None
     for block in source:
         waiting = block if waiting is None else np.concatenate([waiting, block], axis=-1)

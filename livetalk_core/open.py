@@ -1,4 +1,4 @@
-"""The door to every engine: in this process or in a pool of workers, as its options say."""
+"""Opens an engine in this process or in a pool of workers, as the options say."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Engine | Pool:
-    """The engine that is asked for. `notes` is told how many workers there are and why, and when weights are random."""
+    """Open an engine. `notes` receives the number of workers with the reason, and a note if weights are random."""
     if options.in_pool:
         engine = open_pool(options, notes)
     else:
@@ -32,7 +32,8 @@ def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info)
 
 
 def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Pool:
-    """Workers, started, also for one GPU."""
+    """A started pool of workers, even for one GPU."""
+    from livetalk_core.parallel.memory import host_bytes
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
@@ -40,7 +41,10 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
     if options.workers is not None:
         place, device = placement.place_on_cpu(options.workers, demand, options.memory), "cpu"
     else:
-        place, device = placement.place_on_gpus(options.gpus, demand, placement.visible_gpus(), options.memory), "cuda:0"
+        box = placement.Box(gpus=tuple(placement.visible_gpus()), host_bytes=host_bytes())
+        place, device = placement.place_on_gpus(options.gpus, demand, box, options.memory, can_shard=options.can_shard), "cuda:0"
+        if place.memory == "sharded":
+            options = replace(options, memory="sharded")  # all ranks must do the same; offload and resident may differ by rank
     notes(f"workers: {place.reason}")
     pool = Pool(place, Recipe(options=replace(options, device=device)))
     pool.start()
@@ -48,7 +52,7 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
 
 
 def open_frozen(options: EngineOptions) -> Engine:
-    """The engine whose frozen networks encode the data. A preset with a VAE's file has that one, and needs no other weights."""
+    """The engine whose frozen networks encode training data. A preset with a VAE file uses that VAE and needs no other weights."""
     import torch
 
     from livetalk_core.engine.load import build_random, choose_device, load_member

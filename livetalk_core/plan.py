@@ -1,4 +1,4 @@
-"""Every count of frames, latent frames, samples and tokens, in one place."""
+"""All counts of frames, latent frames, samples and tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fractions import Fraction
 class StreamPlan:
     """The shape of one stream; all counts derive from these fields.
 
-    Chunk c covers video frames [28 c - 5, 28 c + 28): 5 motion frames, seen before, and 28 new ones (defaults).
+    By default chunk c covers video frames [28 c - 5, 28 c + 28): 5 motion frames, already shown, and 28 new ones.
     Frame k shows the sound of samples [640 k, 640 (k + 1)).
-    Raises ValueError, naming the nearest good numbers, for a size, count or rate that does not fit.
+    Raises ValueError with the nearest valid values for a size, count or rate that does not fit.
     """
 
     width: int
@@ -48,7 +48,7 @@ class StreamPlan:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height are multiples of this: one token's pixels per side."""
+        """Width and height must be multiples of this: a token's pixels per side."""
         return self.spatial_stride * self.patch_size
 
     @property
@@ -115,7 +115,7 @@ def nearest_frames(seconds: Fraction | float, fps: int) -> int:
 
 
 def check_multiple(name: str, value: int, multiple: int) -> None:
-    """ValueError with the nearest good numbers unless `value` is a positive multiple."""
+    """ValueError with the nearest valid values unless `value` is a positive multiple."""
     if value > 0 and value % multiple == 0:
         return
     below, above = value // multiple * multiple, -(-value // multiple) * multiple
@@ -124,7 +124,7 @@ def check_multiple(name: str, value: int, multiple: int) -> None:
 
 
 def check_frame_count(name: str, value: int, stride: int = 4) -> None:
-    """ValueError with the nearest good numbers unless `value` = stride k + 1, k >= 0."""
+    """ValueError with the nearest valid values unless `value` = stride k + 1, k >= 0."""
     if value > 0 and value % stride == 1:
         return
     below = (value - 1) // stride * stride + 1

@@ -22,7 +22,7 @@ PROMPT = "A person is talking. Only the foreground characters are moving, the ba
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Sizes of every model and the bucket of picture sizes that suits them."""
+    """The sizes of all networks of a model, and its bucket of picture sizes."""
 
     name: str
     dit: DiTConfig
@@ -32,11 +32,11 @@ class Preset:
     image: ImageConfig | ThumbnailConfig
     bucket: str
     made_for: tuple[str, ...] = ()
-    """Buckets whose sizes it was trained on; none: whatever it can compute."""
+    """Buckets that it was trained on; empty: any size that it can compute."""
     steps: int = 4
     shift: float = 5.0
     last_noise: float = 1.0
-    """Of the noise before the last step. A small network lets some of it through, as specks."""
+    """Scale of the noise before the last step. A small network does not remove all of it, which leaves specks."""
     trained: bool = True
 
     def plan(self, width: int, height: int) -> StreamPlan:
@@ -52,15 +52,17 @@ class Preset:
         )
 
     def check_size(self, width: int, height: int, way_out: str) -> None:
-        """ValueError, ending in `way_out`, for a size far from what the model was trained on: it gives a face that does not talk."""
+        """ValueError, ending in `way_out`, for a size far from those the model was trained on, where the face does not talk."""
         if not self.made_for or suits(width, height, self.made_for):
             return
         known = [f"{w}x{h}" for w, h in sizes_near(self.made_for)]
         some = ", ".join(known[:6]) + (f" and {len(known) - 6} more up to {known[-1]}" if len(known) > 6 else "")
-        raise ValueError(f"size {width}x{height} is none that {self.name} was made for, and its face would not talk; use {some}, {way_out}")
+        raise ValueError(
+            f"size {width}x{height} is not one that {self.name} was trained on, so the face would not talk; use {some}, {way_out}"
+        )
 
     def settled(self, settings: StreamSettings) -> StreamSettings:
-        """The settings with the model's own where a stream does not choose."""
+        """The settings, with None replaced by the model's own values."""
         own = {name: getattr(self, name) for name in ("shift", "last_noise") if getattr(settings, name) is None}
         return replace(settings, **own)
 
@@ -80,7 +82,7 @@ def livetalk_14b() -> Preset:
 
 
 def nano() -> Preset:
-    """A model small enough for a CPU, trained on drawn people: it hears log-mel spectra and was taught no words."""
+    """A model small enough for a CPU, trained on drawn people: it takes log-mel spectra and no prompts."""
     vae, audio, text, image = PatchVAEConfig(), MelConfig(), NoTextConfig(), ThumbnailConfig()
     return Preset(
         name="nano",
@@ -102,7 +104,7 @@ def nano() -> Preset:
 
 
 def tiny() -> Preset:
-    """Every part of the 14B model at toy size, with random weights: for tests and to see the machinery run."""
+    """Every part of the 14B model at a very small size, with random weights, for tests."""
     return Preset(
         name="tiny",
         dit=DiTConfig(

@@ -1,7 +1,7 @@
-"""What a run leaves beside its part file so that a later one can go on where it was killed, and make the same frames.
+"""The resume file beside a run's part file: a later run resumes from it and makes the same frames.
 
-Kept are the motion latents of the last chunks, written at once and whole with every chunk. All else is found again from the inputs, which
-is cheap: noise is drawn anew up to the chunk, the sound is read and its loudness measured from the start, and encoded anew for the file.
+It holds the motion latents of the last chunks and is replaced atomically after every chunk. Everything else is recomputed from the inputs,
+which is cheap: noise is drawn again up to the chunk, and the sound is read, measured and encoded again from the start.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from livetalk_core.media.target import parts_of
 from livetalk_core.types import Start
 
 KEPT = 3
-"""Chunks whose beginnings are kept: the file may be behind by a piece or two."""
-LIKENESS = "likeness"
+"""Number of chunks whose motion latents are kept: the video file may lag behind by a piece or two."""
+FINGERPRINT_KEY = "likeness"
 
-Likeness = dict[str, str]
-"""What must be alike for the rest to fit: settings by name, files by their checksums."""
+Fingerprint = dict[str, str]
+"""What must be equal to resume: settings by name, files by checksum."""
 
 
-class Trail:
-    """Writes down, beside a part file, what each chunk begins with."""
+class ResumeFile:
+    """Writes the resume file: the motion latents that each chunk begins with."""
 
-    def __init__(self, part: Path, likeness: Likeness, motion_latents: int, first: int) -> None:
-        self.path = trail_of(part)
-        self.likeness, self.motion_latents, self.index = likeness, motion_latents, first
+    def __init__(self, part: Path, fingerprint: Fingerprint, motion_latents: int, first: int) -> None:
+        self.path = resume_path(part)
+        self.fingerprint, self.motion_latents, self.index = fingerprint, motion_latents, first
         self.states: dict[int, Tensor] = {}
 
     def keep(self, latents_CTHW: Tensor) -> None:
-        """A chunk's latents, its motion latents first. The chunks before it have been given to the file."""
+        """Save a chunk's motion latents, the first of its latents. All chunks before it were given to the writer."""
         self.states[self.index] = latents_CTHW[:, : self.motion_latents].float().cpu().contiguous()
         self.states = dict(list(self.states.items())[-KEPT:])
         self.index += 1
         fresh = self.path.with_name(self.path.name + ".new")
-        save_file({str(index): state for index, state in self.states.items()}, fresh, {LIKENESS: json.dumps(self.likeness)})
+        save_file({str(index): state for index, state in self.states.items()}, fresh, {FINGERPRINT_KEY: json.dumps(self.fingerprint)})
         with fresh.open("rb") as file, suppress(OSError):
             os.fsync(file.fileno())
         os.replace(fresh, self.path)
 
     def remove(self) -> None:
-        forget(self.path)
+        remove_resume_file(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
-    """A part file to go on from."""
+class Leftover:
+    """A part file to resume from."""
 
     part: Path
     start: Start
@@ -63,33 +63,33 @@ class Left:
 
     def remove(self) -> None:
         self.part.unlink(missing_ok=True)
-        forget(trail_of(self.part))
+        remove_resume_file(resume_path(self.part))
 
 
-def find_left(target: Path, likeness: Likeness, new_frames: int) -> Left:
-    """The part of a target with the most chunks that was made with these settings. ValueError, saying what differs, if there is none."""
-    found: list[Left] = []
+def find_leftover(target: Path, fingerprint: Fingerprint, new_frames: int) -> Leftover:
+    """The target's part with the most chunks made with these settings. ValueError with the difference if there is none."""
+    found: list[Leftover] = []
     differences: list[str] = []
     for part in parts_of(target):
-        states, its_likeness = read_trail(part)
-        if its_likeness != likeness:
-            differences.append(unlike(its_likeness, likeness))
+        states, theirs = read_resume_file(part)
+        if theirs != fingerprint:
+            differences.append(difference(theirs, fingerprint))
             continue
         ready = whole_frames(part) // new_frames
         found += [
-            Left(part=part, start=Start(index=index, motion_CTHW=state), num_frames=index * new_frames)
+            Leftover(part=part, start=Start(index=index, motion_CTHW=state), num_frames=index * new_frames)
             for index, state in states.items()
             if 0 < index <= ready
         ]
     if found:
         return max(found, key=lambda left: left.num_frames)
     if differences:
-        raise ValueError(f"{target}: cannot be resumed: {differences[0]}; give what it was begun with, or leave --resume out")
-    raise ValueError(f"{target}: there is nothing to resume, no run has left a chunk of it; leave --resume out")
+        raise ValueError(f"{target}: cannot be resumed: {differences[0]}; use the settings of the earlier run, or leave --resume out")
+    raise ValueError(f"{target}: there is nothing to resume, no earlier run has left a chunk; leave --resume out")
 
 
-def unlike(then: Likeness, now: Likeness) -> str:
-    """What differs, in a few words."""
+def difference(then: Fingerprint, now: Fingerprint) -> str:
+    """The differences, in a few words."""
     if not then:
         return "an earlier run left a part without its settings"
     names = [name for name in now if then.get(name) != now[name]]
@@ -97,36 +97,36 @@ def unlike(then: Likeness, now: Likeness) -> str:
     return ", ".join(shown) or "it was made by another version"
 
 
-def read_trail(part: Path) -> tuple[dict[int, Tensor], Likeness]:
-    """What each of the last chunks begins with, by index, and the settings; empty for a part without."""
-    with suppress(OSError, SafetensorError, ValueError), safe_open(trail_of(part), "pt") as file:
-        likeness = json.loads((file.metadata() or {}).get(LIKENESS, "{}"))
-        return {int(name): file.get_tensor(name) for name in file.keys()}, likeness  # noqa: SIM118 (it is no dict)
+def read_resume_file(part: Path) -> tuple[dict[int, Tensor], Fingerprint]:
+    """The last chunks' motion latents by index, and the settings; both empty without a resume file."""
+    with suppress(OSError, SafetensorError, ValueError), safe_open(resume_path(part), "pt") as file:
+        fingerprint = json.loads((file.metadata() or {}).get(FINGERPRINT_KEY, "{}"))
+        return {int(name): file.get_tensor(name) for name in file.keys()}, fingerprint  # noqa: SIM118 (it is no dict)
     return {}, {}
 
 
-def leftovers(target: Path) -> list[str]:
-    """A sentence for each part that an earlier run has left."""
+def leftover_notes(target: Path) -> list[str]:
+    """A sentence for each part of an earlier run."""
     notes = []
     for part in parts_of(target):
         frames = whole_frames(part)
-        way_out = "--resume goes on from there" if frames and trail_of(part).exists() else "it can be deleted"
+        way_out = "--resume continues from there" if frames and resume_path(part).exists() else "it can be deleted"
         notes.append(f"an earlier run left {frames} frames in {part}; {way_out}")
     return notes
 
 
-def trail_of(part: Path) -> Path:
+def resume_path(part: Path) -> Path:
     return part.with_name(part.name + ".resume")
 
 
-def forget(trail: Path) -> None:
-    for path in (trail, trail.with_name(trail.name + ".new")):
+def remove_resume_file(path: Path) -> None:
+    for each in (path, path.with_name(path.name + ".new")):
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            each.unlink(missing_ok=True)
 
 
 def checksum(paths: Iterable[Path]) -> str:
-    """SHA-256 of files one after the other, in hexadecimal; empty for none."""
+    """SHA-256 of the files in order, in hexadecimal; empty without files."""
     digest, any_file = hashlib.sha256(), False
     for path in paths:
         any_file = True

@@ -1,4 +1,4 @@
-"""Picture sizes: buckets of one area and many shapes, and the one nearest to a picture's shape."""
+"""Picture sizes: each bucket has one area and many shapes; `choose_size` picks the nearest to a picture's shape."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sizes_near(buckets: tuple[str, ...]) -> tuple[Size, ...]:
 
 
 def suits(width: int, height: int, buckets: tuple[str, ...]) -> bool:
-    """Whether a size has an area and a shape between the extremes of these buckets' sizes."""
+    """Whether a size's area and aspect ratio are within the range of these buckets' sizes."""
     areas = [w * h for w, h in sizes_near(buckets)]
     shapes = [w / h for w, h in sizes_near(buckets)]
     return min(areas) <= width * height <= max(areas) and min(shapes) <= width / height <= max(shapes)

@@ -1,4 +1,4 @@
-"""What travels between the parts, and the protocols they meet at.
+"""Data types and protocols that connect the parts.
 
 Axes in names: T frames (latent frames in latents), H W size, C channels, L tokens, D width, P people, W audio window, S audio layers.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class AudioWindow:
-    """The sound of one chunk, as the DiT hears it."""
+    """The sound of one chunk, as input of the DiT."""
 
     index: int
     """Chunk number, from 0."""
@@ -28,66 +28,65 @@ class AudioWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The identity of a stream: picture and prompt, encoded once."""
+    """A stream's picture and prompt, encoded once."""
 
     text_LD: Tensor
     """[rows, 4096] umT5 rows, before padding."""
     image_LD: Tensor
     """[257, 1280] CLIP features of the picture."""
     cond_CTHW: Tensor
-    """[4 + 16, t, h, w]: mask (1 in latent frame 0) and latents of [picture, grey, grey, ...]."""
+    """[4 + 16, t, h, w]: mask (1 in latent frame 0) and latents of [picture, gray, gray, ...]."""
     first_CTHW: Tensor
     """[16, 1, h, w]: the picture's own latent frame, motion latents of the first chunk."""
     pixels_CHW: Tensor
-    """[3, H, W] in [-1, 1]: the picture as cropped; colour is held to it."""
+    """[3, H, W] in [-1, 1]: the cropped picture; colors are matched to it."""
     speaker_masks_KHW: Tensor | None = None
     """[people + 1, H', W'] 0 or 1: where each person is, and last the background. None for one speaker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Finished video, a chunk's or a piece of it: frames follow on from the last piece's without gap or overlap.
+    """Finished frames: a chunk or a piece of one. They follow the previous piece's frames without gap or overlap.
 
-    A chunk leaves in pieces, as its frames are decoded: of 28 new frames 4, 12 and 12; fewer at the end of a stream.
+    A chunk comes in pieces as its frames are decoded: 4, 12 and 12 of 28 new frames; fewer at the end of a stream.
     """
 
     index: int
-    """Of the chunk, so of its window; the same in all its pieces."""
+    """Index of the chunk and its window; the same in all its pieces."""
     first_frame: int
-    """Of these frames, counted from the stream's start."""
+    """Index of the first of these frames, counted from the stream's start."""
     frames_THWC: Tensor
     """uint8 on the CPU."""
     samples: Tensor
     """Mono float32 16 kHz sound of these frames, 640 a frame."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time spent since the piece before by stage: decode, color; with a chunk's first piece audio and denoise too, and the encode that
-    gave its motion latents after the last piece of the chunk before."""
+    """Seconds per stage since the previous piece; a chunk's first piece also has audio, denoise and the encode of its motion latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a stream goes on that was stopped: the chunk it makes first, and what that begins with. Sound is pushed from the start."""
+    """Where to resume a stream: its first chunk and that chunk's motion latents. Sound is still pushed from the start."""
 
     index: int
     motion_CTHW: Tensor
-    """Motion latents, as they stand first in that chunk's latents."""
+    """The first latents of that chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
-    """What one stream may choose. Raises ValueError for values out of range."""
+    """Settings of one stream. Raises ValueError for values out of range."""
 
     seed: int = 9999
     steps: int = 4
     shift: float | None = None
-    """Of the schedule's times; None: the model's own (published: 5)."""
+    """Shift of the schedule's times; None: the model's own (published: 5)."""
     last_noise: float | None = None
-    """0 to 1: how much of the noise before the last step is added; None: the model's own (published: 1)."""
+    """Scale of the noise before the last step, 0 to 1; None: the model's own (published: 1)."""
     color_strength: float = 1.0
     loudness: bool = True
-    """Bring the sound to -23 LUFS before the audio encoder, as in training."""
+    """Normalize the sound to -23 LUFS before the audio encoder, as in training."""
     whole_audio: bool = False
-    """Encode the whole recording at once, past and future, when it ends; else the last 8 s, as it comes."""
+    """Encode the whole recording at once when it ends, instead of the last 8 s of each chunk."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -99,19 +98,19 @@ class StreamSettings:
         if self.last_noise is not None and not 0 <= self.last_noise <= 1:
             raise ValueError(f"last_noise={self.last_noise} must be 0 (none) to 1 (as trained); leave it out for the model's own")
         if not 0 <= self.color_strength <= 1:
-            raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colours held to the picture)")
+            raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colors matched to the picture)")
 
 
 class Denoiser(Protocol):
     """Hides what the network predicts: x0 = x - t v."""
 
     def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow, motion_latents: int) -> Tensor:
-        """x0 [C, T, H, W] float32 from x at flow time t in [0, 1]; in the first `motion_latents` frames, which are known, anything."""
+        """x0 [C, T, H, W] float32 from x at flow time t in [0, 1]; values of the first `motion_latents` frames do not matter."""
         ...
 
 
 class VideoVAE(Protocol):
-    """Pixels in [-1, 1] to normalised latents and back; causal in time."""
+    """Pixels in [-1, 1] to normalized latents and back; causal in time."""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
         """[3, 4 k + 1, H, W] -> [C, k + 1, h, w]."""
@@ -123,9 +122,9 @@ class VideoVAE(Protocol):
 
 
 class AvatarStream(Protocol):
-    """One talking picture. Chunks come out, in pieces, as soon as the sound for them is in.
+    """One talking picture. Yields chunks, in pieces, as soon as their sound is complete.
 
-    A reader that leaves an iterator before its end gets the rest from the next call's.
+    If a reader stops before an iterator's end, the next call's iterator gives the rest.
     """
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
@@ -133,14 +132,14 @@ class AvatarStream(Protocol):
         ...
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
+        """End the sound: yields the remaining frames, up to `num_frames` in all (default: the length of the pushed sound)."""
         ...
 
     def close(self) -> None: ...
 
 
 class AvatarEngine(Protocol):
-    """Loaded models, ready to talk: in this process or in a pool of workers."""
+    """Loaded models that make streams, in this process or in a pool of workers."""
 
     def open(self, reference: Reference, settings: StreamSettings) -> AvatarStream: ...
 

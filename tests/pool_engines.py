@@ -82,6 +82,17 @@ class LightStream:
         pass
 
 
+def uneven(group, options):
+    """A tiny engine on ranks of which the last has no memory left; its audio features say whether it absorbs audio keys."""
+    from livetalk_core.engine import engine as module
+    from livetalk_core.engine.load import load_member
+
+    module.free_bytes = lambda device: 0 if group.rank == group.size - 1 else 1 << 40
+    engine = load_member(group, options)
+    engine.encode_audio = lambda samples_N, loudness=True: torch.tensor([engine.cuts(engine.plan(48, 32)).absorb_audio])
+    return engine
+
+
 def golden(group, options=None):
     """The engine of the recorded stream, with its recorded noise and window features' own encoder."""
     from livetalk_core.checks.parity import Golden, recorded_noise

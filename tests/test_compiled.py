@@ -198,7 +198,7 @@ def test_without_a_compiler_it_is_said_in_one_line(monkeypatch):
 def test_weights_that_come_and_go_are_not_compiled():
     engine = small_engine()
     offload_blocks(engine.models.dit, torch.device("meta"), torch.float32)
-    with pytest.raises(ValueError, match="3 of 3 blocks wait on the host; leave it out"):
+    with pytest.raises(ValueError, match="3 of 3 blocks are in host memory; leave it out"):
         compile_models(engine.models.dit, None, torch.device("meta"))
     with pytest.raises(ValueError, match="memory='sharded' works without compile"):
         load_engine("tiny", "cpu", memory="sharded", compile=True)

@@ -9,6 +9,7 @@ import torch
 from made import pixels, speech_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from livetalk_core.engine import engine as module
 from livetalk_core.engine.load import load_engine
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session
@@ -229,3 +230,36 @@ def test_two_hundred_chunks_take_no_more_memory_and_no_more_work_than_the_first_
 def resident_mb():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def test_a_stream_holds_no_audio_keys_between_chunks_nor_after_a_stop(engine):
+    stopped = []
+
+    def on_step(step, steps):
+        if stopped:
+            raise KeyboardInterrupt
+
+    stream = engine.open(engine.reference(pixels()), StreamSettings(steps=2), on_step=on_step)
+    denoiser, seen = stream.session.denoiser, []
+    stream.session.on_latents = lambda latents_CTHW: seen.append(denoiser.audio)
+    pieces = stream.push(torch.zeros(17920))
+    next(pieces)
+    assert seen == [[]] and denoiser.audio == [] and denoiser.window is None and denoiser.context, "before the decode begins"
+    list(pieces)
+    denoiser.audio = ["keys"]
+    stopped.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream.push(torch.zeros(17920)))
+    assert denoiser.audio == []
+
+
+def test_all_streams_of_an_engine_absorb_audio_keys_or_none_does(monkeypatch):
+    engine = load_engine("tiny", device="cpu")
+    reference = engine.reference(pixels())
+    monkeypatch.setattr(module, "free_bytes", lambda device: 1 << 40)
+    first = engine.open(reference, StreamSettings())
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    second = engine.open(reference, StreamSettings())
+    assert [stream.session.denoiser.cuts.absorb_audio for stream in (first, second)] == [True, True]
+    poor = load_engine("tiny", device="cpu").open(reference, StreamSettings())
+    assert not poor.session.denoiser.cuts.absorb_audio, "control: without memory they are not absorbed"

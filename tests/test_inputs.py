@@ -210,14 +210,14 @@ def test_the_note_and_the_crop_reach_the_command_line(tmp_path, speech, capsys):
 def test_nano_refuses_sizes_at_which_its_face_does_not_talk(tmp_path, portrait, speech, capsys, size):
     assert main(["generate", str(portrait), str(speech), str(tmp_path / "out.mp4"), "--size", size]) == 2
     error = capsys.readouterr().err
-    assert f"size {size} is none that nano was made for" in error and error.count("\n") == 1
+    assert f"size {size} is not one that nano was trained on" in error and error.count("\n") == 1
     assert "use 128x128, 144x112, 160x96, 112x144, 96x160, or insist with --any-size" in error
     assert not (tmp_path / "out.mp4").exists() and list(tmp_path.glob(".*")) == []
 
 
 def test_a_bucket_of_another_model_is_refused_too_and_may_be_insisted_on(tmp_path, portrait, speech, capsys):
     assert main(["generate", str(portrait), str(speech), str(tmp_path / "out.mp4"), "--size", "416"]) == 2
-    assert "is none that nano was made for" in capsys.readouterr().err
+    assert "is not one that nano was trained on" in capsys.readouterr().err
     short = write_wav(tmp_path / "short.wav", speech_like(0.1))
     assert main(["generate", str(portrait), str(short), str(tmp_path / "out.mp4"), "--size", "64x48", "--any-size"]) == 0
     assert probe_video(tmp_path / "out.mp4").width == 64

@@ -50,6 +50,7 @@ def cards(nodes, monkeypatch):
 
     gpus = [Gpu(index=i, uuid=f"GPU-{i}", free_bytes=26 * GIB, name="a card") for i in range(4)]
     monkeypatch.setattr(placement, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr("livetalk_core.parallel.memory.host_bytes", lambda: 256 * GIB)
     monkeypatch.setattr(placement, "demand_of", lambda model, size="auto": LARGE)
     monkeypatch.setattr(pool_module, "Pool", Noted)
     monkeypatch.setattr("comfy.model_management.get_torch_device", lambda: "cuda:0")
@@ -96,12 +97,19 @@ def test_small_cards_share_a_model_that_none_of_them_holds(nodes, cards, memory,
     assert options == EngineOptions(memory=memory, gpus=gpus or "auto", device="cuda:0")
 
 
-def test_without_it_small_cards_are_refused_and_told_which_input_helps(nodes, cards):
+def test_without_it_small_cards_share_the_weights_by_themselves(nodes, cards):
+    nodes.LoadModel.execute(**SHOWN | {"gpus": 4})
+    ((place, options),) = cards
+    assert place.memory == options.memory == "sharded" and place.num_workers == 4
+    assert "weights sharded: 1/4 of the DiT's blocks on each" in place.reason and "since whole ones need 48 GiB" in place.reason
+
+
+def test_cards_that_are_too_small_whole_are_told_which_input_helps(nodes, cards):
     with pytest.raises(ValueError) as error:
-        nodes.LoadModel.execute(**SHOWN | {"gpus": 4})
+        nodes.LoadModel.execute(**SHOWN | {"gpus": 4}, options=chosen(nodes, memory="resident"))
     assert str(error.value).endswith(
-        "none of 4 GPUs has the 48 GiB free each that this model needs (most: 26 GiB); free memory or choose in LiveTalk Engine Options "
-        "memory sharded (25 GiB on each of 4) or memory offload (15 GiB on each of 4)"
+        "the model needs 48 GiB free on each GPU with memory=resident; none of 4 has that (most: 26 GiB); free memory or choose in "
+        "LiveTalk Engine Options memory sharded or memory offload"
     )
 
 
@@ -143,7 +151,7 @@ def test_single_files_are_chosen_from_comfyuis_folders(nodes, host):
         ({"memory": "sharded"}, {}, "memory='sharded' shares the weights over 2 processes or more, and this is one"),
         ({"memory": "sharded", "fast": "fp8"}, {}, "^memory='sharded' works without compile and fast only; .* choose another memory$"),
         ({"memory": "sharded"}, {"gpus": 2, "compile": True}, "^memory='sharded' works without compile and fast only"),
-        ({"workers": 64}, {}, "^workers=64 leave some without work"),
+        ({"workers": 64}, {}, "^workers=64 are too many"),
         (
             {"workers": 2, "decoder": "taew2_1.pth"},
             {},

@@ -10,14 +10,15 @@ import torch
 from livetalk_core.engine.files import SHIPPED, find_files
 from livetalk_core.models.weights import read_tensors
 from livetalk_core.pool import place as placement
-from livetalk_core.pool.place import Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
+from livetalk_core.pool.place import Box, Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
 
 GIB = 2**30
 LARGE = Demand(heads=40, num_bytes=40 * GIB, tokens=10530)
 
 
-def box(*free_gib: int) -> list[Gpu]:
-    return [Gpu(index=i, uuid=f"GPU-{i}", free_bytes=free * GIB, name="H100") for i, free in enumerate(free_gib)]
+def box(*free_gib: float, host_gib: int | None = None) -> Box:
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", free_bytes=int(free * GIB), name="H100") for i, free in enumerate(free_gib))
+    return Box(gpus=gpus, host_bytes=None if host_gib is None else host_gib * GIB)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,10 @@ def test_gpus_in_use_are_left_alone_and_the_reason_says_which_are_taken():
 @pytest.mark.parametrize(
     "wanted, gpus, message",
     [
-        ("auto", [], "gpus=auto needs NVIDIA GPUs, and none is visible here; use --workers N"),
+        ("auto", box(), "gpus=auto needs NVIDIA GPUs, and none is visible here; use --workers N"),
         (9, box(*[79] * 4), "gpus=9 is not possible: 4 GPUs are visible, 4 with 40 GiB free each; choose 1, 2, 3, 4"),
         (4, box(79, 79, 10), "gpus=4 is not possible: 3 GPUs are visible, 2 with 40 GiB free each; choose 1, 2"),
-        ("auto", box(24, 24), "gpus=auto: none of 2 GPUs has the 40 GiB free each that this model needs \\(most: 24 GiB\\)"),
+        ("auto", box(24, 24), "gpus=auto: the model needs 40 GiB free on each GPU .*none of 2 has that \\(most: 24 GiB\\)"),
     ],
 )
 def test_the_impossible_is_refused_with_the_choices(wanted, gpus, message):
@@ -74,7 +75,13 @@ PUBLISHED = Demand(heads=40, num_bytes=51_100_000_000, tokens=10530, block_bytes
         ),
         ("sharded", (23,) * 8, "auto", 8, "8 of 8 GPUs have 21 GiB free each; .*1/8 of the DiT's blocks on each, 4 GiB of 35 GiB"),
         ("sharded", (46, 46, 10), 2, 2, "2 of 3 GPUs have 34 GiB free each; taking 0, 1"),
-        ("offload", (23, 23), 2, 2, "2 of 2 GPUs have 15 GiB free each; .*weights offloaded: .* in host memory, 35 GiB for each of 2"),
+        (
+            "offload",
+            (23, 23),
+            2,
+            2,
+            "2 of 2 GPUs have 15 GiB free each; .*weights offloaded: .* in host memory, up to 35 GiB for each of 2",
+        ),
     ],
 )
 def test_small_gpus_will_do_when_the_weights_are_shared_out_or_stay_on_the_host(memory, free, wanted, count, reason):
@@ -86,31 +93,18 @@ def test_small_gpus_will_do_when_the_weights_are_shared_out_or_stay_on_the_host(
     "memory, wanted, free, message",
     [
         (
-            "auto",
+            "resident",
             2,
             (46, 46),
-            "gpus=2: none of 2 GPUs has the 48 GiB free each .*or use --memory sharded \\(34 GiB on each of 2\\) or --memory offload",
+            "gpus=2: the model needs 48 GiB free on each GPU with memory=resident; none of 2 has that \\(most: 46 GiB\\); "
+            "free memory or use --memory sharded or --memory offload$",
         ),
-        (
-            "resident",
-            "auto",
-            (23,),
-            "none of 1 GPUs has the 48 GiB free each .*; free memory or use --memory offload \\(15 GiB on each of 1\\)$",
-        ),
+        ("resident", "auto", (23,), "the model needs 48 GiB free on each GPU .*; free memory or use --memory offload$"),
         ("sharded", 2, (26,) * 4, "gpus=2 is not possible: 4 GPUs are visible, 0 with 34 GiB free each; choose 4$"),
-        (
-            "sharded",
-            "auto",
-            (26, 26),
-            "none of 2 GPUs has the 34 GiB free each that this model needs with memory=sharded .*--memory offload",
-        ),
+        ("sharded", "auto", (26, 26), "the model needs 34 GiB free on each GPU with memory=sharded; .*--memory offload"),
         ("sharded", 1, (79, 79), "memory='sharded' shares the weights over 2 processes or more, and this is one"),
-        (
-            "offload",
-            "auto",
-            (10,),
-            "none of 1 GPUs has the 15 GiB free each that this model needs with memory=offload \\(most: 10 GiB\\); free memory$",
-        ),
+        ("offload", "auto", (10,), "the model needs 15 GiB .* with memory=offload; none of 1 has that \\(most: 10 GiB\\); free memory$"),
+        ("auto", "auto", (10, 10), "the model needs 15 GiB .* with memory=offload; none of 2 has that \\(most: 10 GiB\\); free memory$"),
     ],
 )
 def test_what_does_not_fit_says_which_memory_would(memory, wanted, free, message):
@@ -118,10 +112,29 @@ def test_what_does_not_fit_says_which_memory_would(memory, wanted, free, message
         place_on_gpus(wanted, PUBLISHED, box(*free), memory)
 
 
+@pytest.mark.parametrize(
+    "free, host, wanted, can_shard, expected",
+    [
+        ((80,) * 8, 64, "auto", True, ("resident", 8)),
+        ((44.5,) * 8, 64, "auto", True, ("sharded", 8)),
+        ((44.5,) * 2, 64, "auto", True, ("sharded", 2)),
+        ((23,) * 8, 64, "auto", True, ("sharded", 8)),
+        ((44.5,) * 2, 128, 2, False, ("offload", 2)),
+        ((23,), 64, 1, True, ("offload", 1)),
+        ((16,) * 8, 128, "auto", True, ("offload", 2)),
+        ((16,) * 8, None, "auto", True, ("offload", 8)),
+    ],
+)
+def test_auto_is_resident_then_sharded_then_offload(free, host, wanted, can_shard, expected):
+    place = place_on_gpus(wanted, PUBLISHED, box(*free, host_gib=host), can_shard=can_shard)
+    assert (place.memory, place.num_workers) == expected
+    assert place.memory == "resident" or "since whole ones need 48 GiB on each GPU" in place.reason
+
+
 def test_processes_on_the_cpu_all_get_tokens_or_are_refused():
     few = Demand(heads=4, num_bytes=0, tokens=9)
     assert place_on_cpu(3, few).num_workers == 3
-    with pytest.raises(ValueError, match="workers=8 leave some without work: 9 tokens in a chunk; choose 5 or fewer"):
+    with pytest.raises(ValueError, match="workers=8 are too many for 9 tokens in a chunk; choose 5 or fewer"):
         place_on_cpu(8, few)
     with pytest.raises(ValueError, match="memory='sharded' shares the weights over 2 processes or more, and this is one"):
         place_on_cpu(1, few, "sharded")

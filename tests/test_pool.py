@@ -312,3 +312,11 @@ def test_two_pools_at_once_do_not_disturb_each_other(light):
 def test_what_rank_0_warns_of_reaches_the_pools_user(tiny_pool, caplog):
     talk(tiny_pool, reference=tiny_pool.reference(pixels(64, 32)))
     assert [message.partition(":")[0] for message in caplog.messages] == ["--steps 2"], "one line, not one of every worker"
+
+
+def test_one_rank_without_memory_decides_for_all_that_audio_keys_are_not_absorbed(tests_on_path):
+    pool = make_pool(2, "pool_engines:uneven", model="tiny", device="cpu")
+    try:
+        assert pool.encode_audio(CHUNK).tolist() == [False], "rank 0 has memory enough"
+    finally:
+        pool.close()

@@ -20,7 +20,7 @@ from livetalk_core.cli.main import main
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.video import probe_video
 from livetalk_core.pool.pool import Limits, WorkerFailure
-from livetalk_core.pool.workers import FAREWELL_S
+from livetalk_core.pool.workers import EXIT_S
 from livetalk_core.types import StreamSettings
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
@@ -267,8 +267,8 @@ def test_closing_does_not_wait_for_every_worker_that_is_stopped(tests_on_path): 
     pids = pids_of(pool)
     for pid in pids:
         os.kill(pid, STOP)
-    workers, say, left_s = pool.workers, pool.workers.say, []
-    workers.say = lambda *word: left_s.append(workers.leaving + FAREWELL_S - time.monotonic()) or say(*word)
+    workers, attempt, left_s = pool.workers, pool.workers.try_with_timeout, []
+    workers.try_with_timeout = lambda *call: left_s.append(workers.closing_since + EXIT_S - time.monotonic()) or attempt(*call)
     pool.close()
     assert len(left_s) == 4 and left_s[3] < 0.1, "the first took all the time there was for an answer"
     assert not any(map(is_alive, pids)) and pool.state.kind == "closed"

@@ -17,7 +17,7 @@ from livetalk_core.engine.engine import Engine
 from livetalk_core.generate import Job, Report, check_inputs, generate
 from livetalk_core.media.part import whole_frames
 from livetalk_core.media.video import probe_video, read_frames
-from livetalk_core.resume import find_left, read_trail
+from livetalk_core.resume import find_leftover, read_resume_file
 from livetalk_core.types import Start, StreamSettings
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def kill_after(engine: Engine, job: Job, frames: int, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr("livetalk_core.generate.keep", lambda writer, *rest, **how: writer._file.close())
-        patch.setattr("livetalk_core.resume.Trail.remove", lambda trail: None)
+        patch.setattr("livetalk_core.resume.ResumeFile.remove", lambda resume_file: None)
         with pytest.raises(Killed):
             generate(engine, check_inputs(job), count)
 
@@ -91,7 +91,7 @@ def test_another_setting_is_told_and_nothing_is_lost(engine, tmp_path, portrait,
     kill_after(engine, job_of(tmp_path, portrait, "out.mp4"), 70, monkeypatch)
     before = {path: path.read_bytes() for path in tmp_path.glob(".*")}
     other = job_of(tmp_path, portrait, "out.mp4", resume=True, settings=StreamSettings(steps=2, seed=1))
-    with pytest.raises(ValueError, match=r"out.mp4: cannot be resumed: seed was 9999 and is 1; give what it was begun with"):
+    with pytest.raises(ValueError, match=r"out.mp4: cannot be resumed: seed was 9999 and is 1; use the settings of the earlier run"):
         generate(engine, check_inputs(other))
     write_wav(tmp_path / "speech.wav", speech_like(7.3, seed=8))
     with pytest.raises(ValueError, match=r"cannot be resumed: another sound; "):
@@ -106,7 +106,7 @@ def test_a_run_anew_tells_of_what_is_left_and_leaves_it(engine, tmp_path, portra
     assert (
         len(notes) == 1
         and f"an earlier run left {whole_frames(next(tmp_path.glob('.out*.part')))} frames in" in notes[0]
-        and "--resume goes on from there" in notes[0]
+        and "--resume continues from there" in notes[0]
     )
     assert len(list(tmp_path.glob(".out.mp4.*"))) == 2 and probe_video(tmp_path / "out.mp4").frames == 183
 
@@ -123,7 +123,7 @@ def test_a_part_whose_run_goes_on_is_no_leftover(engine, tmp_path, portrait):
     def look(chunk, total):
         if not notes:
             with pytest.raises(ValueError, match="nothing to resume"):
-                find_left(tmp_path / "out.mp4", {}, 28)
+                find_leftover(tmp_path / "out.mp4", {}, 28)
             notes.append(1)
 
     generate(engine, check_inputs(job_of(tmp_path, portrait, "out.mp4")), look)
@@ -141,9 +141,9 @@ def test_torn_files_are_read_as_far_as_they_go(engine, tmp_path, portrait, monke
     assert same_films(tmp_path / "out.mp4", tmp_path / "whole.mp4")
     kill_after(engine, job_of(tmp_path, portrait, "other.mp4"), 120, monkeypatch)
     (part,) = tmp_path.glob(".other.mp4.*.part")
-    trail = part.with_name(part.name + ".resume")
-    trail.write_bytes(trail.read_bytes()[:100])
-    assert read_trail(part) == ({}, {})
+    resume_file = part.with_name(part.name + ".resume")
+    resume_file.write_bytes(resume_file.read_bytes()[:100])
+    assert read_resume_file(part) == ({}, {})
     with pytest.raises(ValueError, match="cannot be resumed: an earlier run left a part without its settings"):
         generate(engine, check_inputs(job_of(tmp_path, portrait, "other.mp4", resume=True)))
 

@@ -180,8 +180,7 @@ def test_the_first_chunks_psnr_is_reported_once_per_size(file, caplog):
     torch.testing.assert_close(carried[:, :2], motion, atol=1e-4, rtol=0)  # of the tiny decoder's own frames
     talk(engine, chunks=1)
     assert caplog.messages == [
-        f"--decoder: the first chunk's frames have a PSNR of {wanted:.2f} dB to the exact decoder's at 48x32; "
-        "leave it out for the exact ones"
+        f"--decoder: on the first chunk at 48x32 the frames' PSNR to the exact decoder's is {wanted:.2f} dB; leave it out for those"
     ]
 
 

@@ -1,1 +1,1 @@
-"""An engine: networks from checkpoints, made ready to run streams."""
+"""An engine loads the networks from checkpoints and runs streams."""

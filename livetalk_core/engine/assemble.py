@@ -1,6 +1,6 @@
-"""The one place where networks are put together: where the DiT's weights wait, which processes share the work, what is compiled.
+"""Puts the networks together: where the DiT's weights are kept, how processes share the work, what is compiled.
 
-`keep_dit` comes while loading, since weights go straight from their files to where they stay; `assemble` does all the rest.
+`keep_dit` runs during loading, so that weights go from their files directly to where they are kept; `assemble` does the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import SequenceGroup
-from livetalk_core.parallel.memory import free_bytes, settle_memory, working_room
+from livetalk_core.parallel.memory import free_bytes, host_bytes, host_share, settle_memory, working_room
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.parallel.vae import parallelize_vae
 
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None = None, tiny: TinyDecoder | None = None) -> Engine:
-    """A loaded engine, made ready: its work shared with a group, its frames made by a tiny decoder, in 8 bits, compiled.
+    """Prepare a loaded engine: share its work with a group, replace its decoder, use 8-bit products, compile, as the options say.
 
-    Products are in 8 bits from the first chunk on, on which that is measured. ValueError for what the model or the device cannot do.
+    8-bit products begin with the first chunk, on which their error is measured. ValueError for what the model or device cannot do.
     """
     dit = engine.models.dit
     if group is not None:
@@ -48,7 +48,7 @@ def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None
 
 
 def draft_with(engine: Engine, tiny: TinyDecoder) -> None:
-    """The engine's frames are made by the tiny decoder from now on. ValueError where latents are not Wan 2.1's."""
+    """Make the engine's frames with the tiny decoder from now on. ValueError for latents other than Wan 2.1's."""
     vae = engine.models.vae
     fits = isinstance(vae, CausalVAE) and (vae.temporal_stride, vae.spatial_stride) == (TEMPORAL_STRIDE, SPATIAL_STRIDE)
     if not fits or vae.config.z_dim != CHANNELS:
@@ -72,18 +72,19 @@ def keep_dit(
     encoder_bytes: int = 0,
     other_bytes: int = 0,
 ) -> None:
-    """Move the DiT's weights from the CPU, or the files that are mapped there, to where `memory` says.
+    """Move the DiT's weights from the CPU, or from mapped files, to where `memory` says.
 
-    `encoder_bytes`: the largest network that comes for a moment; `other_bytes`: those that come to stay.
+    `encoder_bytes`: the largest network that is loaded only temporarily; `other_bytes`: all others that stay loaded.
     """
     if memory == "sharded":
-        from livetalk_core.parallel.sharded import shard_blocks  # here, since what it imports takes 0.7 s
+        from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
 
         return shard_blocks(dit, group, dtype)
     blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
     count = len(dit.blocks)
     rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
-    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room)
+    host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
+    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":
         dit.to(device, dtype)
     else:

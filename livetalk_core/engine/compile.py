@@ -1,4 +1,4 @@
-"""torch.compile where it pays: each block of the DiT, and the VAE's decoder. What was compiled is kept on disk between runs."""
+"""torch.compile for the DiT's blocks and the VAE's decoder. Compiled code is cached on disk between runs."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ log = logging.getLogger(__name__)
 
 KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 64
-"""Forms of one function, by shapes, that are compiled before torch gives up: sizes of pictures times pieces of a decode."""
+"""Torch's limit of compiled variants of one function: picture sizes times pieces of a decode."""
 
 
 def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
-    """From now on the DiT's blocks and the VAE's decoder are compiled when a shape first comes; results differ by rounding.
+    """Compile the DiT's blocks and the VAE's decoder on the first use of each shape; results differ by rounding.
 
-    All blocks are one graph, used as often as there are blocks, and the last one's is another. A VAE that a group shares is left as it is,
-    and what a group exchanges in a block stays out of its graphs. ValueError without a compiler, or for weights that come and go.
+    All blocks share one graph, except the last, which has its own. A VAE shared by a group is not compiled, and a group's communication
+    within a block stays outside the graphs. ValueError without a compiler, or if weights are offloaded.
     """
     require_compiler(device)
     away = sum(any(weight.device.type != device.type for weight in block.parameters()) for block in dit.blocks)
     if away:
         raise ValueError(
-            f"compile needs the DiT's weights on {device}, and {away} of {len(dit.blocks)} blocks wait on the host; leave it out"
+            f"compile needs the DiT's weights on {device}, and {away} of {len(dit.blocks)} blocks are in host memory; leave it out"
         )
     keep_compiled_forms()
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     whole = isinstance(dit.sequence, WholeSequence)
-    assert whole or dit.sequence.compiled, "the group's exchanges would be traced"
+    assert whole or dit.sequence.compiled, "the group's communication would be traced"
     for block in dit.blocks:
         block.compile(dynamic=False, fullgraph=whole)
     if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
         vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
-    log.info("compiled forms on %s, kept in %s", device, os.environ[KEPT_IN])
+    log.info("compiled code for %s is cached in %s", device, os.environ[KEPT_IN])
 
 
 def keep_compiled_forms() -> None:
-    """In the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR names another. Torch sets it to a temporary one, which is none."""
+    """Cache compiled code in the user's cache folder unless TORCHINDUCTOR_CACHE_DIR is set to another than torch's own folder."""
     if os.environ.get(KEPT_IN) in (None, temporary_folder()):
         os.environ[KEPT_IN] = str(cache_folder())
 
 
 def temporary_folder() -> str | None:
-    """Torch's own choice; None for a user without a name, for whom it has none and cannot be imported before another is set."""
+    """Torch's default cache folder; None for a user without a name, for whom torch has none."""
     with suppress(KeyError, OSError):
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
@@ -63,7 +63,7 @@ def temporary_folder() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled forms are kept: in the user's cache, or in the folder for temporary files if there is none that can be written."""
+    """Folder for compiled code: in the user's cache, or in the folder for temporary files if the cache cannot be written."""
     with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livetalk" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 
 
 def require_compiler(device: torch.device) -> None:
-    """ValueError where torch has nothing to compile with."""
+    """ValueError if torch has no compiler."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

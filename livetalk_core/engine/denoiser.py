@@ -1,4 +1,4 @@
-"""The DiT as a Denoiser: what is constant over a chunk, a stream or a schedule is computed once."""
+"""The DiT as a Denoiser. Values that are constant over a chunk, a stream or a schedule are computed once."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from livetalk_core.types import AudioWindow, Reference
 
 @dataclass(frozen=True, kw_only=True)
 class Cuts:
-    """Work that may be saved without changing the result beyond rounding."""
+    """Optimizations that change the result by rounding only."""
 
     absorb_audio: bool = True
-    """Audio attention with its projections in the keys: a quarter of the work, 9.4 GB of keys at 14B and 720 x 416 in bfloat16."""
+    """Fold the projections of audio attention into its keys: a quarter of the work, but 9.4 GB of keys at 14B and 720 x 416 in bfloat16."""
     merge_padding: bool = True
-    """The prompt's equal padding rows as one key."""
+    """Merge the prompt's equal padding rows into one key."""
     skip_motion: bool = True
-    """No queries of motion tokens in the last block."""
+    """Compute no queries for motion tokens in the last block."""
 
 
 def absorbed_bytes(config: DiTConfig, latent_frames: int, dtype: torch.dtype) -> int:
-    """Memory that absorbed audio keys and values take over a chunk."""
+    """Bytes of a chunk's absorbed audio keys and values."""
     return 2 * config.num_layers * latent_frames * config.num_heads * config.audio_tokens * config.dim * dtype.itemsize
 
 
 PLAIN = Cuts(absorb_audio=False, merge_padding=False, skip_motion=False)
-"""Everything worked out, for comparison."""
+"""No optimization, for comparison."""
 
 
 class DiTDenoiser:
-    """x0 from x by the DiT's velocity: x0 = x - t v. Holds the keys of one stream, so make one for each.
+    """x0 from x by the DiT's velocity: x0 = x - t v. It holds the keys of one stream, so each stream needs its own.
 
-    `times`: flow times of the schedule, whose embeddings are made with the stream's first step; others are made when they come.
+    `times`: flow times whose embeddings are computed at the stream's first step; others are computed on first use.
     """
 
     def __init__(self, dit: AudioDiT, times: Sequence[float] = (), cuts: Cuts | None = None):
@@ -52,7 +52,7 @@ class DiTDenoiser:
         self.times: dict[float, TimeEmbedding] = {}
 
     def __call__(self, x_CTHW: Tensor, t: float, reference: Reference, window: AudioWindow, motion_latents: int = 0) -> Tensor:
-        """x0 [C, T, H, W] float32; the first `motion_latents` frames may be left as they are."""
+        """x0 [C, T, H, W] float32; the values of the first `motion_latents` frames do not matter."""
         if reference is not self.reference:
             self.hold_reference(reference)
         if window is not self.window:
@@ -69,7 +69,7 @@ class DiTDenoiser:
         return x_CTHW - t * self.dit.to_velocity(answer[0], x_CTHW, t, reference.cond_CTHW)
 
     def hold_reference(self, reference: Reference) -> None:
-        """Compute what picture, prompt and schedule give: constant over the stream."""
+        """Compute what depends only on picture, prompt and schedule, once a stream."""
         self.condition = self.dit.embed_condition(reference.cond_CTHW[None])
         self.context = self.dit.embed_context(reference.text_LD[None], reference.image_LD[None], self.cuts.merge_padding)
         for t in self.schedule:
@@ -77,11 +77,15 @@ class DiTDenoiser:
         self.reference = reference
 
     def hold_window(self, window: AudioWindow, device: torch.device) -> None:
-        """Compute the keys of a chunk's sound."""
+        """Compute the audio keys of a chunk."""
         self.audio = self.dit.embed_audio(window.features_PTWSD[None].flatten(-2).to(device))
         if self.cuts.absorb_audio and window.features_PTWSD.shape[0] == 1:
             self.audio = self.dit.absorb_audio(self.audio)
         self.window = window
+
+    def release_window(self) -> None:
+        """Free a chunk's audio keys, up to 9.4 GB at 14B, so that streams hold none between chunks."""
+        self.audio, self.window = [], None
 
     def embedded_time(self, t: float, device: torch.device) -> TimeEmbedding:
         if t not in self.times:

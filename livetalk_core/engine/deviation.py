@@ -1,8 +1,8 @@
-"""How far an option that changes the result takes it from the exact one: measured on a stream's first chunk, with its own picture, sound,
-noise and size, and said in one line.
+"""Measures how far a lossy option moves the result from the exact one, on a stream's first chunk with its own picture, sound, noise and
+size, and logs it in one line.
 
-The exact way is taken first, and then once more with each option alone. So it costs the time of a chunk, and of one more for each option.
-A tiny decoder is given the exact latents: that costs a decode by each decoder.
+The chunk is made exactly, then once with each lossy option alone: one chunk's time, and one more for each option.
+A tiny decoder is compared on the exact latents, which costs one decode with each decoder.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to make a chunk's latents."""
+    """One variant of making a chunk's latents."""
 
     option: str
-    """As the command line has it; empty for the exact way."""
+    """As on the command line; empty for the exact variant."""
     steps: int
     kernel: str
     fp8: bool = False
@@ -41,7 +41,7 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstChunk:
-    """What a stream begins with. `settings` has the shift of its schedule."""
+    """A stream's first chunk. `settings` has a definite shift."""
 
     plan: StreamPlan
     reference: Reference
@@ -52,10 +52,10 @@ class FirstChunk:
 
 
 class Deviations:
-    """Measures an engine's options, each once a size; 8-bit products once, since they begin to be used by it.
+    """Measures an engine's lossy options once for each size; 8-bit products only once, since measuring them also turns them on.
 
-    `steps`: the model's own number, the exact one. `fp8`: 8-bit products are asked for. `compiled`: the DiT has a compiled form, which
-    is not made of what is only measured. `draft`: a VAE with a tiny decoder.
+    `steps`: the model's own number of steps, which is exact. `fp8`: 8-bit products are wanted. `compiled`: the DiT is compiled; what is
+    only measured runs without compiling. `draft`: a VAE with a tiny decoder.
     """
 
     def __init__(self, dit: AudioDiT, device: torch.device, steps: int):
@@ -63,13 +63,13 @@ class Deviations:
         self.fp8 = self.compiled = False
         self.draft: DraftVAE | None = None
         self.found: dict[tuple[str, int, int], float] = {}
-        """Root mean square of the latents' difference over the exact ones', by option, width and height."""
+        """RMS of the latents' difference relative to the exact latents, by option, width and height."""
         self.psnr_db: dict[tuple[int, int], float] = {}
-        """Of the tiny decoder's frames against the exact one's, by width and height."""
+        """PSNR of the tiny decoder's frames against the exact decoder's, by width and height."""
 
     @torch.no_grad()
     def measure(self, first: FirstChunk) -> None:
-        """Measure and say what is not measured yet. From here on products are in 8 bits where that is asked for."""
+        """Measure and log what is not measured yet. Turns on 8-bit products if they are wanted."""
         size = (first.plan.width, first.plan.height)
         due = [way for way in self.ways(first.settings) if (way.option, *size) not in self.found]
         draft_due = self.draft is not None and size not in self.psnr_db
@@ -83,12 +83,12 @@ class Deviations:
                 error = relative_rms(self.make(way, first), exact)
                 self.found[(way.option, *size)] = error
                 log.warning(
-                    "%s: the first chunk's latents are off by %.2f%% of their size at %dx%d; leave it out for the exact ones",
-                    *(way.option, 100 * error, *size),
+                    "%s: on the first chunk at %dx%d the latents differ from the exact ones by %.2f%% (RMS); leave it out for those",
+                    *(way.option, *size, 100 * error),
                 )
 
     def measure_draft(self, exact_CTHW: Tensor, first: FirstChunk) -> None:
-        """Decode the exact latents both ways and say how far apart the new frames are, before their color is matched."""
+        """Decode the exact latents with both decoders and log the PSNR of the new frames, before color matching."""
         motion_CTHW = first.reference.first_CTHW
         latents_CTHW = torch.cat([motion_CTHW.to(exact_CTHW), exact_CTHW], dim=1)
         skip, total, count = first.plan.motion_frames, 0.0, 0
@@ -101,12 +101,12 @@ class Deviations:
         width, height = first.plan.width, first.plan.height
         self.psnr_db[width, height] = psnr_db(float(total) / count)
         log.warning(
-            "--decoder: the first chunk's frames have a PSNR of %.2f dB to the exact decoder's at %dx%d; leave it out for the exact ones",
-            *(self.psnr_db[width, height], width, height),
+            "--decoder: on the first chunk at %dx%d the frames' PSNR to the exact decoder's is %.2f dB; leave it out for those",
+            *(width, height, self.psnr_db[width, height]),
         )
 
     def ways(self, settings: StreamSettings) -> list[Way]:
-        """Those of the options, each alone; last the one that stays."""
+        """One variant for each lossy option; 8-bit products last, since they stay on."""
         found, kernel = [], self.exact_kernel()
         if settings.steps < self.steps:
             found.append(Way(option=f"--steps {settings.steps}", steps=settings.steps, kernel=kernel))
@@ -123,7 +123,7 @@ class Deviations:
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def make(self, way: Way, first: FirstChunk) -> Tensor:
-        """The chunk's new latents [C, T, h, w], without the motion latents, which are the same in every way."""
+        """The chunk's new latents [C, T, h, w], without the motion latents, which are the same in every variant."""
         if way.fp8:
             use_fp8(self.dit)
             self.fp8 = False
@@ -140,10 +140,10 @@ class Deviations:
 
 
 def relative_rms(answer: Tensor, exact: Tensor) -> float:
-    """Root mean square of the difference over that of the exact."""
+    """RMS of the difference relative to the exact values."""
     return ((answer.float() - exact.float()).square().mean() / exact.float().square().mean()).sqrt().item()
 
 
 def psnr_db(mean_square: float) -> float:
-    """Of frames in [-1, 1], whose peak is 2; infinite without an error."""
+    """PSNR of frames in [-1, 1], whose peak is 2; infinite for no error."""
     return math.inf if mean_square == 0 else 10 * math.log10(4 / mean_square)

@@ -1,4 +1,4 @@
-"""The one place that assembles: models built or loaded, a reference prepared, a stream opened."""
+"""The engine: it encodes references and opens streams with loaded models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
@@ -17,10 +18,12 @@ from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_lo
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.runner import SequenceRunner
 from livetalk_core.models.text import TextEncoder, Tokenizer
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
+from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.memory import free_bytes
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
@@ -36,7 +39,7 @@ from livetalk_core.types import AudioWindow, Chunk, Reference, Start, StreamSett
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Every network of one engine. Text and picture encoders are made when asked for, since a stream needs them once."""
+    """All networks of one engine. Text and picture encoders are loaded on demand, since a stream needs them only once."""
 
     dit: AudioDiT
     vae: CausalVAE | PatchVAE | DraftVAE
@@ -53,8 +56,10 @@ class Engine:
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn = threading.Lock()
         self.prompts: dict[str, Tensor] = {}
+        self.absorbs: dict[tuple[int, bool], bool] = {}
+        """Whether audio keys are absorbed, by latent frames and by whether 8-bit products are still to begin."""
         self.deviations = Deviations(models.dit, device, preset.steps)
-        normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter, which takes half a second of the first chunk
+        normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter now, which takes half a second
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
@@ -64,9 +69,9 @@ class Engine:
     def reference(
         self, pixels_CHW: Tensor, prompt: str = PROMPT, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
     ) -> Reference:
-        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded for a stream of that size.
+        """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt for a stream of that size.
 
-        `image_LD`: CLIP features [257, D] made elsewhere, instead of running the vision tower.
+        `image_LD`: ready-made CLIP features [257, D]; the vision tower then does not run.
         """
         plan = self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
         pixels_CHW = pixels_CHW.to(self.device, self.dtype)
@@ -83,7 +88,7 @@ class Engine:
             )
 
     def text_rows(self, prompt: str) -> Tensor:
-        """umT5 rows [L, D] of a prompt; the last sixteen prompts are kept."""
+        """umT5 rows [L, D] of a prompt; the last 16 prompts are cached."""
         if prompt not in self.prompts:
             ids, mask = self.models.tokenize(prompt)
             rows = self.models.text()(ids.to(self.device), mask.to(self.device)).to(self.dtype)
@@ -95,7 +100,7 @@ class Engine:
         return self.models.image()(pixels_CHW).to(self.dtype)
 
     def checked_rows(self, image_LD: Tensor) -> Tensor:
-        """CLIP features made elsewhere, on the engine's device; ValueError if another CLIP made them."""
+        """Ready-made CLIP features on the engine's device; ValueError for another CLIP's width."""
         width = self.preset.dit.image_dim
         if image_LD.ndim != 2 or image_LD.shape[1] != width:
             raise ValueError(
@@ -105,14 +110,14 @@ class Engine:
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
+        """Decode normalized latents [C, t, h, w] without a stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
         yield from self.models.vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
 
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
         samples_N = normalize_loudness(samples_N.cpu()) if loudness else samples_N
         if self.device.type == "cuda":
-            samples_N = samples_N.cpu().pin_memory()  # else the host would wait for what the device still has to do
+            samples_N = samples_N.cpu().pin_memory()  # otherwise the host would wait for the device's queued work
         return self.models.audio(samples_N.to(self.device, non_blocking=True))
 
     def open(
@@ -137,7 +142,7 @@ class Engine:
         make, vae = Session, self.models.vae
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start, denoiser.release_window)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
         windows = kind(
@@ -147,24 +152,39 @@ class Engine:
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
-            denoiser.cuts = self.cuts(plan)  # weights in 8 bits have left room
+            denoiser.cuts = self.cuts(plan)  # 8-bit weights may have left room
 
         return Stream(session, windows, self.turn, measure)
 
     def cuts(self, plan: StreamPlan) -> Cuts:
-        """All savings; audio attention absorbed only where its keys leave half of the GPU's free memory."""
-        if self.device.type != "cuda":
-            return Cuts()
-        needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
-        return Cuts(absorb_audio=needed < free_bytes(self.device) / 2)
+        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory.
+
+        Decided once for all streams of the engine, which hold these keys one after another, and in a group the same on all processes;
+        decided again when 8-bit products begin. Every process of a group must call it at the same time.
+        """
+        key = (plan.latent_frames, self.deviations.fp8)
+        if key not in self.absorbs:
+            free = free_bytes(self.device)
+            needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
+            self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.models.dit.sequence)
+        return Cuts(absorb_audio=self.absorbs[key])
 
     def close(self) -> None:
-        """Let go of nothing but memory: the models go with the engine."""
+        """Clears cached prompts; the models are freed with the engine."""
         self.prompts = {}
 
 
+def all_agree(wanted: bool, sequence: SequenceRunner) -> bool:
+    """Whether all processes that share the DiT want it."""
+    if not isinstance(sequence, SequenceParallel):
+        return wanted
+    votes = torch.tensor([wanted], dtype=torch.int32, device=sequence.group.device)
+    dist.all_reduce(votes, dist.ReduceOp.MIN, group=sequence.group.whole)
+    return bool(votes)
+
+
 class BandSession(Session):
-    """One process's session where a group shares the VAE: each holds a band of every frame, and the first process gets the whole ones."""
+    """The session of a process whose group shares the VAE: each holds a band of every frame; the first process collects whole frames."""
 
     vae: BandVAE
 
@@ -177,7 +197,7 @@ class BandSession(Session):
 
 
 class Stream:
-    """One talking picture in this process."""
+    """One stream in this process."""
 
     def __init__(
         self,
@@ -189,7 +209,7 @@ class Stream:
         """`on_first` is called with the first window, before its chunk is made."""
         self.session, self.windows, self.turn, self.on_first = session, windows, turn, on_first
         self.calls: deque[Iterator[AudioWindow]] = deque()
-        """Windows that are due. A reader may leave a call's chunks, even within one, and has the rest from a later call."""
+        """Windows still to be made. If a reader stops early, a later call gives the rest."""
         self.pieces: Iterator[Chunk] = iter(())
         self.begun = False
 
@@ -211,7 +231,7 @@ class Stream:
             yield piece
 
     def next_piece(self) -> Chunk | None:
-        """Of the chunk that is being made, or of the next one."""
+        """The next piece of this chunk, or the first of the next one."""
         piece = next(self.pieces, None)
         if piece is not None:
             return piece
@@ -236,4 +256,4 @@ class Stream:
         return None
 
     def close(self) -> None:
-        """Nothing to free: memory goes with the object."""
+        """Does nothing: memory is freed with the object."""

@@ -1,4 +1,4 @@
-"""Which files make up a model: the published folder, or single files as ComfyUI users keep them."""
+"""Finds a model's files: in the published folder, or as single files, as ComfyUI users keep them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parents[1] / "assets"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """Where each part of a model is. `dit` may be shards, one file, or a Wan 2.1 I2V base and an audio patch."""
+    """The files of each part of a model. `dit` may be shards, one file, or a Wan 2.1 I2V base and an audio patch."""
 
     dit: tuple[Path, ...] = ()
     vae: Path | None = None
@@ -41,7 +41,7 @@ class ModelFiles:
     audio: Path | None = None
     tokenizer: Path | None = None
     config: dict = field(default_factory=dict)
-    """What config.json says; optional, sizes come from the tensors. `preset` names one whose encoders need no files."""
+    """Contents of config.json; optional, since sizes come from the tensors. `preset` names one whose encoders need no files."""
 
     @property
     def preset(self) -> str | None:
@@ -54,7 +54,7 @@ class ModelFiles:
         return [name for name in needed if not parts[name]]
 
     def require(self) -> ModelFiles:
-        """Itself when complete; FileNotFoundError saying which parts are missing and where they are published."""
+        """Itself if complete; otherwise FileNotFoundError with the missing parts and where they are published."""
         missing = self.missing()
         if missing and self.preset:
             raise FileNotFoundError(
@@ -71,7 +71,7 @@ class ModelFiles:
 
 
 def find_files(folder: Path) -> ModelFiles:
-    """The parts in a published folder; wav2vec2 may lie in it or beside it. FileNotFoundError for a missing folder or shard."""
+    """The parts in a published folder; wav2vec2 may be in it or beside it. FileNotFoundError for a missing folder or shard."""
     if not folder.is_dir():
         raise FileNotFoundError(f"model folder {folder} does not exist; download {DOWNLOADS['dit']} into it, or leave --model out")
     found = {part: next((folder / name for name in names if (folder / name).is_file()), None) for part, names in FILES.items()}
@@ -86,7 +86,7 @@ def find_files(folder: Path) -> ModelFiles:
 
 
 def find_shards(folder: Path) -> tuple[Path, ...]:
-    """The DiT's files: those of the index, else those present. FileNotFoundError naming a shard that is not there."""
+    """The DiT's files: those of the index, else those present. FileNotFoundError for a missing shard."""
     index = folder / INDEX
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))

@@ -1,4 +1,4 @@
-"""Engines from presets and from files: networks built or loaded, put on a device, and shared by a group of processes."""
+"""Makes engines from presets and files: builds or loads the networks and puts them on a device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_engine(model: str | Path | ModelFiles = "nano", device: str = "auto", *
 
 
 def load_member(group: SequenceGroup | None, options: EngineOptions) -> Engine:
-    """One process's part of an engine that a group shares: same calls on every process, same results. Alone without a group."""
+    """One process's part of an engine that a group shares: same calls, same results on every process. group=None: a single process."""
     select_kernel(options.attention)
     if group is not None and options.decoder is not None:
         raise ValueError(f"--decoder {options.decoder} works in one process only; leave it out, or leave out --gpus and --workers")
@@ -53,7 +53,7 @@ def load_member(group: SequenceGroup | None, options: EngineOptions) -> Engine:
 
 
 def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:
-    """An engine, not parallel yet, whose DiT's weights are already where the options say."""
+    """An engine that is not parallel yet, with the DiT's weights already where the options say."""
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if isinstance(model, ModelFiles):
@@ -69,12 +69,12 @@ def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
-    """Meet the other processes of an engine; see `init_group`. The device is that of `load_member`."""
+    """Join the other processes of an engine; see `init_group`. The device is that of `load_member`."""
     return init_group(device=torch.device(device), **meeting)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; ValueError when it is not a device or not there."""
+    """The device of this name; ValueError if it is unknown or not present."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -106,14 +106,14 @@ def build_random(
 
 
 def gather_models(preset: Preset, *, dit, vae, audio, text, image) -> Models:
-    """Networks that are all in memory, as an engine has them; with them goes a tokenizer that needs no file."""
+    """Models from networks that are all in memory, with a tokenizer that needs no file."""
     settle_vae(vae)
     tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
     return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
 
 
 def settle_vae(vae: CausalVAE | PatchVAE) -> None:
-    """Weights that are where they stay, made ready: on CUDA in cuDNN's layout (a CPU gains nothing by it), kernels folded."""
+    """Prepare a VAE whose weights are in place: channels-last on CUDA (no gain on a CPU), kernels folded."""
     if next(vae.parameters()).is_cuda:
         lay_channels_last(vae)
     fold_kernels(vae)
@@ -122,7 +122,7 @@ def settle_vae(vae: CausalVAE | PatchVAE) -> None:
 def load_files(
     files: ModelFiles, device: torch.device, dtype: torch.dtype, memory: str = "auto", group: SequenceGroup | None = None
 ) -> Engine:
-    """An engine of checkpoint files; sizes come from the tensors. The DiT's are mapped, and go straight to where they are kept."""
+    """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
     known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
@@ -155,7 +155,7 @@ def bytes_of(path: Path | None) -> int:
 
 
 def named_preset(name: str) -> Preset:
-    """The preset that a config.json names; ValueError for one that has encoders with weights, or that is not there."""
+    """The preset that config.json names; ValueError for an unknown one, or one whose encoders have weights."""
     if name not in BY_NAME or not isinstance(BY_NAME[name]().audio, MelConfig):
         raise ValueError(f"config.json names the preset {name!r}, which must be nano; leave it out for a model with encoder files")
     return BY_NAME[name]()
@@ -188,7 +188,7 @@ def load_image(path: Path, device: torch.device) -> ImageEncoder:
 
 @contextmanager
 def naming(part: str, *paths: Path) -> Iterator[None]:
-    """Put the files and where they are published before and after what is wrong with them."""
+    """Add the files and where they are published to a ValueError about them."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A first talk that nobody sees: after it every shape has been met, so nothing is compiled or measured while one speaks."""
+"""Warm-up: makes a short stream and drops it, so that no compiling or measuring happens during real streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNKS = 2
 
 
 def warm_up(engine, size: str = "auto") -> float:
-    """Two chunks of silence before a grey picture of WIDTHxHEIGHT, a bucket's or the model's first size; the seconds they took."""
+    """Make two silent chunks of a gray picture of WIDTHxHEIGHT, or of a bucket's or the model's first size. Returns the seconds."""
     start = time.perf_counter()
     bucket = engine.preset.bucket if size == "auto" else size
     width, height = BUCKETS[bucket][0] if bucket in BUCKETS else parse_size(size)

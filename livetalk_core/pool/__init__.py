@@ -1,1 +1,1 @@
-"""Processes that obey commands: one engine spread over several workers, seen from outside as an engine of this process."""
+"""One engine spread over several worker processes, used like an engine of this process."""

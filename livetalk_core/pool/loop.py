@@ -1,7 +1,7 @@
-"""What a worker does with each order: it makes the engine, keeps the streams, and runs them a piece of a chunk at a time.
+"""A worker's loop: it makes the engine, keeps the streams, and runs them a piece of a chunk at a time.
 
-Every rank does the same work on the same orders, loudness and audio encoder included: that takes no exchange between ranks, and a rank
-that waits for rank 0's features would be no faster. Only rank 0's results travel back.
+Every rank does the same work for the same orders, loudness and audio encoder included: this needs no communication between ranks, and
+waiting for rank 0's features would be no faster. Only rank 0 sends results back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from livetalk_core.types import AvatarEngine, Chunk, Reference
 
 
 class Warnings(logging.Handler):
-    """Rank 0's warnings, on their way to the pool's user."""
+    """Forwards rank 0's warnings to the pool's user."""
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(logging.WARNING)
@@ -52,10 +52,10 @@ class Worker:
         self.engine: AvatarEngine | None = None
         self.sessions: dict[int, WorkerStream | Iterator[Tensor]] = {}
         self.rank = self.job = 0
-        self.brake: CancelFlag | None = None
+        self.cancel_flag: CancelFlag | None = None
 
     def run(self) -> None:
-        """Answer orders until Shutdown, or until the pool is gone."""
+        """Answer orders until Shutdown, or until the pool's socket closes."""
         for order in messages(self.connection):
             if isinstance(order.command, wire.Shutdown):
                 return
@@ -65,7 +65,7 @@ class Worker:
         self.job = order.job
         try:
             with torch.no_grad():
-                value, large = self.obey(order.command)
+                value, large = self.execute(order.command)
         except Cancelled:
             return wire.Stopped(job=order.job)
         except (ValueError, FileNotFoundError) as error:
@@ -78,8 +78,8 @@ class Worker:
     def send(self, message: object) -> None:
         self.connection.sendall(pack(message))
 
-    def obey(self, command: object) -> tuple[object, Tensor | None]:
-        """Carry out one command: its value, and a tensor for shared memory."""
+    def execute(self, command: object) -> tuple[object, Tensor | None]:
+        """Execute one command. Returns its value, and a tensor to put into shared memory."""
         match command:
             case wire.Load():
                 return self.load(command), None
@@ -116,7 +116,7 @@ class Worker:
         self.note("loading the model")
         module, _, name = command.recipe.make.partition(":")
         self.engine = vars(importlib.import_module(module))[name](group, command.recipe.options)
-        self.brake = CancelFlag(self.engine.device, grouped=group is not None)
+        self.cancel_flag = CancelFlag(self.engine.device, grouped=group is not None)
         return wire.Facts(preset=self.engine.preset, dtype=self.engine.dtype, device=self.engine.device.type)
 
     def open(self, command: wire.Open) -> WorkerStream:
@@ -135,10 +135,10 @@ class Worker:
         return (None, None) if piece_CTHW is None else (wire.Made(), piece_CTHW)
 
     def between_steps(self, step: int, steps: int) -> None:
-        """Say how far the chunk is, and leave it here, on all ranks alike, if it is to be stopped."""
+        """Report progress; if the job was cancelled, stop here on all ranks."""
         if self.rank == 0:
             self.send(wire.Note(step=step, steps=steps))
-        if self.brake.pulled(self.rank == 0 and self.stop.get() == self.job):
+        if self.cancel_flag.is_set(self.rank == 0 and self.stop.get() == self.job):
             raise Cancelled
 
     def note(self, text: str) -> None:
@@ -146,7 +146,7 @@ class Worker:
             self.send(wire.Note(text=text))
 
     def stats(self) -> dict[str, float]:
-        """Megabytes, open files and sessions of this rank."""
+        """This rank's memory in MB, open files and sessions."""
         with open("/proc/self/statm") as file:
             resident = int(file.read().split()[1]) * PAGE_BYTES
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -156,7 +156,7 @@ class Worker:
 
 
 class WorkerStream:
-    """A stream and the pieces it still owes for the sound pushed so far."""
+    """A stream and its unfinished calls of push and finish."""
 
     def __init__(self, stream: object, latents: list[Tensor]) -> None:
         self.stream, self.latents = stream, latents
@@ -171,7 +171,7 @@ class WorkerStream:
         return self.make()
 
     def make(self) -> tuple[wire.Made | None, Tensor | None]:
-        """The next piece, its frames apart."""
+        """The next piece, with its frames as a separate tensor."""
         chunk = None
         while self.calls and (chunk := next(self.calls[0], None)) is None:
             self.calls.popleft()
@@ -183,10 +183,10 @@ class WorkerStream:
 
 
 class CancelFlag:
-    """Whether to stop, decided by rank 0 and the same on all ranks.
+    """Whether to cancel the job: decided by rank 0, the same on all ranks.
 
-    The ranks agree over gloo, on the host, so that the GPU's queue is not held up. On CUDA at most one step is queued beyond the one
-    that runs: else all steps of a chunk would be on their way before the first is done, and a stop would come after them.
+    The ranks agree over gloo, on the host, so the GPU's queue is not blocked. On CUDA at most one step is queued behind the running one;
+    otherwise all steps of a chunk would be queued before the first one ends, and cancelling would come too late.
     """
 
     def __init__(self, device: torch.device, *, grouped: bool) -> None:
@@ -194,17 +194,17 @@ class CancelFlag:
         self.on_cuda = device.type == "cuda"
         self.last: torch.cuda.Event | None = None
 
-    def pulled(self, wanted: bool) -> bool:
-        """Every rank asks at the same moments; rank 0's wish counts."""
+    def is_set(self, wanted: bool) -> bool:
+        """Call it on every rank at the same steps; rank 0's value is broadcast."""
         if self.on_cuda:
-            self.hold_queue()
+            self.limit_queue()
         if self.group is None:
             return wanted
         flag = torch.tensor([wanted])
         dist.broadcast(flag, 0, group=self.group)
         return bool(flag)
 
-    def hold_queue(self) -> None:
+    def limit_queue(self) -> None:
         if self.last is not None:
             self.last.synchronize()
         self.last = torch.cuda.Event()
@@ -224,5 +224,5 @@ def join(load: wire.Load) -> object:
 
 @functools.cache
 def picture(shape: tuple[int, ...]) -> Tensor:
-    """uint8 values of this shape, drawn once: what is timed is their way, not their making."""
+    """uint8 values of this shape, made once, so that only their transfer is timed."""
     return torch.arange(torch.Size(shape).numel(), dtype=torch.int32).to(torch.uint8).view(shape)

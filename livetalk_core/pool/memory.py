@@ -1,6 +1,6 @@
-"""Memory that a pool and its workers share: anonymous, so that nothing is left behind however any of them ends.
+"""Memory that a pool and its workers share. It is anonymous, so nothing is left behind, however a process ends.
 
-The segments are Linux memfds, handed down as file descriptors: no name, and none of the limits of /dev/shm.
+The segments are Linux memfds, inherited as file descriptors: they have no name, and the limits of /dev/shm do not apply.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAGE_BYTES = mmap.PAGESIZE
 
 
 class Segment:
-    """One piece of shared memory, of a size that may grow. The pool makes it; a worker opens it by its descriptor."""
+    """One piece of shared memory, which can grow. The pool creates it; a worker opens it by its descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -37,19 +37,19 @@ class Segment:
         return len(self.bytes_U)
 
     def grow(self, num_bytes: int) -> None:
-        """At least `num_bytes`, all of it backed by memory now: OSError here rather than a bus error later."""
+        """Grow to at least `num_bytes`, allocated now: too little memory is an OSError here, not a bus error later."""
         if num_bytes > self.num_bytes:
             size = -(-num_bytes // PAGE_BYTES) * PAGE_BYTES
             os.posix_fallocate(self.fd, 0, size)
             self.map(size)
 
     def map(self, num_bytes: int) -> None:
-        """See the first `num_bytes` of the segment, which is at least as large."""
+        """Map the first `num_bytes` of the segment, which must be at least that large."""
         if num_bytes > self.num_bytes:
             self.bytes_U = torch.frombuffer(mmap.mmap(self.fd, num_bytes), dtype=torch.uint8)
 
     def put(self, tensor: Tensor) -> Parcel:
-        """Copy a tensor in, from whatever device; the parcel says how to read it."""
+        """Copy a tensor in from any device; the parcel tells how to read it."""
         self.grow(tensor.nbytes)
         if tensor.is_cuda:
             self.pin()
@@ -57,7 +57,7 @@ class Segment:
         return Parcel(shape=tuple(tensor.shape), dtype=tensor.dtype)
 
     def pin(self) -> None:
-        """Register what is mapped with CUDA: the GPU then writes there by itself, and nothing passes through the driver's buffers."""
+        """Register the mapped memory with CUDA as pinned, so the GPU writes to it directly."""
         if self.pinned_U is self.bytes_U:
             return
         cudart = torch.cuda.cudart()
@@ -67,12 +67,12 @@ class Segment:
         self.pinned_U = self.bytes_U
 
     def take(self, parcel: Parcel) -> Tensor:
-        """A copy of what was put in."""
+        """A copy of the tensor that was put in."""
         return self.lend(parcel, lambda: None).clone()
 
     def lend(self, parcel: Parcel, give_back: Callable[[], object]) -> Tensor:
-        """What was put in, perhaps by another process that has let the segment grow. `give_back` is called, at any moment and in any
-        thread, when no tensor of it is left."""
+        """The tensor that was put in, perhaps by another process that has grown the segment; not copied. `give_back` is called when no
+        tensor uses this memory any more, at any time and in any thread."""
         num_bytes = torch.Size(parcel.shape).numel() * parcel.dtype.itemsize
         self.map(num_bytes)
         bytes_U = self.bytes_U[:num_bytes].numpy()
@@ -88,7 +88,7 @@ class Segment:
 
 
 class StopWord:
-    """The number of the job to stop, written by the pool and read by rank 0 between steps."""
+    """The number of the job to cancel: the pool writes it, rank 0 reads it between steps."""
 
     def __init__(self, segment: Segment) -> None:
         self.word = segment.bytes_U[:WORD_BYTES].numpy().view("int64")

@@ -1,4 +1,4 @@
-"""What a pool adds to the work itself: the way of a command, and of a chunk's picture."""
+"""A pool's overhead: the round trip of a command, and the time to bring back a chunk's frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS = 100
 
 
 def measure(pool: Pool) -> dict[str, float | int]:
-    """Median milliseconds of a command to all workers and back, and of one that brings 33 x 416 x 720 x 3 bytes."""
+    """Median milliseconds of a command to all workers and back, without data and with 33 x 416 x 720 x 3 bytes."""
     return {
         "workers": pool.placement.num_workers,
         "command_ms": median_ms(pool, ()),
@@ -24,7 +24,7 @@ def measure(pool: Pool) -> dict[str, float | int]:
 
 
 def median_ms(pool: Pool, shape: tuple[int, ...]) -> float:
-    """Of many rounds after a few, which draw the picture and make the memory."""
+    """Median of many rounds, after a few that make the picture and the memory."""
     seconds = []
     for _ in range(ROUNDS + 5):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which GPUs a pool runs on and how they share the work: asked of the driver and decided by what is free, with the reason in words."""
+"""Chooses the GPUs of a pool and how they share the work, from the driver's free memory, and explains the choice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 from livetalk_core.engine.files import ModelFiles, find_files
 from livetalk_core.models.weights import HEAD_DIM
-from livetalk_core.parallel.memory import blocks_on_device, check_memory, working_room
+from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share, working_room
 from livetalk_core.parallel.topology import choose_topology
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.wire import Placement
@@ -21,6 +21,8 @@ from livetalk_core.presets import BY_NAME
 from livetalk_core.sizes import BUCKETS, parse_size
 
 MIB = 1 << 20
+KINDS = ("resident", "sharded", "offload")
+"""Where the DiT's weights can be kept, in the order in which auto tries them."""
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 QUERY = ["nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,noheader,nounits"]
 
@@ -34,91 +36,113 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Box:
+    """What a machine has free."""
+
+    gpus: tuple[Gpu, ...]
+    host_bytes: int | None = None
+    """None: not known, so it is not checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a model asks of each GPU. Sequence parallelism splits the tokens, so every GPU holds all weights, unless they are sharded."""
+    """What a model needs on each GPU. Tokens are split, so every GPU holds all weights unless these are sharded or offloaded."""
 
     heads: int
     num_bytes: int
-    """Of all weights, and room to work."""
+    """Bytes of all weights, plus working memory."""
     tokens: int
     block_bytes: int = 0
-    """Of a block of the DiT, and how many there are; part of `num_bytes`."""
+    """Bytes of one DiT block; all `num_blocks` blocks are part of `num_bytes`."""
     num_blocks: int = 0
 
-    def on_each(self, memory: str, count: int) -> int:
-        """Bytes that each of `count` GPUs must have free when the blocks' weights are kept in this way."""
-        rest = self.num_bytes - self.num_blocks * self.block_bytes
-        return rest + blocks_on_device(memory, self.block_bytes, self.num_blocks, count)
+    @property
+    def whole(self) -> int:
+        """Bytes of all blocks."""
+        return self.num_blocks * self.block_bytes
+
+    def on_each(self, memory: str, count: int, host: int | None = None) -> int:
+        """Bytes that each of `count` GPUs must have free for this choice of memory. `host`: all free host memory."""
+        kept = blocks_beyond_host(self.block_bytes, self.num_blocks, host_share(host, count)) if memory == "offload" else 0
+        blocks = blocks_on_device(memory, self.block_bytes, self.num_blocks, count) + kept * self.block_bytes
+        return self.num_bytes - self.whole + blocks
 
 
-def place_on_gpus(wanted: int | Literal["auto"], demand: Demand, gpus: list[Gpu], memory: str = "auto") -> Placement:
+def place_on_gpus(wanted: int | Literal["auto"], demand: Demand, box: Box, memory: str = "auto", *, can_shard: bool = True) -> Placement:
     """`wanted`: a count or auto. ValueError, with the possible choices, for what is not there or not free.
 
-    `memory`: where the DiT's weights are kept; auto takes GPUs that hold them whole.
+    `memory` auto: the first that fits of resident, sharded and offload; `can_shard`: whether the engine's other options allow sharding.
     """
-    if not gpus:
+    if not box.gpus:
         raise ValueError(f"gpus={wanted} needs NVIDIA GPUs, and none is visible here; use --workers N for processes on the CPU")
-    check_memory(memory, len(gpus))
-    choices = fitting_counts(demand, gpus, memory)
-    if not choices:
-        raise ValueError(f"gpus={wanted}: {explain_misfit(demand, gpus, memory)}")
-    best = max(choices, key=lambda n: (choose_topology(n, demand.heads, demand.tokens).ring_degree == 1, n))
-    count = best if wanted == "auto" else wanted
-    check_memory(memory, count)
-    fitting = fitting_gpus(demand.on_each(memory, count), gpus)
-    need = in_gib(demand.on_each(memory, count)) + " free each"
-    if count not in choices:
-        listed = ", ".join(map(str, choices))
-        raise ValueError(f"gpus={wanted} is not possible: {len(gpus)} GPUs are visible, {len(fitting)} with {need}; choose {listed}")
+    check_memory(memory, len(box.gpus) if wanted == "auto" else wanted)
+    kinds = (memory,) if memory != "auto" else tuple(kind for kind in KINDS if can_shard or kind != "sharded")
+    choices = {kind: fitting_counts(demand, box, kind) for kind in kinds}
+    kind = next((kind for kind in kinds if wanted in choices[kind] or (wanted == "auto" and choices[kind])), None)
+    if kind is None:
+        raise ValueError(explain_misfit(wanted, demand, box, choices))
+    count = best_count(choices[kind], demand) if wanted == "auto" else wanted
+    need = demand.on_each(kind, count, box.host_bytes)
+    fitting = fitting_gpus(need, box)
     chosen = sorted(fitting[:count], key=lambda gpu: gpu.index)
     topology = choose_topology(count, demand.heads, demand.tokens)
-    free = f"{len(fitting)} of {len(gpus)} GPUs have {need}; taking {', '.join(str(gpu.index) for gpu in chosen)}"
+    taken = ", ".join(str(gpu.index) for gpu in chosen)
+    free = f"{len(fitting)} of {len(box.gpus)} GPUs have {in_gib(need)} free each; taking {taken}"
     return Placement(
         num_workers=count,
         ulysses_degree=topology.ulysses_degree,
         ring_degree=topology.ring_degree,
+        memory=kind,
         gpus=tuple(gpu.uuid for gpu in chosen),
-        reason=f"{free}; {topology.reason}{explain_memory(demand, memory, count)}",
+        reason=f"{free}; {topology.reason}{explain_memory(demand, kind, count, box, automatic=memory == 'auto')}",
     )
 
 
-def fitting_counts(demand: Demand, gpus: list[Gpu], memory: str) -> list[int]:
-    """How many GPUs may work together. Sharded weights need more room the fewer share them, and two at least."""
+def best_count(counts: list[int], demand: Demand) -> int:
+    """The most GPUs that divide the heads, so that they need no ring; else the most."""
+    return max(counts, key=lambda n: (choose_topology(n, demand.heads, demand.tokens).ring_degree == 1, n))
+
+
+def fitting_counts(demand: Demand, box: Box, memory: str) -> list[int]:
+    """Possible numbers of GPUs. Sharded weights need at least two GPUs, and more memory on each the fewer there are."""
     least = 2 if memory == "sharded" else 1
-    counts = [count for count in possible_counts(len(gpus), demand) if count >= least]
-    return [count for count in counts if len(fitting_gpus(demand.on_each(memory, count), gpus)) >= count]
+    counts = [count for count in possible_counts(len(box.gpus), demand) if count >= least]
+    return [count for count in counts if len(fitting_gpus(demand.on_each(memory, count, box.host_bytes), box)) >= count]
 
 
-def fitting_gpus(num_bytes: int, gpus: list[Gpu]) -> list[Gpu]:
-    """Those with so much free, the freest first."""
-    return sorted((gpu for gpu in gpus if gpu.free_bytes >= num_bytes), key=lambda gpu: -gpu.free_bytes)
+def fitting_gpus(num_bytes: int, box: Box) -> list[Gpu]:
+    """GPUs with at least `num_bytes` free, the freest first."""
+    return sorted((gpu for gpu in box.gpus if gpu.free_bytes >= num_bytes), key=lambda gpu: -gpu.free_bytes)
 
 
-def explain_misfit(demand: Demand, gpus: list[Gpu], memory: str) -> str:
-    """Why no GPU will do, and under which other choice of memory some would."""
-    count = len(gpus)
-    most = in_gib(max(gpu.free_bytes for gpu in gpus))
-    others = {other: fitting_counts(demand, gpus, other) for other in ("sharded", "offload") if other != memory}
-    ways = " or ".join(
-        f"--memory {other} ({in_gib(demand.on_each(other, counts[-1]))} on each of {counts[-1]})"
-        for other, counts in others.items()
-        if counts
+def explain_misfit(wanted: int | str, demand: Demand, box: Box, choices: dict[str, list[int]]) -> str:
+    """Why this number of GPUs is not possible, and which numbers or other choices of memory are."""
+    possible = sorted({count for counts in choices.values() for count in counts})
+    if possible:
+        kind = next(kind for kind, counts in choices.items() if counts)
+        need = demand.on_each(kind, min(wanted, len(box.gpus)), box.host_bytes)
+        fitting, listed = len(fitting_gpus(need, box)), ", ".join(map(str, possible))
+        have = f"{len(box.gpus)} GPUs are visible, {fitting} with {in_gib(need)} free each"
+        return f"gpus={wanted} is not possible: {have}; choose {listed}"
+    kind, most = list(choices)[-1], in_gib(max(gpu.free_bytes for gpu in box.gpus))
+    need = in_gib(demand.on_each(kind, len(box.gpus) if kind == "sharded" else 1, box.host_bytes))
+    host = "" if kind != "offload" or box.host_bytes is None else f" with {in_gib(box.host_bytes)} of host memory"
+    ways = [f"--memory {other}" for other in KINDS[1:] if other not in choices and fitting_counts(demand, box, other)]
+    return (
+        f"gpus={wanted}: the model needs {need} free on each GPU with memory={kind}{host}; none of {len(box.gpus)} has that "
+        f"(most: {most}); free memory{' or use ' * bool(ways)}{' or '.join(ways)}"
     )
-    need = f"{in_gib(demand.on_each(memory, count))} free each that this model needs"
-    kept = "" if memory in ("auto", "resident") else f" with memory={memory}"
-    return f"none of {count} GPUs has the {need}{kept} (most: {most}); free memory{' or use ' + ways if ways else ''}"
 
 
-def explain_memory(demand: Demand, memory: str, count: int) -> str:
-    """Where the weights are, when they are not simply on every GPU."""
-    whole = demand.num_blocks * demand.block_bytes
-    if whole == 0:
+def explain_memory(demand: Demand, memory: str, count: int, box: Box, *, automatic: bool) -> str:
+    """Where the weights are and why, unless they are whole on every GPU."""
+    if demand.whole == 0 or memory == "resident":
         return ""
+    why = f", since whole ones need {in_gib(demand.on_each('resident', count))} on each GPU" if automatic else ""
     if memory == "sharded":
-        return f"; weights sharded: 1/{count} of the DiT's blocks on each, {in_gib(whole // count)} of {in_gib(whole)}"
-    if memory == "offload":
-        return f"; weights offloaded: the DiT's blocks in host memory, {in_gib(whole)} for each of {count}"
-    return ""
+        share = in_gib(demand.whole // count)
+        return f"; weights sharded: 1/{count} of the DiT's blocks on each, {share} of {in_gib(demand.whole)}{why}"
+    return f"; weights offloaded: the DiT's blocks in host memory, up to {in_gib(demand.whole)} for each of {count}{why}"
 
 
 def in_gib(num_bytes: int) -> str:
@@ -130,7 +154,7 @@ def place_on_cpu(count: int, demand: Demand, memory: str = "auto") -> Placement:
     check_memory(memory, count)
     choices = possible_counts(count, demand)
     if count not in choices:
-        raise ValueError(f"workers={count} leave some without work: {demand.tokens} tokens in a chunk; choose {choices[-1]} or fewer")
+        raise ValueError(f"workers={count} are too many for {demand.tokens} tokens in a chunk; choose {choices[-1]} or fewer")
     topology = choose_topology(count, demand.heads, demand.tokens)
     degrees = {"ulysses_degree": topology.ulysses_degree, "ring_degree": topology.ring_degree}
     return Placement(
@@ -141,7 +165,7 @@ def place_on_cpu(count: int, demand: Demand, memory: str = "auto") -> Placement:
 
 
 def possible_counts(most: int, demand: Demand) -> list[int]:
-    """Counts that leave no worker without tokens."""
+    """Counts up to `most` with which every worker has tokens."""
     counts = []
     for count in range(1, most + 1):
         try:
@@ -153,7 +177,7 @@ def possible_counts(most: int, demand: Demand) -> list[int]:
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, found without touching CUDA; none without NVIDIA's driver."""
+    """The GPUs that this process may use, found without initializing CUDA; none without NVIDIA's driver."""
     try:
         text = subprocess.run(QUERY, capture_output=True, text=True, timeout=30, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
@@ -168,7 +192,7 @@ def visible_gpus() -> list[Gpu]:
 
 
 def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
-    """What a model asks for, from its files' names and headers only."""
+    """What a model needs, from its files' sizes and headers only."""
     if not isinstance(model, ModelFiles) and model in BY_NAME:
         preset = BY_NAME[model]()
         return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset.bucket))
@@ -187,13 +211,13 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
 
 
 def tokens_in(size: str, bucket: str) -> int:
-    """Tokens of a chunk of the smallest picture that this size setting may come to."""
+    """Tokens in a chunk of the smallest picture that this size setting allows."""
     sizes = BUCKETS[bucket if size == "auto" else size] if size == "auto" or size in BUCKETS else [parse_size(size)]
     return min(StreamPlan(width=width, height=height).tokens for width, height in sizes)
 
 
 def heads_in(path: Path) -> int:
-    """Heads of a DiT file, from the width of its tensors; the published model's 40 when the header does not tell."""
+    """Number of heads of a DiT file, from its tensors' width; the published model's 40 if the header does not tell."""
     for name, tensor in read_header(path).items():
         if name.endswith("self_attn.norm_q.weight"):
             return max(1, tensor["shape"][0] // HEAD_DIM)
@@ -201,7 +225,7 @@ def heads_in(path: Path) -> int:
 
 
 def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
-    """Bytes of a block of the DiT in these files, and how many there are; without a header all of a file counts as the published 40."""
+    """Bytes of one DiT block in these files, and the number of blocks. A file without a header counts as the published 40 blocks."""
     total, last = 0, 0
     for path in paths:
         header = read_header(path)
@@ -212,7 +236,7 @@ def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Shapes and places of a safetensors file's tensors; nothing of another kind of file. ValueError for one that is damaged."""
+    """The header of a safetensors file; empty for other kinds of file. ValueError for a damaged one."""
     if path.suffix != ".safetensors":
         return {}
     with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""A pool of workers as an engine: open, push, finish, close, and what else an Engine offers, with the same results and errors.
+"""A pool of workers with the interface of an Engine, the same results and the same errors.
 
-Each stream keeps its motion latents and its noise in the workers, and takes its turn by pieces of a chunk: the piece that must be shown
-first is made first. A reader who does not ask for pieces costs the others nothing.
+Each stream keeps its motion latents and its noise in the workers. Streams take turns by pieces of a chunk: the piece that must be shown
+first is made first. A stream whose reader asks for no pieces takes no time from the others.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds after which a command is taken to hang, and the pool is ended."""
+    """Deadlines in seconds. A command that takes longer counts as hung and ends the pool."""
 
     load_s: float = 900
     reference_s: float = 300
     chunk_s: float = 300
     other_s: float = 60
     idle_s: float = 10
-    """To say that they are there, when there is nothing to do."""
+    """For the reply of idle workers to a ping."""
 
 
 class Pool:
-    """Workers that make one engine. They start when first needed, and again after a failure; streams of before fail with its reason.
+    """The workers of one engine. They start on first use and restart after a failure; earlier streams fail with that failure's reason.
 
-    Raises WorkerFailure when a worker dies, breaks or hangs, and the engine's own errors for what the engine refuses.
+    Raises WorkerFailure when a worker dies, fails or hangs, and the engine's own errors for bad input.
     """
 
     def __init__(self, placement: Placement, recipe: Recipe, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
@@ -62,14 +62,14 @@ class Pool:
 
     @property
     def state(self) -> State:
-        """What the pool is doing, for a user to see."""
+        """What the pool is doing, for display."""
         workers = self.workers
         if self.closed or workers is None:
             return State(kind="closed", text="closed" if self.closed else "not started yet")
         return workers.state
 
     def start(self) -> Workers:
-        """The workers, ready; started now if they are not. After a failure this is the new start."""
+        """The workers, ready for use; started first if needed, also after a failure."""
         with self.starting:
             if self.closed:
                 raise PoolClosed("the pool is closed; make a new one")
@@ -94,7 +94,7 @@ class Pool:
         return Workers(load, self.limits.load_s, self.limits.idle_s, folder)
 
     def await_load(self, workers: Workers) -> None:
-        """Wait until the engine is there. What the engine refuses ends the workers."""
+        """Wait until the engine is loaded. An error of the engine ends the workers."""
         try:
             self.facts, _ = workers.schedule.take(workers.loaded)
         except BaseException:
@@ -105,7 +105,7 @@ class Pool:
             raise
 
     def forget_failed(self) -> None:
-        """The last failure's processes are waited for, and its logs kept in place of the ones before."""
+        """Wait for the failed processes. Keep their logs, and remove those of the failure before."""
         if self.workers is not None:
             self.workers.thread.join()
             if self.failed_folder is not None:
@@ -128,7 +128,7 @@ class Pool:
 
     @property
     def device(self) -> torch.device:
-        """What kind of device the workers have; tensors that the pool gives are on the CPU."""
+        """The workers' type of device; tensors that the pool returns are on the CPU."""
         self.start()
         return torch.device(self.facts.device)
 
@@ -139,7 +139,7 @@ class Pool:
     def reference(
         self, pixels_CHW: Tensor, prompt: str | None = None, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
     ) -> Reference:
-        """Picture [3, H, W] in [-1, 1], already cropped, and prompt, encoded. It stays good when the pool is started anew."""
+        """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt. The reference stays valid when the pool restarts."""
         options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD}
         given = {name: value for name, value in options.items() if value is not None}
         return self.ask(wire.Prepare(pixels_CHW=pixels_CHW, options=given), self.limits.reference_s)
@@ -167,29 +167,29 @@ class Pool:
         workers, session = self.start(), next(self.sessions)
 
         def ask(command: object) -> tuple[object, Tensor | None]:
-            return workers.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # of now: a long one must not hold up streams
+            return workers.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # due now: a long decode must not delay streams
 
         ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW))
         try:
             while (answer := ask(wire.Next(session=session)))[0] is not None:
                 yield answer[1]
         finally:
-            workers.dismiss(session, self.limits.other_s)
+            workers.forget(session, self.limits.other_s)
 
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32."""
         return self.ask(wire.Listen(samples_N=samples_N, loudness=loudness), self.limits.reference_s)
 
     def ping(self, shape: tuple[int, ...] = ()) -> Tensor | None:
-        """One command to all workers and back; with a shape, uint8 values of it from rank 0."""
+        """Send a command to all workers and wait; with a shape, returns uint8 values of that shape from rank 0."""
         return self.start().ask(wire.Ping(shape=shape), limit_s=self.limits.other_s)[1]
 
     def stats(self) -> dict[str, float]:
-        """What rank 0 holds: resident_mb, peak_mb, files, sessions."""
+        """Rank 0's resident_mb, peak_mb, files and sessions."""
         return self.ask(wire.Stats(), self.limits.other_s)
 
     def close(self) -> None:
-        """End the workers. Streams that are still open fail with PoolClosed. The logs of a failure are kept."""
+        """End the workers. Open streams fail with PoolClosed. Logs of a failure are kept."""
         self.closed = True
         if (workers := self.workers) is not None:
             workers.close()
@@ -198,7 +198,7 @@ class Pool:
 
 
 class PoolStream:
-    """One talking picture in the workers. Sound waits here until there is enough for a chunk."""
+    """One stream in the workers. Sound is buffered here until there is enough for a chunk."""
 
     def __init__(
         self,
@@ -214,18 +214,18 @@ class PoolStream:
         self.blocks: list[Tensor] = []
         self.waiting = 0
         self.due = 0.0
-        """When what has been made will have been shown."""
-        self.owing = False
-        """Whether a reader left a call's pieces before their end: the rest comes with the next call."""
-        self.close = weakref.finalize(self, workers.dismiss, session, limits.other_s)
-        """Have the workers forget the stream; done by itself when nobody holds it."""
+        """time.monotonic at which all frames made so far have been shown."""
+        self.unfinished = False
+        """Whether a reader stopped before the last piece of a call; the next call gives the rest."""
+        self.close = weakref.finalize(self, workers.forget, session, limits.other_s)
+        """Make the workers drop the stream; called automatically when this object is garbage-collected."""
         self.close.atexit = False
 
     def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
         """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
         self.blocks.append(samples_PN)
         self.waiting += samples_PN.shape[-1]
-        if self.waiting >= self.plan.new_samples or self.owing:
+        if self.waiting >= self.plan.new_samples or self.unfinished:
             self.waiting %= self.plan.new_samples
             blocks, self.blocks = self.blocks, []
             yield from self.run(wire.Push(session=self.session, blocks=blocks))
@@ -236,22 +236,22 @@ class PoolStream:
         yield from self.run(wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames))
 
     def run(self, command: object) -> Iterator[Chunk]:
-        """Pieces until the workers have no more to make; then they have made ready for the next sound too."""
-        self.owing = True
+        """Yield pieces until the workers have none left; by then they have also prepared for the next sound."""
+        self.unfinished = True
         while (piece := self.make(command)) is not None:
             yield piece
             command = wire.Next(session=self.session)
-        self.owing = False
+        self.unfinished = False
 
     def make(self, command: object) -> Chunk | None:
-        """Have one piece made, in the order in which pieces are to be shown."""
+        """Ask for one piece. The pieces of all streams are made in the order in which they must be shown."""
         if not self.close.alive and self.workers.failure is None:
             raise PoolClosed("the stream is closed; open a new one")
         self.due = max(self.due, time.monotonic())
         try:
             made, frames_THWC = self.workers.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
         except BaseException:
-            self.close()  # its motion latents, or its sound, are now between two chunks
+            self.close()  # the stream's state is inconsistent in the middle of a chunk
             raise
         if made is None:
             return None

@@ -1,4 +1,4 @@
-"""Work waiting for the workers: whoever has some submits a job and waits for it; the job due first is done first, one at a time."""
+"""A queue of jobs for the workers. Any thread submits a job and waits for it; the job due first runs first, one at a time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OnStep = Callable[[int, int], None]
 POLL_S = 0.05
 """How often a waiting stream calls its `on_step`."""
 SPARE_SLOTS = 2
-"""As long as this many are free, an answer stays in its slot until the reader drops it, uncopied; else it is copied out."""
+"""While at least this many slots are free, an answer is lent to the reader without a copy; otherwise it is copied."""
 
 
 class WorkerFailure(RuntimeError):
-    """A worker died, broke or hung, so the pool has ended. `rank` is the one to blame, if that is known."""
+    """A worker died, failed or hung, so the pool has ended. `rank` is the worker that caused it, if known."""
 
     def __init__(self, reason: str, rank: int | None = None) -> None:
         super().__init__(reason)
@@ -29,12 +29,12 @@ class WorkerFailure(RuntimeError):
 
 
 class PoolClosed(RuntimeError):
-    """The pool was closed, or the job cancelled, while something was waiting for it."""
+    """The pool was closed or the job was cancelled while a caller was waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a user is told of a pool."""
+    """What the pool is doing, for display."""
 
     kind: str
     """starting, ready, busy, failed or closed."""
@@ -45,12 +45,12 @@ class State:
 
 
 class Job:
-    """A command on its way. `due` orders jobs: seconds of time.monotonic."""
+    """A command and its answers. Jobs run in the order of `due`, in seconds of time.monotonic."""
 
     def __init__(self, command: object, limit_s: float, due: float = 0, *, awaited: bool = True) -> None:
         self.command, self.limit_s, self.due = command, limit_s, due
         self.awaited = awaited
-        """Whether someone will take the answer, and so free the slot."""
+        """Whether a caller will take the answer and thereby free the slot."""
         self.number = self.slot = -1
         self.limit = float("inf")
         self.step = (0, 0)
@@ -68,19 +68,19 @@ class Job:
 
 
 class Schedule:
-    """Jobs in the order they are due, and the slots for their answers. Any thread may submit; one thread begins and concludes.
+    """Jobs in the order they are due, and the slots for their answers. Any thread may submit; a single thread begins and concludes jobs.
 
-    `ring` wakes that thread.
+    `wake` wakes that thread.
     """
 
-    def __init__(self, slots: list[Segment], stop: StopWord, ring: Callable[[], None]) -> None:
-        self.slots, self.stop, self.ring = slots, stop, ring
+    def __init__(self, slots: list[Segment], stop: StopWord, wake: Callable[[], None]) -> None:
+        self.slots, self.stop, self.wake = slots, stop, wake
         self.free_slots = list(range(len(slots)))
         self.lock, self.numbers = threading.Lock(), itertools.count(1)
         self.waiting: list[tuple[float, int, Job]] = []
         self.current: Job | None = None
         self.refusal: BaseException | None = None
-        """Why nothing more is taken."""
+        """The error for new jobs once the pool has ended."""
 
     def submit(self, job: Job) -> Job:
         with self.lock:
@@ -89,11 +89,11 @@ class Schedule:
                 heapq.heappush(self.waiting, (job.due, job.number, job))
             else:
                 job.end(self.refusal)
-        self.ring()
+        self.wake()
         return job
 
     def take(self, job: Job, on_step: OnStep | None = None) -> tuple[object, Tensor | None]:
-        """Wait for a job: rank 0's value and tensor. `on_step` is called now and then; what it raises stops the job."""
+        """Wait for a job and return rank 0's value and tensor. `on_step` is called while waiting; if it raises, the job is cancelled."""
         try:
             while not job.ended.wait(None if on_step is None else POLL_S):
                 on_step(*job.step)
@@ -113,7 +113,7 @@ class Schedule:
             self.free(job)
 
     def cancel(self, job: Job) -> None:
-        """Stop a job between two steps, or before it has begun. The workers stay."""
+        """Cancel a job between two steps, or before it begins. The workers keep running."""
         with self.lock:
             if job is self.current:
                 self.stop.set(job.number)
@@ -127,12 +127,12 @@ class Schedule:
             self.put_back(job.slot)
 
     def put_back(self, slot: int) -> None:
-        """A slot may be filled again. Without the lock: the garbage collector may call this inside it."""
+        """Mark a slot as free. Takes no lock, since the garbage collector may call this while the lock is held."""
         self.free_slots.append(slot)
-        self.ring()
+        self.wake()
 
     def begin(self) -> Job | None:
-        """The job due first, if no other is being done and a slot is free."""
+        """Begin the job due first, if no other is running and a slot is free."""
         with self.lock:
             if self.current is not None or not self.waiting or not self.free_slots:
                 return None
@@ -141,7 +141,7 @@ class Schedule:
             return self.current
 
     def conclude(self, error: BaseException | None) -> None:
-        """The current job is done."""
+        """End the current job."""
         with self.lock:
             job, self.current = self.current, None
             if not job.awaited:
@@ -149,7 +149,7 @@ class Schedule:
         job.end(error)
 
     def refuse(self, error: BaseException, *, current: bool) -> None:
-        """Take nothing more, and end what is waiting, with this error; what is being done is ended too, or asked to stop."""
+        """Refuse new jobs and end the waiting ones with this error. `current`: end the running job too; otherwise only cancel it."""
         with self.lock:
             self.refusal = self.refusal or error
             ended, self.waiting = [job for _, _, job in self.waiting], []

@@ -1,7 +1,7 @@
-"""What travels between a pool and its workers: orders one way, answers and notes the other, as pickles over private sockets.
+"""Messages between a pool and its workers: orders to the workers, answers and notes back, as pickles over private sockets.
 
-Both ends are started by the same user from the same files and nothing else can reach the sockets, so pickles are safe here. They never
-come from a network. Axes: T frames, H W size, C channels, P people, N samples, L tokens, D width, K masks.
+Pickles are safe here: both ends belong to the same user and the same files, no other process can reach the sockets, and nothing comes
+from a network. Axes: T frames, H W size, C channels, P people, N samples, L tokens, D width, K masks.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ RECEIVE_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the workers of a pool run, and how they share the work."""
+    """Where a pool's workers run and how they share the work."""
 
     num_workers: int
     ulysses_degree: int
     ring_degree: int
+    memory: str = "resident"
+    """Where the DiT's weights are kept: resident, sharded or offload."""
     gpus: tuple[str, ...] = ()
-    """UUID of each worker's GPU; none: processes on the CPU."""
+    """UUID of each worker's GPU; empty for processes on the CPU."""
     reason: str = ""
     """Why this count and these degrees, for the user."""
 
@@ -49,21 +51,21 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Join the others and make the engine. The answer is Facts."""
+    """Join the group and make the engine. The answer is Facts."""
 
     rank: int
     placement: Placement
     recipe: Recipe
     meeting: str
-    """Address at which the workers find each other."""
+    """torch.distributed address for the rendezvous of the workers."""
     timeout_s: float
-    """Of every exchange between workers; longer than any limit of the pool, which acts first."""
+    """Timeout of the workers' collectives; longer than every deadline of the pool, so that the pool acts first."""
     num_threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the pool must know of the engine that its workers hold."""
+    """What the pool must know about its workers' engine."""
 
     preset: object
     dtype: torch.dtype
@@ -82,7 +84,7 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True)
 class Listen:
-    """Audio features of sound [N]."""
+    """Encode sound [N]. The answer is its features."""
 
     samples_N: Tensor
     loudness: bool
@@ -90,20 +92,20 @@ class Listen:
 
 @dataclass(frozen=True, kw_only=True)
 class Open:
-    """Begin a stream under this number."""
+    """Open a stream under this session number."""
 
     session: int
     reference: Reference
     settings: StreamSettings
     people: int
     latents: bool
-    """Whether the first piece of a chunk comes with the chunk's latents."""
+    """Whether a chunk's first piece includes the chunk's latents."""
     start: Start | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenDecode:
-    """Begin to decode latents [C, t, h, w]; Next gives the pieces."""
+    """Begin to decode latents [C, t, h, w]; Next returns the pieces."""
 
     session: int
     latents_CTHW: Tensor
@@ -111,7 +113,7 @@ class OpenDecode:
 
 @dataclass(frozen=True, kw_only=True)
 class Push:
-    """More sound, then the first piece of a chunk, if there is enough for one: the answer is Made or None."""
+    """Add sound. The answer is Made with the first piece of a chunk, or None if the sound does not complete one."""
 
     session: int
     blocks: list[Tensor]
@@ -119,7 +121,7 @@ class Push:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The last sound, then the first piece of what is left: the answer is Made or None."""
+    """Add the last sound. The answer is Made with the first remaining piece, or None."""
 
     session: int
     blocks: list[Tensor]
@@ -128,7 +130,7 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Next:
-    """One more piece of a chunk, or of a decode: Made, or None when there is no more for now."""
+    """Make one more piece of a chunk or decode. The answer is Made, or None if there is none left."""
 
     session: int
 
@@ -140,24 +142,24 @@ class Close:
 
 @dataclass(frozen=True, kw_only=True)
 class Ping:
-    """Nothing, at once; or frames of this shape, to time their way."""
+    """Answer at once; with a shape, with frames of that shape to time their transfer."""
 
     shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What a worker holds: memory, files, sessions. All ranks answer."""
+    """A worker's memory, files and sessions. All ranks answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shutdown:
-    """Leave."""
+    """Exit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A piece of a chunk, or of a decode (index -1), whose picture lies in shared memory."""
+    """A piece of a chunk, or of a decode (index -1); its frames are in shared memory."""
 
     index: int = -1
     first_frame: int = 0
@@ -168,7 +170,7 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A tensor in the order's slot of shared memory."""
+    """Shape and type of a tensor in the order's shared-memory slot."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -176,7 +178,7 @@ class Parcel:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A command with its number, and the slot for what is large in its answer."""
+    """A command, its job number, and the slot for the large tensor of its answer."""
 
     job: int
     command: object
@@ -185,7 +187,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """An order carried out. Only rank 0 has a value, but for Stats."""
+    """The order succeeded. Only rank 0 sends a value, except for Stats."""
 
     job: int
     value: object = None
@@ -194,7 +196,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """The user's mistake, found before any work; the worker is as it was."""
+    """Bad input, found before any work began; the worker's state is unchanged."""
 
     job: int
     error: ValueError | FileNotFoundError
@@ -209,17 +211,17 @@ class Stopped:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """The worker cannot go on and ends."""
+    """The worker failed and exits."""
 
     error: str
-    """One line; the trace is in the log."""
+    """One line; the traceback is in the log."""
     at: float
-    """time.monotonic, which all processes of a machine share: whose error was first is to blame."""
+    """time.monotonic, shared by all processes of a machine: the earliest error is the cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What rank 0 is doing: loading, or denoising step `step` of `steps`; or a line for the user."""
+    """Progress of rank 0: what it is loading, or denoising step `step` of `steps`; or a warning for the user."""
 
     text: str = ""
     warning: str = ""
@@ -228,7 +230,7 @@ class Note:
 
 
 class TensorPickler(pickle.Pickler):
-    """Tensors as their own bytes only, whatever storage they are a view of."""
+    """Pickles only a tensor's own bytes, not the storage that it is a view of."""
 
     def reducer_override(self, value: object) -> object:
         if isinstance(value, Tensor):
@@ -242,7 +244,7 @@ def rebuild_tensor(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> T
 
 
 def pack(message: object) -> bytes:
-    """A message with its length before it."""
+    """A message as bytes, with its length as a header."""
     buffer = io.BytesIO()
     buffer.write(HEADER.pack(0))
     TensorPickler(buffer, protocol=5).dump(message)
@@ -252,7 +254,7 @@ def pack(message: object) -> bytes:
 
 
 class Inbox:
-    """Bytes in as they come, whole messages out."""
+    """Collects received bytes and yields whole messages."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -269,7 +271,7 @@ class Inbox:
 
 
 def messages(connection: socket.socket) -> Iterator[object]:
-    """Messages of a blocking socket until its other end is closed."""
+    """Yield messages from a blocking socket until the other end closes it."""
     inbox = Inbox()
     while data := connection.recv(RECEIVE_BYTES):
         yield from inbox.feed(data)

@@ -1,6 +1,6 @@
-"""One process of a pool: `python -m livetalk_core.pool.worker SOCKET DEATH STOP SLOT SLOT`, all of them inherited file descriptors.
+"""One process of a pool: `python -m livetalk_core.pool.worker SOCKET DEATH STOP SLOT SLOT`; the arguments are inherited file descriptors.
 
-It ends with its pool, however that ends: the death pipe's other end is held by the pool's process alone, so it closes with it.
+It exits when its pool's process ends, for whatever reason: only that process holds the other end of the DEATH pipe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import suppress
 
 
 def main(arguments: list[str]) -> None:
-    """Obey orders until told to leave. The watch starts before anything heavy is imported."""
+    """Execute orders until shutdown. The watch on the pool's process starts before any slow import."""
     connection_fd, death_fd, stop_fd, *slot_fds = map(int, arguments)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> None:
 
 
 def end_with_pool(death_fd: int) -> None:
-    """Wait until the pool's process is gone; then so is this process group, with whatever the compiler has started."""
+    """Wait for the end of the pool's process, then kill this process group, including any compiler processes."""
     os.read(death_fd, 1)
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def report(connection: socket.socket, error: Exception, at: float) -> None:
-    """Tell the pool in one line what broke; the trace is in the log."""
+    """Report an error to the pool in one line; the traceback is in the log."""
     from livetalk_core.pool.wire import Broken, pack
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -54,7 +54,7 @@ def report(connection: socket.socket, error: Exception, at: float) -> None:
 
 
 def leave(status: int) -> None:
-    """End now: libraries of a broken group may wait for its other members at a normal exit."""
+    """Exit at once: at a normal exit, libraries may wait for the other members of a broken group."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

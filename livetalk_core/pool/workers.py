@@ -1,4 +1,4 @@
-"""The workers of one start, and the thread that looks after them: it hands out orders, hears answers, and ends all when one fails."""
+"""The worker processes of one start, and the thread that sends them orders, reads their answers, and ends all of them if one fails."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ from livetalk_core.pool.schedule import Job, OnStep, PoolClosed, Schedule, State
 log = logging.getLogger(__name__)
 
 NUM_SLOTS = 4
-"""Two for work in progress while the last chunk is copied out, and two that readers may keep for a while."""
+"""Two for running work while the previous chunk is copied, and two that readers may hold."""
 GRACE_S = 0.3
-"""When a rank reports an error, the cause may be another's death, which shows a moment later."""
-REFUSED_S = 30
-"""When one rank refuses an order, the others must too, within this time."""
-PULSE_S = 2
-"""How often workers that have nothing to do are asked whether they still answer."""
-FAREWELL_S = 3
-"""How long workers have to leave by themselves."""
+"""Wait after a rank's error report: the cause may be another rank's death, which is noticed a moment later."""
+REFUSAL_S = 30
+"""When one rank refuses an order, the others must answer within this time."""
+IDLE_CHECK_S = 2
+"""How long workers are idle before they are pinged."""
+EXIT_S = 3
+"""How long workers may take to exit at shutdown before they are killed."""
 DUMP_S = 0.5
-"""How long workers have to write their stacks."""
+"""How long workers may take to write their stack traces."""
 
 
 class Workers:
-    """Worker processes from their start to their end. All ranks work on one order at a time; any thread may ask."""
+    """Worker processes from start to end. All ranks work on one order at a time; any thread may call `ask`."""
 
     def __init__(self, load: wire.Load, load_s: float, idle_s: float, folder: Path) -> None:
-        """`idle_s`: how long workers that have nothing to do may take to answer."""
+        """`idle_s`: the deadline of idle workers' reply to a ping."""
         self.folder, self.idle_s = folder, idle_s
-        self.next_pulse = float("inf")
-        """When they are to be asked, unless there is something to do before."""
+        self.next_idle_check = float("inf")
+        """time.monotonic of the next ping if no job comes before."""
         self.state = State(kind="starting", text=f"starting {load.placement.num_workers} processes")
         self.failure: WorkerFailure | None = None
-        self.leaving: float | None = None
-        self.suspected: float | None = None
-        self.dismissed: deque[Job] = deque()
+        self.closing_since: float | None = None
+        self.error_since: float | None = None
+        self.to_forget: deque[Job] = deque()
         self.segments = [Segment.create("livetalk-stop", WORD_BYTES), *(Segment.create("livetalk-slot") for _ in range(NUM_SLOTS))]
-        self.selector, (self.bell, self.rope) = selectors.DefaultSelector(), socket.socketpair()
-        for end in (self.bell, self.rope):
+        self.selector, (self.wake_reader, self.wake_writer) = selectors.DefaultSelector(), socket.socketpair()
+        for end in (self.wake_reader, self.wake_writer):
             end.setblocking(False)
-        self.selector.register(self.bell, selectors.EVENT_READ, None)
-        self.schedule = Schedule(self.segments[1:], StopWord(self.segments[0]), self.ring)
+        self.selector.register(self.wake_reader, selectors.EVENT_READ, None)
+        self.schedule = Schedule(self.segments[1:], StopWord(self.segments[0]), self.wake)
         self.members = self.launch(load)
         self.loaded = self.schedule.submit(Job(load, load_s))
-        self.thread = threading.Thread(target=self.look_after, name="livetalk-pool", daemon=True)
+        self.thread = threading.Thread(target=self.watch, name="livetalk-pool", daemon=True)
         self.thread.start()
 
     def launch(self, load: wire.Load) -> list[Member]:
-        """The processes. They end when the pipe's other end, which this process alone holds, is closed."""
+        """Start the processes. They exit when the other end of the pipe closes, which only this process holds."""
         death_fd, self.life_fd = os.pipe()
         fds = [segment.fd for segment in self.segments]
         gpus = load.placement.gpus or [None] * load.placement.num_workers
@@ -81,77 +81,77 @@ class Workers:
         return members
 
     def ask(self, command: object, *, limit_s: float, due: float = 0, on_step: OnStep | None = None) -> tuple[object, Tensor | None]:
-        """Have a command carried out: rank 0's value and tensor. Raises what refused it, or WorkerFailure."""
+        """Execute a command and return rank 0's value and tensor. Raises the engine's error, or WorkerFailure."""
         return self.schedule.take(self.schedule.submit(Job(command, limit_s, due)), on_step)
 
-    def dismiss(self, session: int, limit_s: float) -> None:
-        """Have the workers forget a session, some time soon. Takes no lock, so that the garbage collector may call it anywhere."""
-        self.dismissed.append(Job(wire.Close(session=session), limit_s, awaited=False))
-        self.ring()
+    def forget(self, session: int, limit_s: float) -> None:
+        """Make the workers drop a session soon. Takes no lock, so the garbage collector may call it at any time."""
+        self.to_forget.append(Job(wire.Close(session=session), limit_s, awaited=False))
+        self.wake()
 
     def reserve(self, num_bytes: int) -> None:
-        """Make the slots large enough beforehand."""
+        """Grow the slots in advance."""
         for slot in self.segments[1:]:
             slot.grow(num_bytes)
 
-    def ring(self) -> None:
-        """Wake the thread."""
+    def wake(self) -> None:
+        """Wake the thread from its wait for events."""
         with suppress(BlockingIOError, OSError):
-            self.rope.send(b"!")
+            self.wake_writer.send(b"!")
 
     def close(self) -> None:
-        """End the workers and wait until they are gone. What was asked for ends with PoolClosed."""
-        self.leaving = self.leaving or time.monotonic()
+        """End the workers and wait for them. Waiting jobs end with PoolClosed."""
+        self.closing_since = self.closing_since or time.monotonic()
         self.schedule.refuse(PoolClosed("the pool was closed"), current=False)
-        self.ring()
+        self.wake()
         self.thread.join()
 
-    # From here on: the thread.
+    # Everything below runs in the thread.
 
-    def look_after(self) -> None:
+    def watch(self) -> None:
         try:
-            while self.failure is None and not self.may_leave():
-                self.turn()
+            while self.failure is None and not self.can_shut_down():
+                self.handle_events()
             if self.failure is None:
-                self.say_farewell()
+                self.shut_down()
         except Exception as error:
             self.fail(f"the pool's own thread failed: {error!r}")
             raise
         finally:
-            self.clear_up()
+            self.release_all()
 
-    def turn(self) -> None:
-        """One round: hear what there is, judge, hand out the next order."""
-        for key, mask in self.selector.select(self.patience()):
+    def handle_events(self) -> None:
+        """One iteration: read messages, check deadlines, send the next order."""
+        for key, mask in self.selector.select(self.seconds_to_wait()):
             if key.data is None:
                 with suppress(BlockingIOError):
-                    self.bell.recv(4096)
+                    self.wake_reader.recv(4096)
             elif self.failure is None:
                 self.serve(key.data, mask)
         now, job = time.monotonic(), self.schedule.current
-        if self.failure is None and self.suspected is not None and now > self.suspected + GRACE_S:
+        if self.failure is None and self.error_since is not None and now > self.error_since + GRACE_S:
             first = min((member for member in self.members if member.broken is not None), key=lambda member: member.broken.at)
             self.fail(f"rank {first.rank} failed: {first.broken.error}", first)
         if self.failure is None and job is not None and now > job.limit:
             self.end_hang(job)
-        while self.dismissed:
-            self.schedule.submit(self.dismissed.popleft())
-        if job is None and now > self.next_pulse:
-            self.next_pulse = float("inf")
+        while self.to_forget:
+            self.schedule.submit(self.to_forget.popleft())
+        if job is None and now > self.next_idle_check:
+            self.next_idle_check = float("inf")
             self.schedule.submit(Job(wire.Ping(), self.idle_s, awaited=False))
         if self.failure is None:
             self.hand_out()
 
-    def patience(self) -> float | None:
-        """Seconds until something is to be done without a message."""
+    def seconds_to_wait(self) -> float | None:
+        """Seconds until the next deadline; None if there is none."""
         job = self.schedule.current
-        times = [self.suspected + GRACE_S] if self.suspected is not None else []
-        times += [self.next_pulse if job is None else job.limit]
-        times += [self.leaving + FAREWELL_S] if self.leaving is not None else []
+        times = [self.error_since + GRACE_S] if self.error_since is not None else []
+        times += [self.next_idle_check if job is None else job.limit]
+        times += [self.closing_since + EXIT_S] if self.closing_since is not None else []
         return None if min(times) == float("inf") else max(0.0, min(times) - time.monotonic()) + 0.001
 
     def serve(self, member: Member, mask: int) -> None:
-        """Send and receive what can be without waiting."""
+        """Send and receive without blocking."""
         if mask & selectors.EVENT_WRITE:
             self.send(member, b"")
         if mask & selectors.EVENT_READ:
@@ -160,9 +160,9 @@ class Workers:
             except ConnectionResetError:
                 data = b""
             if not data:
-                self.lose(member)
+                self.on_disconnect(member)
             for message in member.inbox.feed(data):
-                self.hear(member, message)
+                self.on_message(member, message)
 
     def send(self, member: Member, data: bytes) -> None:
         member.outbox += data
@@ -171,14 +171,14 @@ class Workers:
         if self.selector.get_key(member.connection).events != wanted:
             self.selector.modify(member.connection, wanted, member)
 
-    def lose(self, member: Member) -> None:
-        """A worker's socket has closed: it is dead. If it had said why, the cause may still be another's death."""
+    def on_disconnect(self, member: Member) -> None:
+        """A worker's socket closed, so it is dead. If it reported an error before, another rank's death may still be the cause."""
         self.selector.unregister(member.connection)
         member.signal(signal.SIGKILL)
         if member.broken is None:
-            self.fail(f"rank {member.rank} {member.epitaph()}", member)
+            self.fail(f"rank {member.rank} {member.describe_exit()}", member)
 
-    def hear(self, member: Member, message: object) -> None:
+    def on_message(self, member: Member, message: object) -> None:
         job = self.schedule.current
         match message:
             case wire.Note(text=text) if text:
@@ -189,22 +189,22 @@ class Workers:
                 job.step = (step, steps)
             case wire.Broken():
                 member.broken = message
-                self.suspected = self.suspected or time.monotonic()
+                self.error_since = self.error_since or time.monotonic()
             case wire.Done() | wire.Refused() | wire.Stopped():
-                assert job is not None and message.job == job.number, f"rank {member.rank} answers an order that is not due"
+                assert job is not None and message.job == job.number, f"rank {member.rank} answered an order that is not running"
                 job.answers[member.rank] = message
                 if isinstance(message, wire.Refused):
-                    job.limit = min(job.limit, time.monotonic() + REFUSED_S)
+                    job.limit = min(job.limit, time.monotonic() + REFUSAL_S)
                 if len(job.answers) == len(self.members):
                     self.conclude(job)
 
     def conclude(self, job: Job) -> None:
-        """All ranks have answered: in the same way, or the pool is out of step."""
+        """All ranks have answered. Answers of different kinds mean that the ranks have diverged."""
         if len({type(answer) for answer in job.answers.values()}) > 1:
             found = ", ".join(f"{rank} {type(answer).__name__.lower()}" for rank, answer in sorted(job.answers.items()))
             self.fail(f"the ranks disagree on {job.what}: {found}")
             return
-        self.state, self.next_pulse = State(kind="ready"), time.monotonic() + PULSE_S
+        self.state, self.next_idle_check = State(kind="ready"), time.monotonic() + IDLE_CHECK_S
         match job.answers[0]:
             case wire.Done():
                 self.schedule.conclude(None)
@@ -214,7 +214,7 @@ class Workers:
                 self.schedule.conclude(PoolClosed(f"{job.what} was cancelled"))
 
     def hand_out(self) -> None:
-        """Send the job due first to all ranks, if they are free."""
+        """Send the job due first to all ranks, if they are idle."""
         job = self.schedule.begin()
         if job is None:
             return
@@ -227,7 +227,7 @@ class Workers:
             self.send(member, data or wire.pack(replace(order, command=replace(job.command, rank=member.rank))))
 
     def end_hang(self, job: Job) -> None:
-        """Write all ranks' stacks to their logs, then end: a stopped rank is woken for its stack, the others show where they wait."""
+        """Make all ranks write their stack traces to their logs, then fail. A suspended rank is continued so that it can."""
         stopped = [member for member in self.members if member.is_stopped()]
         silent = [member for member in self.members if member.rank not in job.answers]
         for member in self.members:
@@ -242,7 +242,7 @@ class Workers:
         self.fail(reason, blamed[0] if blamed else None)
 
     def fail(self, reason: str, blamed: Member | None = None) -> None:
-        """End the pool: nobody is left waiting, no process is left running."""
+        """Kill all workers and end all jobs with WorkerFailure."""
         for member in self.members:
             member.signal(signal.SIGKILL)
         log = f" (log: {blamed.log})" if blamed is not None else ""
@@ -251,32 +251,32 @@ class Workers:
         self.failure = failure
         self.schedule.refuse(failure, current=True)
 
-    def may_leave(self) -> bool:
-        """Closing waits for the next step of what is being done, but not for a model that is being loaded."""
+    def can_shut_down(self) -> bool:
+        """Whether the thread may shut down: closing waits for the running job to be cancelled, but not for a load."""
         job = self.schedule.current
-        if self.leaving is None:
+        if self.closing_since is None:
             return False
-        return job is None or isinstance(job.command, wire.Load) or time.monotonic() > self.leaving + FAREWELL_S
+        return job is None or isinstance(job.command, wire.Load) or time.monotonic() > self.closing_since + EXIT_S
 
-    def say_farewell(self) -> None:
-        """Tell the workers to leave; those that are not gone in time are killed."""
+    def shut_down(self) -> None:
+        """Ask idle workers to exit; `release_all` then kills those that have not."""
         if self.schedule.current is None:
             order = wire.pack(wire.Order(job=0, command=wire.Shutdown(), slot=0))
             for member in self.members:
-                self.say(member, lambda connection: connection.sendall(order))
+                self.try_with_timeout(member, lambda connection: connection.sendall(order))
             for member in self.members:
-                self.say(member, lambda connection: connection.recv(1))
+                self.try_with_timeout(member, lambda connection: connection.recv(1))
         self.schedule.refuse(PoolClosed("the pool was closed"), current=True)
         self.state = State(kind="closed")
 
-    def say(self, member: Member, action: Callable[[socket.socket], object]) -> None:
-        """A last word, in what is left of the time for all of them."""
-        member.connection.settimeout(max(0.01, self.leaving + FAREWELL_S - time.monotonic()))
+    def try_with_timeout(self, member: Member, action: Callable[[socket.socket], object]) -> None:
+        """Send or receive within what is left of EXIT_S; errors are ignored."""
+        member.connection.settimeout(max(0.01, self.closing_since + EXIT_S - time.monotonic()))
         with suppress(OSError):
             action(member.connection)
 
-    def clear_up(self) -> None:
-        """All processes gone and reaped, all files closed."""
+    def release_all(self) -> None:
+        """Kill and reap all processes, close all files."""
         for member in self.members:
             member.signal(signal.SIGKILL)
         os.close(self.life_fd)
@@ -284,7 +284,7 @@ class Workers:
             member.reap()
             member.connection.close()
         self.selector.close()
-        for end in (self.bell, self.rope):
+        for end in (self.wake_reader, self.wake_writer):
             end.close()
         for segment in self.segments:
             segment.close()

@@ -1,1 +1,1 @@
-"""The loop that makes a stream: audio windows, few-step flow, colour, and the session that carries motion from chunk to chunk."""
+"""The loop that makes a stream: audio windows, few-step flow, color, and the session that carries motion from chunk to chunk."""

@@ -1,4 +1,4 @@
-"""Seconds per stage, without stopping the device: events on CUDA, the clock elsewhere."""
+"""Seconds per stage, without synchronizing the device: events on CUDA, the clock elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class StageClock:
-    """Collects spans of time by name, until they are taken with what was made in them."""
+    """Collects named time spans until `take`."""
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
@@ -31,19 +31,19 @@ class StageClock:
         return event
 
     def take(self) -> Spans:
-        """The spans since they were last taken."""
+        """The spans since the last call."""
         spans, self.spans = self.spans, []
         return Spans(spans)
 
 
 class Spans:
-    """Spans of one piece of work, which the device may still be at."""
+    """Time spans of a piece of work that the device may not have finished."""
 
     def __init__(self, spans: list[tuple[str, object, object]]):
         self.spans = spans
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage. Only to be asked once the results have reached the host: then the device has passed all the marks."""
+        """Seconds by stage. Call this only after the results have reached the host: then all events have been recorded."""
         total: dict[str, float] = defaultdict(float)
         for name, start, end in self.spans:
             total[name] += end - start if isinstance(start, float) else start.elapsed_time(end) / 1000

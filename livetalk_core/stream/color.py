@@ -1,4 +1,4 @@
-"""Colour held to the reference: Lab mean and deviation matched per frame (Reinard et al. 2001, as the published system does it)."""
+"""Color matching to the reference: Lab mean and deviation of each frame (Reinhard et al. 2001, as in the published system)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Stats = Callable[[Tensor], tuple[Tensor, Tensor]]
 def match_color(video_CTHW: Tensor, target: LabStats, strength: float, stats: Stats | None = None) -> Tensor:
     """Frames [3, T, H, W] in [-1, 1] with each frame's Lab statistics moved to the target's; blended in RGB by strength 0..1.
 
-    `stats` measures Lab frames; another than `stats_of` is for those who hold a part of each frame only.
+    `stats` measures Lab frames; pass another function than `stats_of` if this process has only a part of each frame.
     """
     if strength == 0:
         return video_CTHW
@@ -48,8 +48,8 @@ def lab_stats(video_CTHW: Tensor) -> LabStats:
 
 
 def stats_of(lab_CTHW: Tensor) -> LabStats:
-    """Mean and population deviation over each frame's pixels. Summed in float64, so that they do not depend on the order of the sums:
-    what several processes find from their parts of a frame is the same to the last digit."""
+    """Mean and population deviation over each frame's pixels. Summed in float64, so that the order of summation does not matter:
+    several processes with parts of a frame get the same float32 values."""
     std, mean = torch.std_mean(lab_CTHW.double(), dim=(-2, -1), correction=0, keepdim=True)
     return LabStats(mean.to(lab_CTHW.dtype), std.to(lab_CTHW.dtype))
 
@@ -76,7 +76,7 @@ def lab_to_rgb(lab_CTHW: Tensor) -> Tensor:
 
 
 class LabSpace(NamedTuple):
-    """The constants of the way between RGB and Lab, as tensors."""
+    """Constants of the conversion between RGB and Lab, as tensors."""
 
     to_xyz: Tensor
     to_rgb: Tensor
@@ -85,6 +85,6 @@ class LabSpace(NamedTuple):
 
 @functools.cache
 def lab_space(dtype: torch.dtype, device: torch.device) -> LabSpace:
-    """Made once for a device: to bring them there takes a copy each, for which the host waits."""
+    """Made once for each device, since the host waits for each copy to it."""
     to_xyz, to_rgb, white = (torch.tensor(values, dtype=dtype, device=device) for values in (RGB_TO_XYZ, XYZ_TO_RGB, WHITE))
     return LabSpace(to_xyz, to_rgb, white.view(-1, 1, 1, 1))

@@ -1,8 +1,8 @@
-"""Few-step flow sampling: one roll-out for serving and for distillation.
+"""Few-step flow sampling: the same roll-out for serving and distillation.
 
-x_t = (1 - t) x0 + t noise with flow time t in [0, 1]. Each step predicts x0 and noises it afresh to the next time.
-Motion latents are known: they are put back, clean, before every step and once more at the end. What is added before the last step may be
-less than that, as in sampling at a lower temperature: what a network lets through of it stays in the picture.
+x_t = (1 - t) x0 + t noise with flow time t in [0, 1]. Each step predicts x0 and adds new noise for the next time.
+Motion latents are known: they are put back, without noise, before every step and at the end. The noise before the last step can be scaled
+down, like a lower sampling temperature: noise that the network does not remove stays visible.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from livetalk_core.types import AudioWindow, Denoiser, Reference
 
 Noise = Callable[[torch.dtype], Tensor]
-"""Draws standard normal noise of the latents' shape; called once for the start and once after each step."""
+"""Draws standard normal noise of the latents' shape; called once at the start and once after each step."""
 
 NOMINAL = {4: (1000.0, 750.0, 500.0, 250.0), 3: (1000.0, 750.0, 500.0), 2: (1000.0, 500.0)}
-"""Steps that the published model was distilled for, 4 and 2; 3 are the first of the 4."""
+"""Steps that the published model was distilled for: 4 and 2. With 3, the first three of the 4."""
 
 
 def flow_times(steps: int, shift: float) -> list[float]:
@@ -40,7 +40,7 @@ def denoise_steps(
 ) -> Iterator[Tensor]:
     """Yields x0 [C, T, H, W] float32 after each step, motion latents in place: serving takes the last, distillation a random one.
 
-    `last_noise` scales the noise that is added before the last step, if that is not the first.
+    `last_noise` scales the noise that is added before the last step, if there is more than one.
     """
     x = pin_motion(noise(motion_CTHW.dtype), motion_CTHW)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
@@ -56,6 +56,6 @@ def pin_motion(x_CTHW: Tensor, motion_CTHW: Tensor) -> Tensor:
 
 
 def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device) -> Noise:
-    """One generator for a whole stream, on the compute device, as the published system draws."""
+    """One generator for a whole stream, on the compute device, as in the published system."""
     generator = torch.Generator(device=device).manual_seed(seed)
     return lambda dtype: torch.randn(shape, generator=generator, device=device, dtype=dtype)

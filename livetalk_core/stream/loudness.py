@@ -1,6 +1,6 @@
-"""How loud a stream's sound reaches the audio encoder: as published where someone speaks; what is no speech is not lifted to its level.
+"""Loudness of a stream's sound before the audio encoder: as published for speech; other sound is not raised to that level.
 
-The published loudness is measured over each window alone. Once speech has left the window, that lifts the noise of a quiet room by 40 dB.
+The published system measures loudness in each window alone. In a window without speech, that raises a quiet room's noise by 40 dB.
 Axes: N samples, F pieces of 20 ms.
 """
 
@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 
 Measure = Callable[[Tensor], float]
-"""Samples [N] -> the factor that brings them to the encoder's loudness; 1 where there is nothing to measure."""
+"""Samples [N] -> the gain that brings them to the encoder's loudness; 1 if there is nothing to measure."""
 
 PIECE_S = 0.02
 SYLLABLE_DB, SYLLABLES, SYLLABLES_S = 12.0, 3, 2.0
-"""Speech rises and falls by that many decibels, that many times in that time. Noise, hum and held tones do not; a slam does it once."""
+"""Speech rises and falls by SYLLABLE_DB at least SYLLABLES times in SYLLABLES_S. Noise, hum and held tones do not; a slam does once."""
 SOFTEST_DB = 25.0
-"""How much softer than the median of the stream's speech so far a window may be, and still be speech."""
+"""A window this much softer than the median of the stream's speech can still be speech."""
 STEADY_S, STEADY_DB = 0.5, 8.0
-"""Sound whose level stays within so much for so long is steady."""
+"""Sound whose level stays within STEADY_DB for STEADY_S is steady."""
 NOISE_DB, HEARD_DB = -35.0, -55.0
-"""RMS after the gain between which steady sound is noise that moves a mouth: well under speech (-23), and not silence anyway."""
+"""Steady sound with an RMS after gain between HEARD_DB and NOISE_DB is noise that would move the mouth; speech is near -23."""
 NOISE_GAIN = 0.03
 REMEMBERED = 256
 """Windows whose gains are remembered: about five minutes."""
 
 
 class Leveler:
-    """The loudness of one speaker's stream. It sees each window once, in order; what it keeps are the gains that speech has needed."""
+    """Levels one speaker's stream. Give it each window once, in order; it remembers the gains of windows with speech."""
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
@@ -40,11 +40,11 @@ class Leveler:
 
     @property
     def usual(self) -> float | None:
-        """The gain that speech has needed so far: the median over its windows. None before anyone has spoken."""
+        """Median gain of the windows with speech so far; None before the first."""
         return statistics.median(self.needed) if self.needed else None
 
     def level(self, samples_N: Tensor, rate: int = 16000) -> Tensor:
-        """A window's samples [N] on the CPU as the encoder is to hear them, float32. Windows with speech and no noise: as published."""
+        """A window's samples [N] on the CPU, leveled for the encoder, float32. A window with speech and no noise is as published."""
         levels_F = piece_levels(samples_N, rate)
         gain = self.next_gain(self.measure(samples_N), levels_F)
         scaled_N = samples_N.numpy().astype(np.float64) * gain
@@ -54,7 +54,7 @@ class Leveler:
         return torch.from_numpy(scaled_N.astype(np.float32))
 
     def next_gain(self, own: float, levels_F: np.ndarray) -> float:
-        """The window's own gain if it holds speech; else no more than speech has usually needed, and no lift before there was any."""
+        """The window's own gain if it has speech; else at most the usual gain of speech, and at most 1 before the first speech."""
         usual = self.usual
         if speaks(levels_F) and (usual is None or own <= usual * 10 ** (SOFTEST_DB / 20)):
             self.needed.append(own)
@@ -63,26 +63,26 @@ class Leveler:
 
 
 def piece_levels(samples_N: Tensor, rate: int) -> np.ndarray:
-    """Level [F] of each piece in decibels, of the sound's differences: a rumble hides no syllables. Digital silence is -90."""
+    """Level [F] of each piece in decibels, of the differences of samples, so that rumble hides no syllables. Digital silence is -90."""
     differences_N = np.diff(samples_N.numpy().astype(np.float64), prepend=0.0)
     return rms_levels(differences_N, rate)
 
 
 def rms_levels(samples_N: np.ndarray, rate: int) -> np.ndarray:
-    """RMS [F] of each whole piece, in decibels of full scale, -90 at the least."""
+    """RMS [F] of each whole piece in decibels of full scale, -90 or more."""
     size = round(PIECE_S * rate)
     pieces_FN = samples_N[: len(samples_N) // size * size].reshape(-1, size)
     return 10 * np.log10(np.square(pieces_FN).mean(axis=1) + 1e-9)
 
 
 def speaks(levels_F: np.ndarray) -> bool:
-    """Whether the level rises and falls as in speech: enough syllables close together. How loud it is does not matter."""
+    """Whether the level rises and falls as in speech: enough syllables close together, at any loudness."""
     ends = syllables(levels_F)
     return any(last - first <= SYLLABLES_S / PIECE_S for first, last in zip(ends, ends[SYLLABLES - 1 :], strict=False))
 
 
 def syllables(levels_F: np.ndarray) -> list[int]:
-    """The pieces at which the level has fallen again after a rise."""
+    """Indices of the pieces at which the level has fallen after a rise."""
     ends, turn, rising = [], levels_F[0] if len(levels_F) else 0.0, False
     for piece, level in enumerate(levels_F.tolist()):
         turn = max(turn, level) if rising else min(turn, level)
@@ -95,7 +95,7 @@ def syllables(levels_F: np.ndarray) -> list[int]:
 
 
 def noise_pieces(levels_F: np.ndarray, heard_F: np.ndarray) -> np.ndarray:
-    """Whether each piece [F] is steady noise: part of a stretch of even level, loud enough to be heard and well under speech."""
+    """Whether each piece [F] is steady noise: part of a stretch of even level, audible but well below speech."""
     length = round(STEADY_S / PIECE_S)
     noise_F = np.zeros(len(levels_F), bool)
     if len(levels_F) < length:
@@ -109,7 +109,7 @@ def noise_pieces(levels_F: np.ndarray, heard_F: np.ndarray) -> np.ndarray:
 
 
 def piece_gains(quiet_F: np.ndarray, num_samples: int, rate: int) -> np.ndarray:
-    """A gain for each sample [N]: NOISE_GAIN in the middle of quiet pieces, 1 in the middle of the others, straight lines between."""
+    """A gain for each sample [N]: NOISE_GAIN in the middle of quiet pieces, 1 in the middle of others, linear in between."""
     size = round(PIECE_S * rate)
     middles_F = (np.arange(len(quiet_F)) + 0.5) * size
     return np.interp(np.arange(num_samples), middles_F, np.where(quiet_F, NOISE_GAIN, 1.0))

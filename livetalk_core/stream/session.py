@@ -1,4 +1,4 @@
-"""One stream's life: window in, chunk out in pieces, motion carried from chunk to chunk. Memory does not grow."""
+"""One stream: a window in, a chunk out in pieces, motion latents carried to the next chunk. Memory does not grow."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ OnLatents = Callable[[Tensor], None]
 """Called with each chunk's finished latents [C, t, h, w], motion latents first, before they are decoded."""
 
 DECODE_GROUPS = (3,)
-"""Latent frames decoded at a time. The first three are two motion latents and one new one, so the first new frames leave after a third of
-the work; memory is bounded; the pixels are the same for any groups."""
+"""Latent frames decoded at a time, which bounds memory. The first three are two motion latents and a new one, so the first new frames are
+ready after a third of the work. The pixels are the same for any groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """New frames that the device is making, or has made."""
+    """New frames that the device has queued or finished."""
 
     first: int
-    """Place of the first one among the chunk's new frames."""
+    """Index of its first frame among the chunk's new frames."""
     count: int
     arrive: Callable[[], Tensor]
-    """Waits for them: uint8 [T, H, W, 3] on the host."""
+    """Waits for the frames and returns them: uint8 [T, H, W, 3] on the host."""
     spans: Spans
 
 
@@ -54,7 +54,10 @@ class Session:
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
         start: Start | None = None,
+        on_denoised: Callable[[], None] = lambda: None,
     ):
+        """`on_denoised` is called after a chunk's last step, also if the steps were stopped."""
+        self.on_denoised = on_denoised
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
         self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
         self.times = flow_times(settings.steps, settings.shift)
@@ -63,12 +66,12 @@ class Session:
         self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
         self.next_index = 0
         if start is not None:
-            self.go_on(start)
+            self.resume_at(start)
 
     @torch.no_grad()
     def step(self, window: AudioWindow) -> Iterator[Chunk]:
-        """The chunk of this window, in pieces that leave as soon as they are decoded. Windows must come in order, and each be taken to its
-        end: the motion latents of the next are made when no frame is waiting for it any more."""
+        """The chunk of this window, in pieces, each yielded as soon as it is decoded. Windows must come in order. Each must be read to its
+        end, since the next chunk's motion latents are encoded after the last piece."""
         assert window.index == self.next_index, f"window {window.index} came when {self.next_index} was due"
         on_their_way: deque[Piece] = deque()
         for piece in self.make(window):
@@ -78,8 +81,8 @@ class Session:
         while on_their_way:
             yield self.arrived(on_their_way.popleft(), window)
 
-    def go_on(self, start: Start) -> None:
-        """Begin with a later chunk. Noise is drawn for the chunks before, so that it stands where it would have stood."""
+    def resume_at(self, start: Start) -> None:
+        """Begin at a later chunk. Noise of the chunks before is drawn and dropped, so that the generator's state is the same."""
         for _ in range(start.index):
             for draw in range(self.settings.steps + 1):
                 self.noise(self.motion_CTHW.dtype if draw == 0 else torch.float32)
@@ -87,7 +90,7 @@ class Session:
         self.next_index = start.index
 
     def make(self, window: AudioWindow) -> Iterator[Piece]:
-        """The pieces as they are launched. A window that is not full is the stream's last: no more is made than its frames."""
+        """The pieces as they are launched. A window that is not full is the stream's last: only its valid frames are made."""
         with self.clock.stage("denoise"):
             latents_CTHW = self.denoise(window)
         if self.on_latents is not None:
@@ -109,7 +112,7 @@ class Session:
         self.next_index += 1
 
     def arrived(self, piece: Piece, window: AudioWindow) -> Chunk:
-        """A piece when it has reached the host, with its sound."""
+        """Wait for a piece; returns it with its sound."""
         rate, frames_THWC = self.plan.samples_per_frame, piece.arrive()
         return Chunk(
             index=window.index,
@@ -123,13 +126,16 @@ class Session:
         """Latents [C, t, h, w] of the chunk, motion latents in place."""
         x0 = None
         steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window, self.settings.last_noise)
-        for i in range(self.settings.steps):
-            self.announce(i)
-            x0 = next(steps)
+        try:
+            for i in range(self.settings.steps):
+                self.announce(i)
+                x0 = next(steps)
+        finally:
+            self.on_denoised()
         return x0
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """The chunk's frames piece by piece, motion frames first: [3, T, H, W] in [-1, 1], colours matched."""
+        """The chunk's frames piece by piece, motion frames first: [3, T, H, W] in [-1, 1], color-matched."""
         pieces = self.vae.decode(latents_CTHW, DECODE_GROUPS)
         while True:
             self.announce(self.settings.steps)
@@ -142,16 +148,16 @@ class Session:
             yield piece_CTHW
 
     def announce(self, step: int) -> None:
-        """Tell the caller how far the chunk is; a caller that raises stops the stream here."""
+        """Report progress to the caller, who can raise to stop the stream."""
         if self.on_step is not None:
             self.on_step(step, self.settings.steps)
 
     def matched(self, piece_CTHW: Tensor) -> Tensor:
-        """Decoded frames [3, T, H, W] with the reference's colours, float32."""
+        """Decoded frames [3, T, H, W] matched to the reference's colors, float32."""
         return match_color(piece_CTHW.float(), self.target, self.settings.color_strength)
 
     def new_frames(self, piece_CTHW: Tensor, first: int, num_valid: int) -> Tensor:
-        """Those frames of a piece that are to be shown, uint8 [T, H, W, 3]. `first`: its place, where the chunk's new frames begin at 0."""
+        """A piece's frames that are shown, uint8 [T, H, W, 3]. `first`: index of its first frame; the chunk's new frames begin at 0."""
         return to_uint8(piece_CTHW[:, max(0, -first) : max(0, num_valid - first)])
 
 

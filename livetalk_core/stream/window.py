@@ -1,4 +1,4 @@
-"""Sound in, audio windows out: one window per chunk, from growing input or from a whole recording.
+"""Turns sound into audio windows, one for each chunk, from live input or a whole recording.
 
 Frame k of the video shows samples [640 k, 640 (k + 1)). Window c covers the frames of chunk c: 5 before, already shown, and 28 new.
 """
@@ -21,9 +21,9 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class LiveWindows:
-    """Windows from growing sound. Each encodes the last 8 s up to its end (silence before the start), so memory and delay are constant.
+    """Windows from live sound. Each encodes the last 8 s up to its end (silence before the start), so memory and delay are constant.
 
-    However the sound is cut into pushes, the windows are the same.
+    The windows do not depend on how the sound is split into pushes.
     """
 
     def __init__(self, plan: StreamPlan, encode: Encode, people: int = 1, levelers: Sequence[Leveler] = (), start: int = 0):
@@ -54,7 +54,7 @@ class LiveWindows:
             yield from self.advance(min(left, self.plan.new_frames))
 
     def advance(self, num_valid: int) -> Iterator[AudioWindow]:
-        """Move the buffer on by one chunk and encode it, or pass it over."""
+        """Advance the buffer by one chunk and encode it, unless the chunk is before `start`."""
         new_PN, self.waiting_PN = self.waiting_PN.split([self.plan.new_samples, self.waiting_PN.shape[1] - self.plan.new_samples], dim=1)
         self.context_PN = torch.cat([self.context_PN, new_PN], dim=1)[:, -self.plan.context_samples :]
         heard = leveled(self.context_PN, self.levelers)
@@ -68,7 +68,7 @@ class LiveWindows:
 
 
 class WholeWindows:
-    """Windows of a whole recording, encoded at once when it ends, so that each hears past and future.
+    """Windows of a whole recording, encoded at once at its end, so that each sees past and future sound.
 
     Memory grows with the recording, and the encoder's time with its square: for minutes, not hours.
     """
@@ -82,7 +82,7 @@ class WholeWindows:
         self.parts_PN: list[Tensor] = [torch.zeros(people, plan.motion_frames * plan.samples_per_frame)]
 
     def push(self, samples_PN: Tensor) -> Iterator[AudioWindow]:
-        """Keep sound, [people, N] or [N]; there are no windows before the end."""
+        """Add sound, [people, N] or [N]; yields no windows before the end."""
         self.parts_PN.append(check_samples(samples_PN, self.people))
         yield from ()
 
@@ -104,14 +104,14 @@ class WholeWindows:
 
 def slice_windows(features_PTSD: Tensor, first: int, plan: StreamPlan) -> Tensor:
     """[people, 33, 5, layers, width]: for each frame of a chunk the encoder's frames i - 2 .. i + 2, held at the ends."""
-    device = features_PTSD.device  # where the places are made too, so that nothing is copied there
+    device = features_PTSD.device  # indices are made on it too, so that nothing is copied
     offsets = torch.arange(plan.audio_window, device=device) - plan.audio_window // 2
     frames = torch.arange(first, first + plan.chunk_frames, device=device)[:, None] + offsets
     return features_PTSD[:, frames.clamp(0, features_PTSD.shape[1] - 1)]
 
 
 def leveled(samples_PN: Tensor, levelers: Sequence[Leveler]) -> list[Tensor]:
-    """Each speaker's window [N] at the loudness that the encoder is to hear."""
+    """Each speaker's window [N], leveled for the encoder."""
     rows = list(samples_PN.cpu())
     return [leveler.level(samples_N) for leveler, samples_N in zip(levelers, rows, strict=True)] if levelers else rows
 

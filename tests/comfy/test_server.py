@@ -180,7 +180,7 @@ def test_other_engine_settings_make_other_engines_that_run(server, settings):
 
 
 @pytest.mark.parametrize(
-    "settings, message", [({"gpus": 64}, "gpus=64 leave some without work"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
+    "settings, message", [({"gpus": 64}, "gpus=64 are too many"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
 )
 def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(server, settings, message):
     prompt = workflow("full_graph")

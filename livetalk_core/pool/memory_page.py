@@ -1,0 +1,66 @@
+"""Writes docs/memory.md: what `--memory auto` and `--gpus auto` choose for the published model, by cards and host memory.
+
+Update the page with `python -m livetalk_core.pool.memory_page > docs/memory.md`.
+"""
+
+from __future__ import annotations
+
+from livetalk_core.parallel.memory import GIB, host_share, settle_memory, working_room
+from livetalk_core.pool.place import Box, Demand, Gpu, in_gib, place_on_gpus
+
+CARDS = (80, 48, 44.5, 32, 24, 16)
+COUNTS = (1, 2, 4, 8)
+HOSTS = (32, 64, 128)
+BLOCK, NUM_BLOCKS, REST = 928_000_000, 40, 1_500_000_000
+"""Bytes of a block of the 14B model, their number, and bytes of all other weights that stay on the GPU."""
+ROOM = working_room(NUM_BLOCKS * BLOCK + REST, 11_400_000_000)
+"""Working memory: the largest encoder, which is on the GPU only for a moment, or a chunk."""
+PUBLISHED = Demand(heads=40, num_bytes=NUM_BLOCKS * BLOCK + REST + ROOM, tokens=10530, block_bytes=BLOCK, num_blocks=NUM_BLOCKS)
+
+INTRODUCTION = f"""# Memory: what fits on which GPUs
+
+After this page you know what `--memory auto` and `--gpus auto` choose for the published 14B model in bfloat16.
+
+`auto` takes the first that fits of:
+
+1. **resident**: every GPU holds all weights. Needs {in_gib(PUBLISHED.on_each("resident", 1))} free on each GPU.
+2. **sharded** (two GPUs or more; not with `--compile` or `--fast`): each GPU holds a part of the DiT's blocks. Needs
+   {in_gib(PUBLISHED.on_each("sharded", 2))} free on each of 2, {in_gib(PUBLISHED.on_each("sharded", 4))} on each of 4,
+   {in_gib(PUBLISHED.on_each("sharded", 8))} on each of 8.
+3. **offload**: the blocks are in pinned host memory and are copied to the GPU one by one. Needs
+   {in_gib(PUBLISHED.on_each("offload", 1))} free on each GPU, and 1 GiB of host memory for each block and GPU. Blocks stay on the GPU
+   where there is room, or where the host has none.
+
+The reason is logged at the start. `--memory` with a name asks for that one only.
+
+The table is computed from estimates by `python -m livetalk_core.pool.memory_page`, not measured. "GPU" is free memory on each GPU,
+"host" is free host memory. "2 x offload, 24 on GPU" means: 2 GPUs, with 24 of the 40 blocks kept on each GPU.
+
+| GPU | {" | ".join(f"host {host} GiB" for host in HOSTS)} |
+|---|{"---|" * len(HOSTS)}
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    rows = (f"| {count} x {card} GiB | {' | '.join(choice(card, count, host) for host in HOSTS)} |" for card in CARDS for count in COUNTS)
+    return INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def choice(card_gib: float, count: int, host_gib: int) -> str:
+    """What auto chooses on `count` equal cards, in a few words."""
+    free, host = int(card_gib * GIB), host_gib * GIB
+    gpus = tuple(Gpu(index=i, uuid=str(i), free_bytes=free, name="") for i in range(count))
+    try:
+        place = place_on_gpus("auto", PUBLISHED, Box(gpus=gpus, host_bytes=host))
+    except ValueError:
+        return "does not fit"
+    chosen = f"{place.num_workers} x {place.memory}"
+    if place.memory != "offload":
+        return chosen
+    kept = settle_memory("auto", free, BLOCK, NUM_BLOCKS, REST, ROOM, host_share(host, place.num_workers))[1]
+    return f"{chosen}, {kept} on GPU"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

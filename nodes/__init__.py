@@ -1,4 +1,4 @@
-"""The pack: a list of nodes, and what is set up once when ComfyUI starts. No import here brings in torch."""
+"""The list of nodes, and the setup that runs once when ComfyUI starts. Nothing here imports torch."""
 
 from . import host, live, startup
 from .audio import AudioEmbedding

@@ -1,4 +1,4 @@
-"""Audio Embedding: ComfyUI's sound in, what the stream makes its audio windows from out."""
+"""Audio Embedding: ComfyUI's AUDIO in, checked speech for the sampler out."""
 
 from .speech import speech_from
 from .types import CATEGORY, SpeechWire, io, ui
@@ -12,8 +12,8 @@ class AudioEmbedding(io.ComfyNode):
             display_name="LiveTalk Audio Embedding",
             category=CATEGORY,
             description=(
-                "Prepares speech for the sampler: any rate, any channels, one or two speakers. "
-                "Windows are encoded while the stream runs, so long sound needs no more memory."
+                "Prepares speech for the sampler: any sample rate and channels, one or two speakers. "
+                "The sound is encoded while the stream runs, so a long recording needs little extra memory."
             ),
             search_aliases=["audio encode", "wav2vec", "speech", "voice"],
             has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
@@ -22,20 +22,20 @@ class AudioEmbedding(io.ComfyNode):
                 io.Audio.Input(
                     "second_audio",
                     optional=True,
-                    tooltip="A second speaker's speech, starting with the first's; silence follows the shorter. Needs two speaker masks.",
+                    tooltip="A second speaker's speech. Both start together; silence follows the shorter one. Needs two masks.",
                 ),
                 loudness_input(),
                 io.Boolean.Input(
                     "split_channels",
                     optional=True,
                     default=False,
-                    tooltip="The two channels of audio are two speakers, left first. Needs two speaker masks.",
+                    tooltip="Use the two channels of audio as two speakers, left first. Needs two masks.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 SpeechWire.Output("speech", display_name="speech", tooltip="Sound for the sampler."),
-                io.Int.Output("frames", display_name="frames", tooltip="Length of the video in frames: 25 x seconds, halves rounded up."),
+                io.Int.Output("frames", display_name="frames", tooltip="Number of video frames: 25 x seconds, halves rounded up."),
             ],
         )
 
@@ -50,6 +50,6 @@ def loudness_input() -> io.Input:
     return io.Boolean.Input(
         "loudness",
         default=True,
-        tooltip="Bring the sound to -23 LUFS before the audio encoder, as in training. The sound track is not changed.",
+        tooltip="Normalize the sound to -23 LUFS before the audio encoder, as in training. The video's sound is not changed.",
         advanced=True,
     )

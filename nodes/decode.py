@@ -1,4 +1,4 @@
-"""Parallel VAE Decode: runs a stream into a video file or into pictures; decodes a plain LATENT too."""
+"""Parallel VAE Decode: runs a stream into a video file or into images; also decodes a plain LATENT."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ParallelVAEDecode(io.ComfyNode):
             display_name="LiveTalk Parallel VAE Decode",
             category=CATEGORY,
             description=(
-                "Runs a stream. video: straight to a file with its sound, any length in constant memory. "
-                "images: all frames at once, for short clips and core image nodes. A LATENT is decoded with the engine's VAE."
+                "Runs a stream. video: writes a file with sound, at any length in constant memory. "
+                "images: keeps all frames in memory, for short clips and core image nodes. Also decodes a LATENT with the engine's VAE."
             ),
             search_aliases=["vae decode", "video", "save talking video"],
             inputs=[
@@ -28,12 +28,12 @@ class ParallelVAEDecode(io.ComfyNode):
                     default="video",
                     tooltip="video: a file, any length. images: in memory, 12 bytes a pixel and frame (720x416 for 10 s: 0.9 GB).",
                 ),
-                StreamWire.Input("stream", optional=True, tooltip="From the sampler or Live Preview. Give this or a latent."),
+                StreamWire.Input("stream", optional=True, tooltip="From the sampler or Live Preview. Connect this or a latent, not both."),
                 io.Latent.Input(
                     "latent", optional=True, tooltip="Latents [1, C, t, h, w] to decode: 4 t - 3 frames. C is 16 (Wan 2.1), for nano 64."
                 ),
-                EngineWire.Input("engine", optional=True, tooltip="Whose VAE decodes a latent. A stream brings its own."),
-                SpeechWire.Input("speech", optional=True, tooltip="Sound track for the video of a latent. A stream brings its own."),
+                EngineWire.Input("engine", optional=True, tooltip="The engine whose VAE decodes the latent. A stream does not need it."),
+                SpeechWire.Input("speech", optional=True, tooltip="Sound for the video of a latent. A stream does not need it."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
@@ -56,11 +56,11 @@ class ParallelVAEDecode(io.ComfyNode):
 
 
 def choose_film(stream, latent, spec, speech) -> Film:
-    """The one thing that is connected. ValueError for none, or both, or a latent without a VAE."""
+    """Frames of whichever of the two is connected. ValueError for none, both, or a latent without an engine."""
     if (stream is None) == (latent is None):
-        raise ValueError("connect a stream or a latent to Parallel VAE Decode: one of them, not both")
+        raise ValueError("Parallel VAE Decode needs a stream or a latent: connect one of them, not both")
     if stream is not None:
         return film_of_stream(stream)
     if spec is None:
-        raise ValueError("a latent needs an engine whose VAE decodes it; connect Load LiveTalk Model")
+        raise ValueError("a latent needs an engine, whose VAE decodes it; connect Load LiveTalk Model")
     return film_of_latent(engines.engine_for(spec), latent, speech)

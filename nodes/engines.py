@@ -1,4 +1,4 @@
-"""Engines of this process, found by their settings: what travels on wires is the settings, so caches may drop it at will."""
+"""Engines by their settings. Only settings travel on wires, so ComfyUI's caches may drop them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from livetalk_core.engine.options import EngineOptions
 
 from . import folders
-from .words import in_nodes_words
+from .words import naming_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,21 +25,21 @@ NUM_REFERENCES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """Everything that makes two engines different."""
+    """All settings of an engine. Equal specs share one engine."""
 
     model: str = folders.SHIPPED
     audio_patch: str = folders.NO_PATCH
     options: EngineOptions = EngineOptions()
-    """The rest of what is asked, without a model and a device."""
+    """All other options; their model and device are not used."""
 
 
 @dataclass(kw_only=True)
 class Slot:
-    """The place of one engine: empty until it is needed, and again after ComfyUI has freed memory."""
+    """One engine, or none: it is loaded when needed, and closed when ComfyUI frees memory."""
 
     spec: EngineSpec
     size: int
-    """Bytes of weights, estimated from the files until they are loaded."""
+    """Bytes of weights; estimated from the files until they are loaded."""
     engine: object | None = None
     patcher: object | None = None
     references: dict[str, Reference] = field(default_factory=dict)
@@ -64,21 +64,21 @@ SLOTS: dict[EngineSpec, Slot] = {}
 
 
 def engine_for(spec: EngineSpec):
-    """The engine of these settings, loaded now if it is not; ComfyUI knows of it and can close it to free memory."""
-    from .patcher import hold
+    """The engine of these settings, loaded now if needed. ComfyUI knows it and may close it to free memory."""
+    from .patcher import load_managed
 
     as_gpus = {} if spec.options.workers else {"workers=": "gpus="}
-    with in_nodes_words(as_gpus):
+    with naming_inputs(as_gpus):
         if spec not in SLOTS:
             SLOTS[spec] = Slot(spec=spec, size=folders.size_on_disk(options_of(spec).source))
         slot = SLOTS[spec]
-        hold(slot)
+        load_managed(slot)
         use_kernel(spec.options.attention)
     return slot.engine
 
 
 def options_of(spec: EngineSpec) -> EngineOptions:
-    """What the core is asked for: the model's files, on the device that ComfyUI uses. Where that is the CPU, GPUs are processes there."""
+    """Options for the core: the model's files on ComfyUI's device. On the CPU, `gpus` counts processes."""
     import comfy.model_management as mm
 
     device = str(mm.get_torch_device())
@@ -109,7 +109,7 @@ def bytes_in_pool(options: EngineOptions) -> int:
 
 
 def use_kernel(name: str) -> None:
-    """Prefer an attention kernel; it holds for the whole process, so it is chosen at every use."""
+    """Select an attention kernel. It is a setting of the whole process, so it is set before every use."""
     from livetalk_core.models.attention import select_kernel
 
     select_kernel(name)
@@ -127,7 +127,7 @@ def reference_for(spec: EngineSpec, pixels_CHW: Tensor, prompt: str, masks_KHW: 
 
 
 def fingerprint(*values: Tensor | str | None) -> str:
-    """Equal values, equal text."""
+    """SHA-256 of values: equal values give equal text."""
     digest = hashlib.sha256()
     for value in values:
         data = str(value) if isinstance(value, str | None) else f"{tuple(value.shape)}"

@@ -1,4 +1,4 @@
-"""Frames on their way out of the pack: into a file, in constant memory, or into one IMAGE. Axes: T frames, H W size, C channels."""
+"""Writes frames to a video file, in constant memory, or into one IMAGE. Axes: T frames, H W size, C channels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGE_BYTES = 12
-"""A pixel of an IMAGE: three float32."""
+"""Per pixel of an IMAGE: three float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """Frames to come: uint8 pieces [T, H, W, 3] that are made as they are taken."""
+    """Frames not made yet: `pieces` yields uint8 [T, H, W, 3] as they are computed."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ def film_of_stream(stream) -> Film:
 
 
 def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
-    """Frames of latents [1, C, t, h, w] in the VAE's own scale; our sampler's lose the motion frames before the first chunk."""
+    """Frames of latents [1, C, t, h, w] in the VAE's own scale."""
     samples, channels, stride = latent["samples"], engine.preset.vae.z_dim, engine.preset.vae.spatial_stride
     if samples.ndim != 5 or samples.shape[0] != 1 or samples.shape[1] != channels:
         raise ValueError(
@@ -115,5 +115,5 @@ def check_room(film: Film) -> None:
     free = host.free_memory()
     if needed > free:
         raise ValueError(
-            f"{film.num_frames} frames as images need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free; set output to video"
+            f"{film.num_frames} frames as images need {needed / 1e9:.0f} GB, but {free / 1e9:.0f} GB are free; set output to video"
         )

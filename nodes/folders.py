@@ -1,4 +1,4 @@
-"""Models a user can choose: the shipped one, folders in models/livetalk, single files in ComfyUI's own folders."""
+"""Models a user can choose: nano, folders in models/livetalk, and single files in ComfyUI's own folders."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from livetalk_core.engine.files import ModelFiles
 
 SHIPPED = "nano"
-"""The model whose weights come with the pack; always first in the list, and the default."""
+"""The model whose weights come with the pack: first in the list, and the default."""
 NO_PATCH = "none"
 
 TALKERS = re.compile(r"livetalk|flashtalk|infinitetalk|multitalk", re.IGNORECASE)
-"""Files in diffusion_models that are talking models, by name."""
+"""Names in diffusion_models of models that talk."""
 BASES = re.compile(r"wan.?2[._]?1.*i2v", re.IGNORECASE)
-"""Files in diffusion_models that talk with an audio patch only."""
+"""Names in diffusion_models of base models, which need an audio patch to talk."""
 PATCHES = re.compile(r"infinitetalk|multitalk", re.IGNORECASE)
-"""Files that may be such a patch."""
+"""Names of such patches."""
 PATCH_FOLDERS = ("diffusion_models", "model_patches")
 PARTS = {
     "vae": ("vae", re.compile(r"wan.?2[._]1.?vae", re.IGNORECASE)),
@@ -28,19 +28,19 @@ PARTS = {
     "image": ("clip_vision", re.compile(r"clip.vision.h|clip.*xlm.roberta", re.IGNORECASE)),
     "audio": ("audio_encoders", re.compile(r"wav2vec", re.IGNORECASE)),
 }
-"""Where ComfyUI keeps the other parts, and how their files are called."""
+"""ComfyUI's folder of each other part of a model, and the names of its files there."""
 FOLDERS = {"audio_encoder": "audio_encoders", "decoder": "vae_approx", "image": "clip_vision", "text": "text_encoders", "vae": "vae"}
-"""Where ComfyUI keeps the single files that an engine can be asked for, by the name of their option."""
+"""ComfyUI's folder for each engine option that takes a file."""
 
 
 def model_names() -> list[str]:
-    """Choices for the model input: those that talk as they are, as far as names tell."""
+    """Choices for the model input: models that talk without a patch, judged by their names."""
     own = [f"{host.MODEL_FOLDER}/{folder.name}" for folder in host.own_model_folders()]
     return [SHIPPED, *dict.fromkeys(own), *names_like(TALKERS, "diffusion_models")]
 
 
 def base_names() -> list[str]:
-    """Further models, where an audio patch can be chosen too."""
+    """Further choices where the node also has an audio_patch input."""
     return [name for name in names_like(BASES, "diffusion_models") if not TALKERS.search(name)]
 
 
@@ -54,14 +54,14 @@ def names_like(pattern: re.Pattern, kind: str) -> list[str]:
 
 
 def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFiles:
-    """What load_engine takes for a choice of model and patch. ValueError for names that are not, or no longer, among them."""
+    """The source of EngineOptions for a chosen model and patch. ValueError for a name that is not on the lists now."""
     from livetalk_core.engine.files import ModelFiles, find_files
 
     source = find_source(name)
     if audio_patch == NO_PATCH:
         return source
     if audio_patch not in patch_names():
-        raise ValueError(f"audio_patch {audio_patch!r} is not there; choose one of {', '.join(patch_names())}")
+        raise ValueError(f"audio_patch {audio_patch!r} was not found; choose one of {', '.join(patch_names())}")
     if name == SHIPPED:
         raise ValueError(f"audio_patch {audio_patch!r} is for a Wan 2.1 I2V base, not for {name}; choose {NO_PATCH}, or another model")
     files = source if isinstance(source, ModelFiles) else find_files(source)
@@ -70,7 +70,7 @@ def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFile
 
 
 def find_source(name: str) -> str | Path | ModelFiles:
-    """What load_engine takes for a model without a patch."""
+    """The source of EngineOptions for a model without a patch."""
     kind, _, rest = name.partition("/")
     if name == SHIPPED:
         return name
@@ -79,13 +79,13 @@ def find_source(name: str) -> str | Path | ModelFiles:
     for folder in host.own_model_folders():
         if name == f"{host.MODEL_FOLDER}/{folder.name}":
             return folder
-    raise ValueError(f"model {name!r} is not there; choose one of {', '.join((*model_names(), *base_names()))}")
+    raise ValueError(f"model {name!r} was not found; choose one of {', '.join((*model_names(), *base_names()))}")
 
 
 def collect_parts(dit: Path) -> ModelFiles:
-    """A single DiT file and the other parts: those in a folder of models/livetalk, else in ComfyUI's folders.
+    """A single DiT file and its other parts, from a folder in models/livetalk, else from ComfyUI's folders.
 
-    A small model's folder, which names a preset, has a VAE of its own kind and lends none.
+    Folders of small models, which name a preset, are skipped: their VAE is of another kind.
     """
     from livetalk_core.engine.files import ModelFiles, find_files
 
@@ -108,14 +108,14 @@ def file_names(option: str) -> list[str]:
 
 
 def find_file(option: str, name: str) -> Path:
-    """ValueError for a file that is not, or no longer, among the choices."""
+    """The path of a chosen file. ValueError for a name that is not in the folder now."""
     if name not in file_names(option):
         raise ValueError(f"{name!r} is not in models/{FOLDERS[option]}; choose another file, or none")
     return host.model_path(FOLDERS[option], name)
 
 
 def size_on_disk(source: str | Path | ModelFiles) -> int:
-    """Bytes of the files that an engine of this source would load."""
+    """Bytes of the files that an engine would load from this source."""
     from livetalk_core.engine import files as checkpoints
 
     if isinstance(source, str):

@@ -1,4 +1,4 @@
-"""What we ask of ComfyUI while it runs: interrupt, progress, folders, its web server."""
+"""ComfyUI's services: interrupt, progress, folders, web server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MODEL_FOLDER = "livetalk"
 
 
 def check_interrupt(step: int = 0, steps: int = 0) -> None:
-    """Raises ComfyUI's own exception when the user has pressed stop. Takes what a stream's `on_step` is given."""
+    """Raises ComfyUI's own exception after the user has pressed stop."""
     from comfy.model_management import throw_exception_if_processing_interrupted
 
     throw_exception_if_processing_interrupted()
 
 
 def show_progress(done: int, total: int, frame_HWC: Tensor | None = None) -> None:
-    """Move the running node's bar to `done` of `total` frames; a uint8 frame [H, W, 3] becomes its preview picture."""
+    """Set the running node's progress to `done` of `total`; a uint8 frame [H, W, 3] becomes its preview picture."""
     from PIL import Image
 
     picture = None if frame_HWC is None else Image.fromarray(frame_HWC.numpy())
@@ -32,7 +32,7 @@ def show_progress(done: int, total: int, frame_HWC: Tensor | None = None) -> Non
 
 
 def free_memory() -> int:
-    """Bytes of main memory that are free, as ComfyUI counts them."""
+    """Bytes of free main memory, as ComfyUI counts it."""
     import comfy.model_management as mm
     import torch
 
@@ -46,7 +46,7 @@ def count_links(dynprompt, node_id: str, output: int) -> int:
 
 
 def temp_path(suffix: str) -> Path:
-    """A new name in ComfyUI's temporary folder, which ComfyUI empties when it starts."""
+    """A new path in ComfyUI's temporary folder, which ComfyUI empties when it starts."""
     import folder_paths
 
     folder = Path(folder_paths.get_temp_directory())
@@ -61,7 +61,7 @@ def input_folder() -> Path:
 
 
 def register_model_folder() -> None:
-    """models/livetalk beside the native folders; paths from extra_model_paths.yaml stay."""
+    """Add models/livetalk to ComfyUI's model folders; paths from extra_model_paths.yaml are kept."""
     import folder_paths
 
     folder_paths.add_model_folder_path(MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER))
@@ -70,7 +70,7 @@ def register_model_folder() -> None:
 
 
 def own_model_folders() -> Iterable[Path]:
-    """Folders in models/livetalk, by name; each may hold a published model."""
+    """Folders in models/livetalk, sorted; each may hold a published model."""
     import folder_paths
 
     roots = [Path(root) for root in folder_paths.get_folder_paths(MODEL_FOLDER)]
@@ -78,7 +78,7 @@ def own_model_folders() -> Iterable[Path]:
 
 
 def model_files(kind: str) -> list[str]:
-    """Names in one of ComfyUI's model folders: diffusion_models, model_patches, vae, text_encoders, clip_vision, audio_encoders."""
+    """File names in one of ComfyUI's model folders, such as diffusion_models or vae."""
     import folder_paths
 
     return folder_paths.get_filename_list(kind)
@@ -91,7 +91,7 @@ def model_path(kind: str, name: str) -> Path:
 
 
 def prompt_server():
-    """ComfyUI's web server; None where nodes run without one."""
+    """ComfyUI's web server, or None when nodes run without one."""
     from server import PromptServer
 
     return vars(PromptServer).get("instance")

@@ -1,7 +1,7 @@
-"""Live video for browsers: one channel per running preview, any number of viewers, a bounded queue for each.
+"""Live video for browsers: one channel per running preview, any number of viewers, a bounded queue per viewer.
 
-The prompt's thread publishes, the web server's loop sends. A viewer that cannot keep up loses the oldest fragments; nobody waits
-for it. Every fragment starts with a key frame, so a gap costs a viewer those pictures and nothing more.
+The prompt's thread publishes fragments and the web server's event loop sends them. A slow viewer loses the oldest fragments and
+never slows the run. Every fragment starts with a key frame, so playback resumes at the next one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from .speech import FPS
 
 QUEUE = 192
-"""Fragments that wait for one viewer at most: about 70 s of video."""
+"""Most fragments queued for one viewer: about 70 s of video."""
 HISTORY = 48
-"""Last fragments kept by a channel, for viewers that come late or come back: about 18 s of video."""
+"""Last fragments kept by a channel, for viewers that join late or reconnect: about 18 s of video."""
 MAX_CHANNELS = 8
-"""Channels kept, the ended ones included; the oldest goes first."""
+"""Channels kept, including ended ones; the oldest is dropped first."""
 EVENT = "livetalk.live"
-"""Told to every page when a channel opens."""
+"""Event sent to every page when a channel opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """Bytes for the player and what is written under the picture. The init segment is number 0."""
+    """Bytes for the player, and the statistics shown under the picture. Number 0 is the init segment."""
 
     number: int
     stats: dict
@@ -40,13 +40,13 @@ class Viewer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.waiting: deque[Fragment] = deque(maxlen=QUEUE)
-        self.news = asyncio.Event()
+        self.changed = asyncio.Event()
 
     def offer(self, fragment: Fragment | None) -> None:
-        """From any thread: queue a fragment, dropping the oldest if full. None: only wake up."""
+        """Queue a fragment, from any thread; a full queue drops its oldest. None only wakes the sender."""
         if fragment is not None:
             self.waiting.append(fragment)
-        self.loop.call_soon_threadsafe(self.news.set)
+        self.loop.call_soon_threadsafe(self.changed.set)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,7 +69,7 @@ class Channel:
         return {"channel": self.id, "node": self.node, "workflow": self.workflow, "mime": self.mime, "ended": self.ended}
 
     def publish(self, data: bytes, stats: dict) -> None:
-        """A new fragment for all viewers, from any thread; never waits for them."""
+        """Send a fragment to all viewers, from any thread, without waiting for them."""
         with self.lock:
             fragment = Fragment(number=self.num_published, stats=stats, data=data)
             self.num_published += 1
@@ -87,7 +87,7 @@ class Channel:
                 viewer.offer(None)
 
     def join(self, viewer: Viewer, after: int) -> None:
-        """Give a viewer those of the last fragments that it has not seen, then all that follow."""
+        """Queue the kept fragments numbered above `after` for a viewer, then all later ones."""
         with self.lock:
             self.viewers.add(viewer)
             for fragment in self.history:
@@ -104,7 +104,7 @@ CHANNELS: dict[str, Channel] = {}
 
 
 def open_channel(node: str, workflow: str, total: int) -> Channel:
-    """A channel under a new name; the oldest ones go when there are too many."""
+    """A new channel; the oldest are dropped when there are more than MAX_CHANNELS."""
     channel = Channel(node=node, workflow=workflow, total=total)
     CHANNELS[channel.id] = channel
     for name in list(CHANNELS)[:-MAX_CHANNELS]:
@@ -113,7 +113,7 @@ def open_channel(node: str, workflow: str, total: int) -> Channel:
 
 
 class Broadcast:
-    """A stream's chunks as fragments on a channel, with its pace. `announce` is told of the channel when it can be watched."""
+    """Publishes a stream's chunks on a channel. `announce` is called once, when the channel can be watched."""
 
     def __init__(self, channel: Channel, announce) -> None:
         self.channel, self.announce = channel, announce
@@ -141,14 +141,14 @@ class Broadcast:
         self.channel.end()
 
     def stats(self) -> dict:
-        """Frames done; seconds to the first; frames per second since the start; seconds of work per second of video."""
+        """Frames done, time to the first frame, frames per second since the start, and the real-time factor."""
         elapsed = time.perf_counter() - self.start
         rate = self.num_frames / elapsed
         return {"frames": self.num_frames, "total": self.channel.total, "ttff_s": self.first_s, "fps": rate, "rtf": FPS / rate}
 
 
 def add_routes(server) -> None:
-    """The list of channels, and a WebSocket for each. Nothing without a server."""
+    """Serve the list of channels, and a WebSocket per channel. Does nothing without a server."""
     if server is None:
         return
     from aiohttp import web
@@ -170,7 +170,7 @@ def add_routes(server) -> None:
 
 
 async def serve(socket, channel: Channel, after: int) -> None:
-    """Send a viewer what its queue holds until the channel ends or the viewer goes: stats as JSON, then the fragment's bytes."""
+    """Send queued fragments until the channel ends or the viewer disconnects: statistics as JSON, then the bytes."""
     viewer = Viewer(asyncio.get_running_loop())
     channel.join(viewer, after)
     reader = asyncio.ensure_future(read_until_closed(socket, viewer))
@@ -178,8 +178,8 @@ async def serve(socket, channel: Channel, after: int) -> None:
         await socket.send_json({"mime": channel.mime})
         await send(socket, channel.init)
         while not socket.closed:
-            await viewer.news.wait()
-            viewer.news.clear()
+            await viewer.changed.wait()
+            viewer.changed.clear()
             while viewer.waiting and not socket.closed:
                 await send(socket, viewer.waiting.popleft())
             if channel.ended and not viewer.waiting:
@@ -199,7 +199,7 @@ async def send(socket, fragment: Fragment) -> None:
 
 
 async def read_until_closed(socket, viewer: Viewer) -> None:
-    """Nothing is expected from a viewer; reading notices that it has gone."""
+    """Viewers send nothing; reading detects that one has disconnected."""
     async for _ in socket:
         pass
-    viewer.news.set()
+    viewer.changed.set()

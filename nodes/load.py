@@ -1,4 +1,4 @@
-"""Load LiveTalk Model: settings in, an engine handle out."""
+"""Load LiveTalk Model: takes settings, loads the engine, returns a handle to it."""
 
 from dataclasses import fields, replace
 
@@ -6,10 +6,10 @@ from livetalk_core.engine.options import DTYPES, EngineOptions
 
 from . import engines, folders
 from .types import CATEGORY, EngineWire, OptionsWire, io
-from .words import in_nodes_words
+from .words import naming_inputs
 
 KERNELS = ("auto", "sdpa", "flash2", "flash3")
-"""Those that most have use for; LiveTalk Engine Options has all."""
+"""The common ones; LiveTalk Engine Options has all."""
 
 
 class LoadModel(io.ComfyNode):
@@ -20,8 +20,8 @@ class LoadModel(io.ComfyNode):
             display_name="Load LiveTalk Model",
             category=CATEGORY,
             description=(
-                "Loads a talking model once; loaders with equal settings share it. "
-                "ComfyUI's Unload Models closes it, and the next run brings it back."
+                "Loads a model that makes pictures talk. Loaders with equal settings share one. "
+                "ComfyUI's Unload Models closes it, and the next run loads it again."
             ),
             search_aliases=["livetalk", "talking head", "avatar", "flashtalk", "model loading"],
             inputs=[
@@ -46,15 +46,15 @@ class LoadModel(io.ComfyNode):
                     min=0,
                     max=64,
                     tooltip=(
-                        "GPUs that make one video together, 1 to 64, or 0 for as many as are free and help. "
-                        "More than 1 run in processes of their own. Where ComfyUI runs on the CPU: processes there."
+                        "GPUs that make one video together, 1 to 64, or 0 for all that are free and make it faster. "
+                        "Above 1, each has its own process. When ComfyUI runs on the CPU, this is the number of CPU processes."
                     ),
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
-                    tooltip="Compile with torch.compile: faster chunks, a slow first one of every size (needs a C++ compiler).",
+                    tooltip="Use torch.compile: faster chunks, but a slow first one for every size. Needs a C++ compiler.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -63,15 +63,15 @@ class LoadModel(io.ComfyNode):
                     default=folders.NO_PATCH,
                     optional=True,
                     tooltip=(
-                        "What a Wan 2.1 I2V base lacks to talk: an InfiniteTalk or MultiTalk file in models/diffusion_models or "
-                        "models/model_patches. none: the model is whole."
+                        "The InfiniteTalk or MultiTalk file that a Wan 2.1 I2V base needs to talk, from models/diffusion_models or "
+                        "models/model_patches. none: the model needs no patch."
                     ),
                     advanced=True,
                 ),
                 OptionsWire.Input(
                     "options",
                     optional=True,
-                    tooltip="From LiveTalk Engine Options: further settings. What is set there is taken instead of what is set here.",
+                    tooltip="Further settings from LiveTalk Engine Options. They override the settings here.",
                 ),
             ],
             outputs=[EngineWire.Output("engine", display_name="engine", tooltip="The model, for the other LiveTalk nodes.")],
@@ -82,26 +82,26 @@ class LoadModel(io.ComfyNode):
         cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH, options=None
     ) -> io.NodeOutput:
         shown = {"dtype": precision, "attention": attention, "gpus": gpus or "auto", "compile": compile}
-        with in_nodes_words():
+        with naming_inputs():
             spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=fill_in(options or EngineOptions(), shown))
         engines.engine_for(spec)
         return io.NodeOutput(spec)
 
 
 def fill_in(options: EngineOptions, shown: dict[str, object]) -> EngineOptions:
-    """The options, with the values that the loader shows where they are at their defaults."""
+    """The options; those at their defaults take the values set on the loader."""
     defaults = {field.name: field.default for field in fields(options)}
     return replace(options, **{name: value for name, value in shown.items() if vars(options)[name] == defaults[name]})
 
 
 def model_input(*more: str) -> io.Input:
-    """The choice of model, also for the one-node form; `more` are those that need a second choice."""
+    """The model input, also of LiveTalk Generate. `more`: models that need an audio patch."""
     return io.Combo.Input(
         "model",
         options=[*folders.model_names(), *more],
         default=folders.SHIPPED,
         tooltip=(
-            f"{folders.SHIPPED} comes with the pack: drawn people at 128 pixels, also without a GPU. "
+            f"{folders.SHIPPED} comes with the pack: drawn people at 128 pixels, needs no GPU. "
             "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
         ),
     )

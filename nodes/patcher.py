@@ -1,4 +1,4 @@
-"""An engine as ComfyUI's memory management sees it: one model that is loaded whole and unloaded whole."""
+"""Adapter to ComfyUI's memory management: an engine is loaded and unloaded as a whole."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 
-def hold(slot) -> None:
-    """Load the slot's engine through ComfyUI, which makes room for it first and may close it later."""
+def load_managed(slot) -> None:
+    """Load the slot's engine through ComfyUI, which frees memory for it first and may close it later."""
     if slot.patcher is None:
         slot.patcher = EnginePatcher(slot)
     mm.load_models_gpu([slot.patcher])
-    assert slot.engine is not None, "ComfyUI loads what it is told to load"
+    assert slot.engine is not None, "ComfyUI did not load the engine"
 
 
 class LiveTalkEngine(torch.nn.Module):
-    """Stands for the weights, which are the engine's; ComfyUI shows its name in the log."""
+    """Placeholder for the engine's weights; ComfyUI shows the class name in its log."""
 
 
 class EnginePatcher(ModelPatcher):
-    """Answers for one slot. It lives as long as the slot, so ComfyUI's weak references to it stay good."""
+    """Represents one slot. It lives as long as the slot, so ComfyUI's weak references stay valid."""
 
     def __init__(self, slot) -> None:
         super().__init__(LiveTalkEngine(), load_device=mm.get_torch_device(), offload_device=torch.device("cpu"))
@@ -39,16 +39,16 @@ class EnginePatcher(ModelPatcher):
         return self.offload_device if self.slot.engine is None else self.load_device
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
-        """All of it: an engine cannot run in parts."""
+        """Loads everything: an engine cannot run in parts."""
         self.slot.load()
         return self.slot.size
 
     def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False) -> int:
-        """Nothing; ComfyUI then unloads the whole with `detach`."""
+        """Unloads nothing; ComfyUI then calls `detach`."""
         return 0
 
     def detach(self, unpatch_all=True) -> torch.nn.Module:
-        """Close the engine. With `unpatch_all` false ComfyUI only moves its own entry, so the engine stays."""
+        """Close the engine. When ComfyUI only reorders its list, `unpatch_all` is false and the engine stays."""
         if unpatch_all:
             self.slot.close()
         return self.model

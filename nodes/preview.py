@@ -1,4 +1,4 @@
-"""Live Preview: shows a stream with its sound while it is made, and passes it on."""
+"""Live Preview: plays a stream with its sound while it is made, and passes it on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LivePreview(io.ComfyNode):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WatchedStream:
-    """A stream that is shown on a channel by whoever runs it."""
+    """A stream that is published on a channel while it runs."""
 
     source: TalkStream
     node: str
@@ -75,7 +75,7 @@ class WatchedStream:
 
 
 def announce(channel: live.Channel) -> None:
-    """Tell every page that there is something to watch."""
+    """Tell every page about a channel that can be watched."""
     server = host.prompt_server()
     if server is not None:
         server.send_sync(live.EVENT, channel.describe())

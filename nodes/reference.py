@@ -1,4 +1,4 @@
-"""Reference Conditioning: a picture and a prompt, encoded for one size, with the crop that is used shown on the node."""
+"""Reference Conditioning: encodes a picture and a prompt for one video size, and shows the crop on the node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReferenceConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         mask_text = (
-            "Where speaker {} is, in the whole picture: white on black, the picture's shape. With the first alone, all others keep still."
+            "Where speaker {} is in the picture: white on black, as large as the picture. With only the first mask, all others keep still."
         )
         return io.Schema(
             node_id="LiveTalkReferenceConditioning",
@@ -51,8 +51,8 @@ class ReferenceConditioning(io.ComfyNode):
                     optional=True,
                     default="center",
                     tooltip=(
-                        "What stays of a picture of another shape than the video: center, top, or X,Y, the point around which it is cut, "
-                        "in fractions of width and height: 0.5,0.3."
+                        "Which part to keep if the picture has another shape than the video: center, top, or X,Y, the point to keep in the "
+                        "middle, in fractions of width and height, such as 0.5,0.3."
                     ),
                     advanced=True,
                 ),
@@ -71,10 +71,10 @@ class ReferenceConditioning(io.ComfyNode):
 
 
 def prompt_and_size() -> list[io.Input]:
-    """Inputs that the one-node form has too."""
+    """The prompt and size inputs, also of LiveTalk Generate."""
     return [
         io.String.Input(
-            "prompt", multiline=True, default=PROMPT, tooltip="What the picture shows and does; up to 512 tokens. nano does not read it."
+            "prompt", multiline=True, default=PROMPT, tooltip="What the picture shows and what happens, up to 512 tokens. nano ignores it."
         ),
         io.Combo.Input(
             "size",

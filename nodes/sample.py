@@ -1,11 +1,11 @@
-"""Streaming Bidirectional Sampler: puts engine, reference and speech together as a stream that others run."""
+"""Streaming Bidirectional Sampler: combines engine, reference and speech into a stream. Later nodes run it."""
 
 from . import host
 from .stream import LazyLatent, TalkStream
 from .types import CATEGORY, EngineWire, ReferenceWire, SpeechWire, StreamWire, io
 
 OWN_SHIFT = 0.0
-"""Stands for the model's own shift: a widget cannot be empty."""
+"""Means the model's own shift, since a widget cannot be empty."""
 
 
 class StreamingBidirectionalSampler(io.ComfyNode):
@@ -16,8 +16,8 @@ class StreamingBidirectionalSampler(io.ComfyNode):
             display_name="LiveTalk Streaming Bidirectional Sampler",
             category=CATEGORY,
             description=(
-                "A stream of chunks of 28 frames, each attending to itself in both directions and starting from the end of the last. "
-                "The node that consumes the stream runs it, so memory does not grow with length."
+                "A stream of chunks of 28 new frames. Attention within a chunk runs in both directions; each chunk starts from the end of "
+                "the one before. The next node runs the stream, so memory does not grow with length."
             ),
             search_aliases=["ksampler", "sampler", "talk", "stream"],
             inputs=[
@@ -32,8 +32,8 @@ class StreamingBidirectionalSampler(io.ComfyNode):
                     "latent",
                     display_name="latent",
                     tooltip=(
-                        "All latents, for core latent nodes: 16 channels (Wan 2.1), nano's 64. "
-                        "Grows with length: 7 latent frames a chunk. Made when used."
+                        "All latents, for core latent nodes: 16 channels (Wan 2.1), for nano 64. Computed only if a node uses it. "
+                        "Its memory grows with length: 7 latent frames per chunk."
                     ),
                 ),
             ],
@@ -49,7 +49,7 @@ class StreamingBidirectionalSampler(io.ComfyNode):
 
 
 def settings_inputs() -> list[io.Input]:
-    """What one stream may choose; the one-node form has these too."""
+    """Settings of one stream, also of LiveTalk Generate."""
     return [
         io.Int.Input(
             "seed",
@@ -59,7 +59,7 @@ def settings_inputs() -> list[io.Input]:
             control_after_generate="fixed",
             tooltip="0 to 2^63 - 1. The same seed gives the same video.",
         ),
-        io.Int.Input("steps", default=4, min=1, max=50, tooltip="Denoising steps a chunk, 1 to 50. The model was distilled for 4."),
+        io.Int.Input("steps", default=4, min=1, max=50, tooltip="Denoising steps per chunk, 1 to 50. The model was distilled for 4."),
         io.Float.Input(
             "shift",
             default=OWN_SHIFT,
@@ -67,7 +67,7 @@ def settings_inputs() -> list[io.Input]:
             max=20.0,
             step=0.1,
             tooltip=(
-                "Time shift of the schedule, 0.1 to 20; higher spends the steps at more noise. "
+                "Time shift of the schedule, 0.1 to 20; higher values spend more steps at high noise. "
                 "0: the model's own, 5 for the published 14B and 3 for nano."
             ),
             advanced=True,
@@ -78,14 +78,14 @@ def settings_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="How far colors are held to the picture, 0 (they may drift over minutes) to 1.",
+            tooltip="How strongly colors are matched to the picture: 0 (not at all; they may drift over minutes) to 1.",
             advanced=True,
         ),
     ]
 
 
 def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, color_strength: float) -> TalkStream:
-    """A stream, not yet run. ValueError for settings out of range, or speakers and masks that do not fit."""
+    """A stream, not yet run. ValueError for settings out of range, or a number of masks that does not fit the speakers."""
     from livetalk_core.types import StreamSettings
 
     masks_KHW = reference.speaker_masks_KHW

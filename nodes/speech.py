@@ -1,6 +1,6 @@
-"""Sound on our wires: ComfyUI's AUDIO as it came, turned into 16 kHz block by block when a stream wants it.
+"""Speech on our wires: ComfyUI's AUDIO unchanged. It is resampled to 16 kHz block by block while a stream runs.
 
-Axes: C channels, N samples. The hour that a wire may hold is held once.
+Axes: C channels, N samples.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 FPS = StreamPlan.fps
 TRACK_RATE = 48000
-"""Of the sound track when two speakers are mixed; one speaker's keeps its own."""
+"""Sample rate of two speakers' mixed sound track. One speaker's track keeps its own rate."""
 MAX_WAV_BYTES = 2**32 - 2**16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Speech:
-    """One speaker's sound, or two that talk in one picture."""
+    """The sound of one speaker, or of two in one picture."""
 
     waveforms: tuple[Tensor, ...]
     """[C, N] float in [-1, 1] each."""
     sample_rates: tuple[int, ...]
     loudness: bool
     both_CN: Tensor | None = None
-    """The sound that two speakers share, one on each channel: the video's sound track as it is."""
+    """With a speaker on each channel: the original stereo sound, which becomes the video's sound track."""
 
     @property
     def people(self) -> int:
@@ -41,16 +41,16 @@ class Speech:
 
     @property
     def duration(self) -> Fraction:
-        """Seconds of the longer one."""
+        """Seconds of the longer sound."""
         return max(Fraction(wave.shape[1], rate) for wave, rate in zip(self.waveforms, self.sample_rates, strict=True))
 
     @property
     def num_frames(self) -> int:
-        """Frames of video for it: 25 x seconds to the nearest, halves up, at least one, so no tail is lost."""
+        """Number of video frames: 25 x seconds, rounded to the nearest with halves up, at least 1."""
         return nearest_frames(self.duration, FPS)
 
     def blocks(self, rate: int = 16000) -> Iterator[Tensor]:
-        """[people, N] float32 at `rate`, a second at a time, silence after the shorter one's end."""
+        """[people, N] float32 at `rate`, one second at a time; silence follows the shorter sound."""
         from livetalk_core.generate import side_by_side
 
         pairs = zip(self.waveforms, self.sample_rates, strict=True)
@@ -58,15 +58,15 @@ class Speech:
 
 
 def speech_from(audio: dict | None, second: dict | None, loudness: bool, split: bool = False) -> Speech:
-    """ComfyUI's AUDIO, {waveform [1, C, N], sample_rate}, one or two; `split`: one whose two channels are two speakers.
+    """Speech from one or two AUDIO, {waveform [1, C, N], sample_rate}. `split`: the two channels of one AUDIO are two speakers.
 
-    ValueError for none, a batch, no samples, no numbers, or a sample rate that is none.
+    ValueError for missing sound, a batch, no samples, values that are not numbers, or an impossible sample rate.
     """
     if audio is None:
         raise ValueError(
-            "second_audio is given and audio is empty: there is no first speaker; connect the first one's sound to audio"
+            "second_audio is connected but audio is empty, so there is no first speaker; connect the first speaker's sound to audio"
             if second is not None
-            else "audio is empty: the video that it comes from has no sound; connect a sound, or a video that has one"
+            else "audio is empty: its video probably has no sound; connect a sound, or a video with sound"
         )
     given = [sound for sound in (audio, second) if sound is not None]
     waveforms = tuple(checked(sound["waveform"]) for sound in given)
@@ -75,15 +75,15 @@ def speech_from(audio: dict | None, second: dict | None, loudness: bool, split: 
         return Speech(waveforms=waveforms, sample_rates=rates, loudness=loudness)
     if second is not None or waveforms[0].shape[0] != 2:
         raise ValueError(
-            f"split_channels takes two speakers from the 2 channels of audio, and it has {waveforms[0].shape[0]}"
-            f"{' and there is a second_audio' if second is not None else ''}; switch it off"
+            f"split_channels needs one audio with 2 channels, but it has {waveforms[0].shape[0]}"
+            f"{' and second_audio is connected' if second is not None else ''}; switch it off"
         )
     left_1N, right_1N = waveforms[0].split(1)
     return Speech(waveforms=(left_1N, right_1N), sample_rates=rates * 2, loudness=loudness, both_CN=waveforms[0])
 
 
 def checked(waveform_BCN: Tensor) -> Tensor:
-    """[C, N] float32 of a sound of any number type: whole numbers are scaled by the range of their type."""
+    """[C, N] float32 of a waveform of any number type; integers are scaled by their type's range."""
     import torch
 
     if waveform_BCN.ndim != 3 or waveform_BCN.shape[0] != 1:
@@ -111,12 +111,12 @@ def scaled(waveform_CN: Tensor) -> Tensor:
 
 def checked_rate(sample_rate: float) -> int:
     if sample_rate != int(sample_rate) or not 1000 <= sample_rate <= 1_000_000:
-        raise ValueError(f"audio with a sample rate of {sample_rate} Hz must have 1000 to 1000000; usual ones are 16000, 44100 and 48000")
+        raise ValueError(f"audio has a sample rate of {sample_rate} Hz; it must be 1000 to 1000000, and is usually 16000, 44100 or 48000")
     return int(sample_rate)
 
 
 def mono_blocks(waveform_CN: Tensor, sample_rate: int, rate: int) -> Iterator[np.ndarray]:
-    """Mono float32 at `rate`, about a second at a time."""
+    """Mono float32 at `rate`, about one second at a time."""
     from livetalk_core.media.audio import LiveResampler
 
     resampler = LiveResampler(sample_rate, rate)
@@ -126,7 +126,7 @@ def mono_blocks(waveform_CN: Tensor, sample_rate: int, rate: int) -> Iterator[np
 
 
 def write_sound_track(speech: Speech, path: Path) -> Path:
-    """A 16-bit WAV for the video: one sound's channels and rate as they are, two sounds mixed."""
+    """A 16-bit WAV for the video: one sound keeps its channels and rate, two sounds are mixed."""
     from livetalk_core.stream.window import mix
 
     if speech.people == 1 or speech.both_CN is not None:

@@ -1,4 +1,4 @@
-"""The pieces of one stream on disk, and its latents, for a stream that several nodes consume: made once, read as often as wanted."""
+"""A stream's pieces and latents on disk, so that several nodes can read them and they are computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """A folder with a file per piece. It goes when the object goes; ComfyUI empties the place at its start in any case."""
+    """A folder with one file per piece. It is deleted with the object; ComfyUI empties its temporary folder at start anyway."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -25,7 +25,7 @@ class Spool:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def add(self, piece: Chunk, latents: list[Tensor]) -> None:
-        """The latents [C, t, h, w] of a chunk come with its first piece; the others have none."""
+        """`latents`: the chunk's latents [C, t, h, w] with its first piece, else empty."""
         import torch
 
         torch.save((piece, [latents_CTHW.cpu() for latents_CTHW in latents]), self.folder / f"{self.num_pieces:06}.pt")
@@ -35,7 +35,7 @@ class Spool:
         return (self.read(index)[0] for index in range(self.num_pieces))
 
     def latents(self) -> Iterator[Tensor]:
-        """[C, t, h, w] per chunk, motion latents first."""
+        """Latents [C, t, h, w] of each chunk, motion latents first."""
         for index in range(self.num_pieces):
             yield from self.read(index)[1]
 

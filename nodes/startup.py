@@ -1,4 +1,4 @@
-"""When ComfyUI starts: one line if something is missing, and sample files to try the workflows with."""
+"""At ComfyUI's start: warn about missing packages, and copy sample inputs for the example workflows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SAMPLES = {
     "livetalk_speech.flac": "speech.flac",
     "livetalk_batch/portrait.png": "portrait.png",
 }
-"""Names in ComfyUI's input folder, as the example workflows have them, and the files of livetalk_core/assets."""
+"""Names in ComfyUI's input folder, used by the example workflows, and the files in livetalk_core/assets."""
 
 
 def missing_packages() -> list[str]:
-    """Packages that nothing runs without and that are not installed; nothing is imported."""
+    """Required packages that are not installed; none is imported."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
@@ -30,7 +30,7 @@ def report_missing() -> None:
 
 
 def copy_samples(folder: Path) -> None:
-    """Put the samples into ComfyUI's input folder, unless files of these names are there."""
+    """Copy the samples into ComfyUI's input folder; existing files are kept."""
     for target, name in SAMPLES.items():
         try:
             if not (folder / target).exists():

@@ -1,6 +1,6 @@
-"""A stream on a wire: nothing happens until a node asks for its chunks, and that node's run makes them, piece by piece.
+"""A stream on a wire. Its chunks are computed, piece by piece, while a node reads them.
 
-Each chunk starts from the decoded end of the one before, so sampling and decoding cannot be pulled apart in time.
+Each chunk starts from the decoded end of the one before, so sampling and decoding cannot be separated.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 MOTION_FRAMES = "livetalk_motion_frames"
 NUM_FRAMES = "livetalk_num_frames"
-"""Further entries of our LATENT: frames to drop at the start of its video, and frames to keep after those."""
+"""Extra entries of our LATENT: frames to drop at the start of its video, and frames to keep after those."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TalkStream:
-    """All that a stream is made from. The same chunks come out every time it is asked."""
+    """Everything that a stream is computed from. Each run gives the same chunks."""
 
     spec: engines.EngineSpec
     reference: Reference
     speech: Speech
     settings: StreamSettings
     keep: bool = False
-    """Put what is made on disk, for a second node that will ask in the same run."""
+    """Store what is made on disk, for a second reader in the same run."""
     spool: Spool | None = field(default=None, init=False)
 
     @property
@@ -48,13 +48,13 @@ class TalkStream:
         return self.speech.num_frames
 
     def chunks(self) -> Iterator[Chunk]:
-        """Make the chunks, in pieces, or read them back if a kept run has been completed."""
+        """The chunks, in pieces: computed, or read from disk after a complete run that was stored."""
         if self.spool is not None and self.spool.complete:
             return self.spool.chunks()
         return self.make_kept() if self.keep else self.make()
 
     def make(self, on_latents=None) -> Iterator[Chunk]:
-        """Run the engine. Stops between steps, within the chunk, when the user stops the prompt."""
+        """Run the engine. When the user stops the prompt, it stops between two steps."""
         from livetalk_core.generate import talk
         from livetalk_core.job import with_silent
 
@@ -67,7 +67,7 @@ class TalkStream:
             opened.close()
 
     def make_kept(self) -> Iterator[Chunk]:
-        """Run the engine and put every piece on disk too."""
+        """Run the engine and store every piece on disk."""
         spool, latents = Spool(host.temp_path("_stream")), []
         for chunk in self.make(latents.append):
             spool.add(chunk, latents)
@@ -76,7 +76,7 @@ class TalkStream:
         spool.complete, self.spool = True, spool
 
     def latents(self) -> Tensor:
-        """Normalised latents of the whole stream [C, t, h, w]: all of the first chunk, then the new ones of each."""
+        """Normalized latents of the whole stream [C, t, h, w]: all of the first chunk, then each chunk's new ones."""
         import torch
 
         if self.spool is None or not self.spool.complete:
@@ -89,7 +89,7 @@ class TalkStream:
 
 
 def with_progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
-    """The same chunks, each shown on the running node: frames done, and its last picture."""
+    """The same chunks; after each, the running node shows the frames done and the last picture."""
     done = 0
     for chunk in chunks:
         done += len(chunk.frames_THWC)
@@ -98,14 +98,14 @@ def with_progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
 
 
 class LazyLatent(dict):
-    """ComfyUI's LATENT of a stream; what is in it is made when a node looks, by whatever way a dict is looked at."""
+    """The LATENT of a stream. Its entries are computed when a node first accesses the dict, in any way."""
 
     def __init__(self, stream: TalkStream) -> None:
         super().__init__()
         self.stream: TalkStream | None = stream
 
     def fill(self) -> None:
-        """Run the stream, once. Samples [1, C, t, h, w] are in the VAE's own scale, as core nodes have them."""
+        """Run the stream, once. Samples [1, C, t, h, w] are in the VAE's own scale, as core nodes expect."""
         if self.stream is None:
             return
         engine = engines.engine_for(self.stream.spec)

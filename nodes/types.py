@@ -1,4 +1,4 @@
-"""The only door to ComfyUI's node API, and what travels on our wires."""
+"""The only file that imports ComfyUI's node API, and the types of our wires."""
 
 from comfy_api.latest import ComfyAPISync, ComfyExtension, InputImpl, io, ui
 
@@ -19,12 +19,12 @@ __all__ = [
 CATEGORY = "LiveTalk"
 
 EngineWire = io.Custom("LIVETALK_ENGINE")
-"""engines.EngineSpec: settings only; the engine itself is looked up by them."""
+"""engines.EngineSpec: settings, by which the engine is looked up."""
 OptionsWire = io.Custom("LIVETALK_OPTIONS")
 """livetalk_core.engine.options.EngineOptions, without a model."""
 SpeechWire = io.Custom("LIVETALK_AUDIO")
-"""speech.Speech: one or two speakers' sound, from which the stream makes its audio windows."""
+"""speech.Speech: the sound of one or two speakers."""
 ReferenceWire = io.Custom("LIVETALK_REFERENCE")
 """livetalk_core.types.Reference."""
 StreamWire = io.Custom("LIVETALK_STREAM")
-"""stream.TalkStream: chunks that are made when somebody asks for them."""
+"""stream.TalkStream: chunks that are computed while a node reads them."""

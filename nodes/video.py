@@ -17,7 +17,7 @@ class Generate(io.ComfyNode):
             node_id="LiveTalkGenerate",
             display_name="LiveTalk Generate",
             category=CATEGORY,
-            description="A picture and speech in, a talking video with its sound out, any length in constant memory.",
+            description="Makes a talking video with sound from a picture and speech, at any length in constant memory.",
             search_aliases=["talking head", "avatar", "lip sync", "audio to video", "livetalk"],
             inputs=[
                 model_input(),

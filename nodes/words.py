@@ -1,4 +1,4 @@
-"""Errors of the core in the words of the nodes: inputs are named in place of the command line's options."""
+"""Rewrites the core's errors for ComfyUI: they name inputs instead of command-line options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INPUTS = {"dtype": "precision", "text": "text_encoder", "image": "clip_vision", "dit": "model"}
-"""Inputs that have another name than the core's field."""
+"""Inputs whose name differs from the core's field."""
 PHRASES = {
     "leave --model out": "choose nano",
     "or name the files with --dit, --vae, ...": "or choose the files in LiveTalk Engine Options",
@@ -17,23 +17,23 @@ PHRASES = {
     "or use --memory": "or choose in LiveTalk Engine Options memory",
     "choose another --memory": "choose another memory",
 }
-"""What the core tells a user of the command line to do, and what it is here."""
+"""The core's advice for the command line, and the same advice for ComfyUI."""
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 
 @contextmanager
-def in_nodes_words(renamed: dict[str, str] | None = None) -> Iterator[None]:
-    """The same errors, naming inputs. `renamed`: further words, and ours."""
+def naming_inputs(renamed: dict[str, str] | None = None) -> Iterator[None]:
+    """Raise errors with inputs named in place of options. `renamed`: further phrases and their replacements."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        told = nodes_words(str(error), renamed)
-        if told == str(error):
+        renamed_text = name_inputs(str(error), renamed)
+        if renamed_text == str(error):
             raise
-        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(told) from error
+        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(renamed_text) from error
 
 
-def nodes_words(text: str, renamed: dict[str, str] | None = None) -> str:
+def name_inputs(text: str, renamed: dict[str, str] | None = None) -> str:
     for words, ours in (PHRASES | (renamed or {})).items():
         text = text.replace(words, ours)
     return FLAG.sub(lambda found: INPUTS.get(name := found[1].replace("-", "_"), name), text)

@@ -79,12 +79,12 @@ def test_what_a_pool_cannot_do_is_refused_with_the_way_out(nodes):
 
 
 def test_a_model_that_is_gone_is_refused_with_the_list(nodes):
-    with pytest.raises(ValueError, match=r"'livetalk/gone' is not there; choose one of nano"):
+    with pytest.raises(ValueError, match=r"'livetalk/gone' was not found; choose one of nano"):
         nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="livetalk/gone"))
 
 
 def test_a_model_for_tests_is_no_choice(nodes):
-    with pytest.raises(ValueError, match="'tiny' is not there"):
+    with pytest.raises(ValueError, match="'tiny' was not found"):
         nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="tiny"))
 
 
@@ -189,7 +189,7 @@ def test_the_one_node_form_lists_only_what_talks_without_a_patch(nodes, parted):
     "model, patch, message",
     [
         (BASE, "none", "Wan 2.1 I2V without audio: .* add the InfiniteTalk"),
-        (BASE, "model_patches/gone", f"'model_patches/gone' is not there; choose one of none, {PATCH}"),
+        (BASE, "model_patches/gone", f"'model_patches/gone' was not found; choose one of none, {PATCH}"),
         ("nano", PATCH, "is for a Wan 2.1 I2V base, not for nano; choose none"),
         ("livetalk/parts", PATCH, "patch_embedding.weight"),
     ],

@@ -75,13 +75,13 @@ def test_sound_that_cannot_be_used_is_refused(nodes, waveform, message):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"audio": None}, "audio is empty: the video that it comes from has no sound"),
-        ({"audio": None, "second_audio": sound(0.5)}, "there is no first speaker; connect the first one's sound"),
-        ({"audio": sound(0.5) | {"sample_rate": 0}}, "a sample rate of 0 Hz must have 1000 to 1000000"),
+        ({"audio": None}, "audio is empty: its video probably has no sound"),
+        ({"audio": None, "second_audio": sound(0.5)}, "there is no first speaker; connect the first speaker's sound"),
+        ({"audio": sound(0.5) | {"sample_rate": 0}}, "a sample rate of 0 Hz; it must be 1000 to 1000000"),
         ({"audio": sound(0.5) | {"sample_rate": 44100.5}}, "a sample rate of 44100.5 Hz"),
         ({"audio": sound(0.5), "second_audio": sound(0.5) | {"sample_rate": -1}}, "a sample rate of -1 Hz"),
-        ({"audio": sound(0.5), "split_channels": True}, "2 channels of audio, and it has 1; switch it off"),
-        ({"audio": sound(0.5, channels=2), "second_audio": sound(0.5), "split_channels": True}, "there is a second_audio; switch it off"),
+        ({"audio": sound(0.5), "split_channels": True}, "needs one audio with 2 channels, but it has 1; switch it off"),
+        ({"audio": sound(0.5, channels=2), "second_audio": sound(0.5), "split_channels": True}, "second_audio is connected; switch it off"),
     ],
 )
 def test_missing_sound_and_impossible_rates_are_told_in_one_line(nodes, given, message):
@@ -198,8 +198,8 @@ def test_speakers_and_masks_must_fit(nodes):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({}, "connect a stream or a latent"),
-        ({"stream": 1, "latent": {}}, "connect a stream or a latent"),
+        ({}, "needs a stream or a latent"),
+        ({"stream": 1, "latent": {}}, "needs a stream or a latent"),
         ({"latent": {}}, "a latent needs an engine"),
     ],
 )

@@ -71,7 +71,7 @@ def test_it_or_the_loader_has_all_that_the_command_line_has(nodes):
 
 def test_defaults_and_choices_are_the_cores(nodes):
     inputs = {part.id: part.fields for part in nodes.SetEngineOptions.define_schema().inputs}
-    for field in nodes.options.asked_here():
+    for field in nodes.options.input_fields():
         part, option = inputs[nodes.options.id_of(field)], option_of(field)
         assert part["advanced"] and part["optional"] and part["tooltip"].startswith(option.help[0].upper() + option.help[1:])
         assert nodes.options.value_of(field, part["default"]) == field.default
@@ -180,7 +180,7 @@ def test_no_option_of_the_command_line_is_left_in_an_error(nodes):
     found = flags_in_errors()
     assert len(found) > 5
     for text in found:
-        told = nodes.words.nodes_words(text)
+        told = nodes.words.name_inputs(text)
         assert "--" not in told
         flags = {word.replace("-", "_") for word in re.findall(r"--([a-z][a-z-]*)", text)} - {"steps"}
         assert {nodes.words.INPUTS.get(flag, flag) for flag in flags} <= inputs, text
@@ -188,6 +188,6 @@ def test_no_option_of_the_command_line_is_left_in_an_error(nodes):
 
 def test_an_error_that_names_none_stays_as_it_is(nodes):
     first = ValueError("width=50 must be a multiple of 16")
-    with pytest.raises(ValueError) as error, nodes.words.in_nodes_words():
+    with pytest.raises(ValueError) as error, nodes.words.naming_inputs():
         raise first
     assert error.value is first

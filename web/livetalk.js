@@ -1,4 +1,4 @@
-// The pack's only script in the page: the player of Live Preview, and the line of text under Audio Embedding.
+// Live Preview's player, and the line of text on Audio Embedding.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { LivePlayer } from "./player.mjs";
@@ -39,7 +39,7 @@ function addPlayer(node) {
   joinSoon();
 }
 
-// A player that comes up while its prompt is running, in a page that was reloaded say, joins in. Nodes get their ids after creation.
+// A player created while its prompt runs, for example after a reload, joins the stream. Nodes get their ids after creation.
 function joinSoon() {
   clearTimeout(joining);
   joining = setTimeout(async () => {

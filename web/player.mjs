@@ -1,4 +1,4 @@
-// Plays a channel: fragments of MP4 from a WebSocket into a <video> by Media Source Extensions, with the pace written below.
+// Plays a channel: MP4 fragments from a WebSocket go to a <video> through Media Source Extensions. Statistics are shown below.
 
 const KEEP_S = 30; // seconds of played video that stay in the browser
 const RETRIES = 6;
@@ -72,7 +72,7 @@ export class LivePlayer {
     }, { once: true });
   }
 
-  // Number 0 is the start that every connection gets again; the rest follow once each.
+  // Fragment 0, the init segment, is sent on every connection; all others once.
   receive(run, stats, data) {
     run.retries = 0;
     if (stats.number === 0 ? run.hasStart : stats.number <= run.seen) return;
@@ -114,13 +114,13 @@ export class LivePlayer {
       await this.video.play();
     } catch (error) {
       if (error.name !== "NotAllowedError") return;
-      this.video.muted = true; // a page nobody has touched may not make a sound
+      this.video.muted = true; // browsers allow no sound before the first click
       this.video.play().catch(() => {});
       this.video.addEventListener("click", () => (this.video.muted = false), { once: true });
     }
   }
 
-  // After a lost fragment, or when coming late, go on where there is video.
+  // After a lost fragment or a late start, jump to where there is video.
   skipGap() {
     const { buffered, currentTime } = this.video;
     for (let i = 0; i < buffered.length; i++) {

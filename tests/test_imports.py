@@ -22,7 +22,7 @@ ALLOWED = {
     "parallel": {"models"},
     "engine": {"models", "parallel", "plan", "presets", "sizes", "stream", "types"},
     "pool": {"engine", "models", "parallel", "plan", "presets", "sizes", "types"},
-    "open": {"engine", "models", "pool", "presets"},
+    "open": {"engine", "models", "parallel", "pool", "presets"},
     "talker": {"media"},
     "train": {"media", "models", "parallel", "plan", "presets", "stream", "talker", "types"},
     "evaluate": {"engine", "sizes", "stream", "talker", "train", "types"},

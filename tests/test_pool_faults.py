@@ -61,7 +61,7 @@ def shorten_limits(workers) -> None:
     workers.idle_s = SHORT_S
     if (job := workers.schedule.current) is not None:
         job.limit = min(job.limit, time.monotonic() + SHORT_S)
-        workers.ring()
+        workers.wake()
 
 
 def pids_of(pool) -> list[int]:

@@ -19,7 +19,7 @@ PUBLISHED = Demand(heads=40, num_bytes=NUM_BLOCKS * BLOCK + REST + ROOM, tokens=
 
 INTRODUCTION = f"""# Memory: what fits on which GPUs
 
-After this page you know what `--memory auto` and `--gpus auto` choose for the published 14B model in bfloat16.
+After reading this page you can tell what `--memory auto` and `--gpus auto` choose for the published 14B model in bfloat16.
 
 `auto` takes the first that fits of:
 

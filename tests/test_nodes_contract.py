@@ -1,7 +1,9 @@
 """What saved workflows rely on does not change by accident; what a user reads is there; starting ComfyUI costs nothing."""
 
 import ast
+import asyncio
 import copy
+import importlib.util
 import json
 import re
 import subprocess
@@ -60,6 +62,7 @@ def test_what_the_texts_say_of_the_shipped_model_is_so(nodes):
 
 def test_the_shipped_model_comes_first_and_is_the_default(nodes, host):
     (host.folder / "models" / "livetalk" / "another").mkdir(parents=True)
+    (host.folder / "models" / "livetalk" / "another" / "diffusion_pytorch_model.safetensors").touch()
     model = next(part for part in nodes.NODES[0].define_schema().inputs if part.id == "model")
     assert model.fields["options"] == [nodes.load.folders.SHIPPED, "livetalk/another"]
     assert model.fields["default"] == nodes.load.folders.SHIPPED == "nano"
@@ -163,3 +166,19 @@ def test_samples_are_copied_once_and_a_users_file_is_left_alone(nodes, tmp_path)
     nodes.startup.copy_samples(tmp_path)
     assert (tmp_path / "livetalk_portrait.png").read_text() == "mine"
     assert (tmp_path / "livetalk_speech.flac").read_bytes()[:4] == b"fLaC"
+
+
+def test_a_second_copy_of_the_pack_warns_once_with_both_paths_and_uses_no_other_core(nodes, tmp_path, caplog, monkeypatch):
+    class Extension:
+        pass
+
+    monkeypatch.setattr(sys.modules["comfy_api.latest"], "ComfyExtension", Extension)
+    (tmp_path / "copy" / "livetalk_core").mkdir(parents=True)
+    (tmp_path / "copy" / "__init__.py").write_text((ROOT / "__init__.py").read_text())
+    spec = importlib.util.spec_from_file_location("second_copy", tmp_path / "copy" / "__init__.py")
+    second = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    spec.loader.exec_module(second)
+    assert asyncio.run(asyncio.run(second.comfy_entrypoint()).get_node_list()) == [] and not hasattr(second, "WEB_DIRECTORY")
+    (record,) = caplog.records
+    assert str(ROOT) in record.getMessage() and str(tmp_path / "copy") in record.getMessage()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import engines, host
-from .film import Film, film_of_latent, film_of_stream, images_of, video_of
-from .types import CATEGORY, EngineWire, SpeechWire, StreamWire, io
+from . import engines
+from .film import Film, film_of_latent, images_of, write_video
+from .types import CATEGORY, EngineWire, InputImpl, SpeechWire, StreamWire, io
 
 OUTPUTS = ("images", "video")
 
@@ -35,7 +35,6 @@ class ParallelVAEDecode(io.ComfyNode):
                 EngineWire.Input("engine", optional=True, tooltip="The engine whose VAE decodes the latent. A stream does not need it."),
                 SpeechWire.Input("speech", optional=True, tooltip="Sound for the video of a latent. A stream does not need it."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="Frames at 25 a second, if output is images."),
                 io.Video.Output("video", display_name="video", tooltip="MP4 at 25 frames a second with its sound, if output is video."),
@@ -48,19 +47,20 @@ class ParallelVAEDecode(io.ComfyNode):
 
         other = OUTPUTS[1 - OUTPUTS.index(output)]
         not_made = f"Parallel VAE Decode makes {output} here; set its output to {other} to use that one"
-        if host.count_links(cls.hidden.dynprompt, cls.hidden.unique_id, OUTPUTS.index(other)):
-            raise ValueError(not_made)
-        film = choose_film(stream, latent, engine, speech)
-        made = {output: video_of(film) if output == "video" else images_of(film), other: ExecutionBlocker(not_made)}
+        check_source(stream, latent, engine)
+        film = stream.film() if latent is None else film_of_latent(engines.engine_for(engine), latent, speech)
+        made = {output: video_of(stream, film) if output == "video" else images_of(film), other: ExecutionBlocker(not_made)}
         return io.NodeOutput(*(made[name] for name in OUTPUTS))
 
 
-def choose_film(stream, latent, spec, speech) -> Film:
-    """Frames of whichever of the two is connected. ValueError for none, both, or a latent without an engine."""
+def check_source(stream, latent, engine) -> None:
+    """ValueError for none, both, or a latent without an engine."""
     if (stream is None) == (latent is None):
         raise ValueError("Parallel VAE Decode needs a stream or a latent: connect one of them, not both")
-    if stream is not None:
-        return film_of_stream(stream)
-    if spec is None:
+    if stream is None and engine is None:
         raise ValueError("a latent needs an engine, whose VAE decodes it; connect Load LiveTalk Model")
-    return film_of_latent(engines.engine_for(spec), latent, speech)
+
+
+def video_of(stream, film: Film):
+    """A stream's video is written once; that of a latent, now."""
+    return InputImpl.VideoFromFile(write_video(film) if stream is None else stream.write())

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import host
+from .latent import frames_to_show
 from .speech import FPS, Speech, write_sound_track
-from .stream import MOTION_FRAMES, NUM_FRAMES
-from .types import InputImpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +29,10 @@ class Film:
     speech: Speech | None
 
 
-def film_of_stream(stream) -> Film:
-    """A stream's frames and sound."""
-    size = {"width": stream.width, "height": stream.height}
-    pieces = lambda: (chunk.frames_THWC for chunk in stream.chunks())  # noqa: E731
-    return Film(num_frames=stream.num_frames, pieces=pieces, speech=stream.speech, **size)
-
-
 def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
-    """Frames of latents [1, C, t, h, w] in the VAE's own scale."""
+    """Frames of latents [1, C, t, h, w] in the VAE's own scale. A stream's begin with the picture's latent, which is not shown."""
+    import torch
+
     samples, channels, stride = latent["samples"], engine.preset.vae.z_dim, engine.preset.vae.spatial_stride
     if samples.ndim != 5 or samples.shape[0] != 1 or samples.shape[1] != channels:
         raise ValueError(
@@ -46,10 +40,10 @@ def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
             "connect the engine that made it"
         )
     plan = engine.plan(samples.shape[4] * stride, samples.shape[3] * stride)
-    skip = latent.get(MOTION_FRAMES, 0)
-    total = plan.temporal_stride * (samples.shape[2] - 1) + 1 - skip
-    keep = min(total, latent.get(NUM_FRAMES, total))
-    pieces = lambda: window_of(decode_pieces(engine, samples[0]), skip, keep)  # noqa: E731
+    total = plan.temporal_stride * (samples.shape[2] - 1) + 1
+    skip, keep = frames_to_show(latent, total, None if speech is None else speech.num_frames)
+    raw_CTHW = samples[0].as_subclass(torch.Tensor)
+    pieces = lambda: with_progress(window_of(decode_pieces(engine, raw_CTHW), skip, keep), keep)  # noqa: E731
     return Film(width=plan.width, height=plan.height, num_frames=keep, pieces=pieces, speech=speech)
 
 
@@ -71,29 +65,29 @@ def window_of(pieces: Iterator[Tensor], skip: int, keep: int) -> Iterator[Tensor
             yield part
 
 
-def shown(film: Film) -> Iterator[Tensor]:
-    """The film's pieces, each shown on the running node: frames done, and its last picture."""
+def with_progress(pieces: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+    """The same pieces [T, H, W, 3]; after each, the running node shows the frames done and the last picture."""
     done = 0
-    for piece_THWC in film.pieces():
+    for piece_THWC in pieces:
         done += len(piece_THWC)
-        host.show_progress(done, film.num_frames, piece_THWC[-1])
+        host.show_progress(done, total, piece_THWC[-1])
         yield piece_THWC
 
 
-def video_of(film: Film):
-    """An MP4 in ComfyUI's temporary folder, as a VIDEO. Nothing is left behind when it is stopped."""
+def write_video(film: Film) -> host.TempFile:
+    """The film as an MP4 file, with its sound. An error or a stop leaves no file."""
     from livetalk_core.media.video import VideoWriter
 
     path, track = host.temp_path(".mp4"), host.temp_path(".wav")
     try:
         sound = None if film.speech is None else write_sound_track(film.speech, track)
         size = {"width": film.width, "height": film.height}
-        with VideoWriter(path, fps=FPS, audio=sound, **size) as writer, closing(shown(film)) as pieces:
+        with VideoWriter(path, fps=FPS, audio=sound, **size) as writer, closing(film.pieces()) as pieces:
             for piece_THWC in pieces:
                 writer.write(piece_THWC)
     finally:
         track.unlink(missing_ok=True)
-    return InputImpl.VideoFromFile(str(path))
+    return host.TempFile(path)
 
 
 def images_of(film: Film) -> Tensor:
@@ -103,7 +97,7 @@ def images_of(film: Film) -> Tensor:
     check_room(film)
     images_THWC = torch.empty(film.num_frames, film.height, film.width, 3)
     at = 0
-    for piece_THWC in shown(film):
+    for piece_THWC in film.pieces():
         images_THWC[at : at + len(piece_THWC)] = piece_THWC / 255
         at += len(piece_THWC)
     assert at == film.num_frames, f"{at} frames came, {film.num_frames} were due"

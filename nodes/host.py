@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +19,28 @@ if TYPE_CHECKING:
 MODEL_FOLDER = "livetalk"
 
 
-def check_interrupt(step: int = 0, steps: int = 0) -> None:
+def check_interrupt() -> None:
     """Raises ComfyUI's own exception after the user has pressed stop."""
     from comfy.model_management import throw_exception_if_processing_interrupted
 
     throw_exception_if_processing_interrupted()
 
 
-def show_progress(done: int, total: int, frame_HWC: Tensor | None = None) -> None:
+def show_progress(done: float, total: int, frame_HWC: Tensor | None = None) -> None:
     """Set the running node's progress to `done` of `total`; a uint8 frame [H, W, 3] becomes its preview picture."""
     from PIL import Image
 
     picture = None if frame_HWC is None else Image.fromarray(frame_HWC.numpy())
-    ComfyAPISync().execution.set_progress(done, total, preview_image=picture)
+    ComfyAPISync().execution.set_progress(done, total, preview_image=picture, ignore_size_limit=True)
+
+
+def show_text(text: str) -> None:
+    """One line on the running node, where ComfyUI has a server and a node runs."""
+    from comfy_execution.utils import get_executing_context
+
+    context, server = get_executing_context(), prompt_server()
+    if context is not None and server is not None:
+        server.send_progress_text(text, context.node_id)
 
 
 def free_memory() -> int:
@@ -39,12 +51,6 @@ def free_memory() -> int:
     return mm.get_free_memory(torch.device("cpu"))
 
 
-def count_links(dynprompt, node_id: str, output: int) -> int:
-    """How many inputs of the prompt are connected to this output."""
-    nodes = dynprompt.get_original_prompt().values()
-    return sum(value == [node_id, output] for node in nodes for value in node["inputs"].values())
-
-
 def temp_path(suffix: str) -> Path:
     """A new path in ComfyUI's temporary folder, which ComfyUI empties when it starts."""
     import folder_paths
@@ -52,6 +58,32 @@ def temp_path(suffix: str) -> Path:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"livetalk_{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def spool_limit() -> int:
+    """Bytes of raw frames that a stream may keep on disk. What fits into memory as an IMAGE, four times as large, is kept."""
+    import folder_paths
+
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return min(free_memory(), shutil.disk_usage(folder).free) // 4
+
+
+class TempFile(str):
+    """The path of a file that is deleted when nothing refers to this object any more, such as a VIDEO or a stream."""
+
+    def __init__(self, path: Path) -> None:
+        weakref.finalize(self, remove, str(path))
+
+
+def remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def view_of(file: str) -> dict[str, str]:
+    """How a page asks ComfyUI for a temporary file."""
+    return {"filename": Path(file).name, "subfolder": "", "type": "temp"}
 
 
 def input_folder() -> Path:
@@ -67,6 +99,8 @@ def register_model_folder() -> None:
     folder_paths.add_model_folder_path(MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER))
     paths, _ = folder_paths.folder_names_and_paths[MODEL_FOLDER]
     folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, folder_paths.supported_pt_extensions)
+    with suppress(OSError):  # a read-only place is no reason not to start
+        Path(paths[0]).mkdir(parents=True, exist_ok=True)
 
 
 def own_model_folders() -> Iterable[Path]:

@@ -10,9 +10,11 @@ import asyncio
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 
+from . import host
 from .speech import FPS
 
 QUEUE = 192
@@ -61,12 +63,20 @@ class Channel:
     init: Fragment | None = None
     ended: bool = False
     num_published: int = 0
+    file: weakref.ref[host.TempFile] | None = None
+    """The finished video, as long as something needs it."""
     history: deque[Fragment] = field(default_factory=lambda: deque(maxlen=HISTORY))
     viewers: set[Viewer] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def describe(self) -> dict:
-        return {"channel": self.id, "node": self.node, "workflow": self.workflow, "mime": self.mime, "ended": self.ended}
+        file = None if self.file is None else self.file()
+        names = ("node", "workflow", "mime", "ended")
+        return {"channel": self.id, **{name: vars(self)[name] for name in names}, "file": file and host.view_of(file)}
+
+    def keep(self, file: host.TempFile) -> None:
+        """Pages that come later show the finished video."""
+        self.file = weakref.ref(file)
 
     def publish(self, data: bytes, stats: dict) -> None:
         """Send a fragment to all viewers, from any thread, without waiting for them."""
@@ -155,7 +165,7 @@ def add_routes(server) -> None:
 
     @server.routes.get("/livetalk/live")
     async def list_channels(request):
-        return web.json_response([channel.describe() for channel in CHANNELS.values() if channel.init is not None])
+        return web.json_response([channel.describe() for channel in CHANNELS.values() if channel.init or channel.file])
 
     @server.routes.get("/livetalk/live/{channel}")
     async def watch(request):

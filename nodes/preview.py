@@ -1,12 +1,9 @@
-"""Live Preview: plays a stream with its sound while it is made, and passes it on."""
+"""Live Preview: runs a stream and plays it with its sound while it is made, and passes it on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from . import host, live
-from .stream import TalkStream, with_progress
+from .stream import TalkStream
 from .types import CATEGORY, StreamWire, io
 
 
@@ -18,64 +15,39 @@ class LivePreview(io.ComfyNode):
             display_name="LiveTalk Live Preview",
             category=CATEGORY,
             description=(
-                "Plays the video with sound while it is made. With its output connected, the node after it runs the stream; "
-                "otherwise it runs the stream itself and keeps nothing."
+                "Runs the stream and plays the video with sound while it is made. "
+                "Nodes after it read the finished stream, which is not computed again."
             ),
             search_aliases=["live", "stream", "preview video", "watch"],
+            has_intermediate_output=True,  # when the node comes from the cache, the page is told again which video to show
             inputs=[StreamWire.Input("stream", tooltip="From the sampler.")],
             outputs=[StreamWire.Output("stream", display_name="stream", tooltip="The same stream, for Parallel VAE Decode.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, stream) -> io.NodeOutput:
-        workflow = (cls.hidden.extra_pnginfo or {}).get("workflow", {}).get("id", "")
-        watched = WatchedStream(source=stream, node=str(cls.hidden.unique_id), workflow=workflow)
-        if host.count_links(cls.hidden.dynprompt, cls.hidden.unique_id, 0) == 0:
-            for _ in with_progress(watched.chunks(), watched.num_frames):
-                pass
-        return io.NodeOutput(watched)
+        file = play(stream, cls.hidden)
+        return io.NodeOutput(stream, ui={"livetalk_video": [host.view_of(file)]})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WatchedStream:
-    """A stream that is published on a channel while it runs."""
-
-    source: TalkStream
-    node: str
-    workflow: str
-
-    @property
-    def width(self) -> int:
-        return self.source.width
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def num_frames(self) -> int:
-        return self.source.num_frames
-
-    @property
-    def speech(self):
-        return self.source.speech
-
-    def chunks(self) -> Iterator:
-        """The source's chunks, each published before it is handed on."""
-        channel = live.open_channel(self.node, self.workflow, self.num_frames)
-        broadcast = live.Broadcast(channel, announce)
-        try:
-            for chunk in self.source.chunks():
-                broadcast.send(chunk)
-                yield chunk
-        finally:
-            broadcast.close()
+def play(stream: TalkStream, hidden) -> host.TempFile:
+    """The stream's video file. It is published on a channel of this node while it is made; a finished one is only shown."""
+    workflow = (hidden.extra_pnginfo or {}).get("workflow", {}).get("id", "")
+    channel = live.open_channel(str(hidden.unique_id), workflow, stream.num_frames)
+    broadcast = live.Broadcast(channel, announce)
+    try:
+        file = stream.write(broadcast.send)
+        channel.keep(file)
+    finally:
+        broadcast.close()
+        announce(channel)
+    return file
 
 
 def announce(channel: live.Channel) -> None:
-    """Tell every page about a channel that can be watched."""
+    """Tell every page about a channel that can be watched, or whose video is finished."""
     server = host.prompt_server()
     if server is not None:
         server.send_sync(live.EVENT, channel.describe())

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from livetalk_core.sizes import BUCKETS, choose_size
 
-from . import engines
+from . import engines, host
 from .types import CATEGORY, EngineWire, ReferenceWire, io, ui
+from .words import naming_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,6 @@ SIZES = ("auto", *BUCKETS, "custom")
 class ReferenceConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        mask_text = (
-            "Where speaker {} is in the picture: white on black, as large as the picture. With only the first mask, all others keep still."
-        )
         return io.Schema(
             node_id="LiveTalkReferenceConditioning",
             display_name="LiveTalk Reference Conditioning",
@@ -37,37 +35,61 @@ class ReferenceConditioning(io.ComfyNode):
             has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
             inputs=[
                 EngineWire.Input("engine", tooltip="From Load LiveTalk Model."),
-                io.Image.Input("image", tooltip="One picture, each side 32 pixels or more; 512 or more looks good."),
+                io.Image.Input("image", tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first."),
                 *prompt_and_size(),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
                     tooltip="Features of the picture from CLIP Vision Encode (CLIP ViT-H), in place of the model's own CLIP. Not for nano.",
                 ),
-                io.Mask.Input("first_mask", optional=True, tooltip=mask_text.format(1)),
-                io.Mask.Input("second_mask", optional=True, tooltip=mask_text.format(2)),
-                io.String.Input(
-                    "crop",
-                    optional=True,
-                    default="center",
-                    tooltip=(
-                        "Which part to keep if the picture has another shape than the video: center, top, or X,Y, the point to keep in the "
-                        "middle, in fractions of width and height, such as 0.5,0.3."
-                    ),
-                    advanced=True,
-                ),
+                *mask_inputs(),
+                crop_input(),
+                any_size_input(),
             ],
             outputs=[ReferenceWire.Output("reference", display_name="reference", tooltip="Picture and prompt, for the sampler.")],
         )
 
     @classmethod
     def execute(
-        cls, engine, image, prompt, size, width, height, clip_vision_output=None, first_mask=None, second_mask=None, crop="center"
-    ) -> io.NodeOutput:
+        cls, engine, image, prompt, size, width, height,
+        clip_vision_output=None, first_mask=None, second_mask=None, crop="center", any_size=False,
+    ) -> io.NodeOutput:  # fmt: skip
         features_LD = None if clip_vision_output is None else clip_vision_output["penultimate_hidden_states"][0]
-        reference = make_reference(engine, image, prompt, size, width, height, (first_mask, second_mask), features_LD, crop)
-        crop_HWC = (reference.pixels_CHW.float().cpu().permute(1, 2, 0) + 1) / 2
-        return io.NodeOutput(reference, ui=ui.PreviewImage(crop_HWC[None], cls=cls))
+        reference = make_reference(engine, image, prompt, size, width, height, (first_mask, second_mask), features_LD, crop, any_size)
+        return io.NodeOutput(reference, ui=ui.PreviewImage(picture_of(reference)[None], cls=cls))
+
+
+def picture_of(reference: Reference) -> Tensor:
+    """The cropped picture [H, W, 3] in [0, 1]."""
+    return (reference.pixels_CHW.float().cpu().permute(1, 2, 0) + 1) / 2
+
+
+def mask_inputs() -> list[io.Input]:
+    text = "Where speaker {} is in the picture: white on black, as large as the picture. With only the first mask, all others keep still."
+    return [io.Mask.Input(f"{name}_mask", optional=True, tooltip=text.format(n)) for n, name in ((1, "first"), (2, "second"))]
+
+
+def crop_input() -> io.Input:
+    return io.String.Input(
+        "crop",
+        optional=True,
+        default="center",
+        tooltip=(
+            "Which part to keep if the picture has another shape than the video: center, top, or X,Y, the point to keep in the "
+            "middle, in fractions of width and height, such as 0.5,0.3."
+        ),
+        advanced=True,
+    )
+
+
+def any_size_input() -> io.Input:
+    return io.Boolean.Input(
+        "any_size",
+        optional=True,
+        default=False,
+        tooltip="Also allow sizes that the model was not made for. The face may then not talk.",
+        advanced=True,
+    )
 
 
 def prompt_and_size() -> list[io.Input]:
@@ -81,8 +103,8 @@ def prompt_and_size() -> list[io.Input]:
             options=list(SIZES),
             default="auto",
             tooltip=(
-                "Video size. auto: the model's own bucket; a number: the bucket of about that many pixels a side, nearest to the "
-                "picture's shape; custom: width and height below."
+                "Video size. auto: the model's own. A number: about that many pixels a side, in the shape nearest to the picture's: "
+                "416 gives 544 x 544 to 720 x 416; 128 is nano's. custom: width and height below."
             ),
         ),
         *(
@@ -101,28 +123,38 @@ def prompt_and_size() -> list[io.Input]:
 
 
 def make_reference(
-    spec, image_BHWC: Tensor, prompt, size, width, height, masks=(None, None), image_LD=None, crop: str = "center"
+    spec, image_BHWC: Tensor, prompt, size, width, height, masks=(None, None), image_LD=None, crop: str = "center", any_size: bool = False
 ) -> Reference:
-    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a batch, a small picture, a bad size or crop, no first mask."""
+    """Crop and encode the first picture of [B, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask."""
     from livetalk_core.media.image import crop_cover, crop_note, parse_focus, picture_from_tensor
 
     if image_BHWC.shape[0] != 1:
-        raise ValueError(f"image is a batch of {image_BHWC.shape[0]}; a stream has one picture: choose one with Get Image from Batch")
-    picture = picture_from_tensor(image_BHWC[0])
+        tell(f"image is a batch of {image_BHWC.shape[0]}; the first picture is used")
+    with naming_inputs({"picture tensor: picture": "image"}):
+        picture = picture_from_tensor(image_BHWC[0])
     engine = engines.engine_for(spec)
-    plan = engine.plan(*video_size(engine, picture.size, size, width, height))
+    plan = engine.plan(*video_size(engine.preset, picture.size, size, width, height, any_size))
     focus = parse_focus(crop)
     if note := crop_note(*picture.size, plan.width, plan.height, focus):
-        log.info("LiveTalk: picture: %s; crop keeps another part", note)
+        tell(f"image {note}; crop keeps another part")
     pixels_CHW = crop_cover(picture, plan.width, plan.height, focus=focus)
     masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height, focus)
     return engines.reference_for(spec, pixels_CHW, prompt, masks_KHW, image_LD)
 
 
-def video_size(engine, picture_size: tuple[int, int], size: str, width: int, height: int) -> tuple[int, int]:
-    if size == "custom":
-        return width, height
-    return choose_size(*picture_size, engine.preset.bucket if size == "auto" else size)
+def tell(note: str) -> None:
+    """A note for the user: on the running node, and in the log."""
+    log.info("LiveTalk: %s", note)
+    host.show_text(note)
+
+
+def video_size(preset, picture_size: tuple[int, int], size: str, width: int, height: int, any_size: bool) -> tuple[int, int]:
+    """(width, height). ValueError for a size that the model was not made for, unless any size is allowed."""
+    chosen = (width, height) if size == "custom" else choose_size(*picture_size, preset.bucket if size == "auto" else size)
+    preset.plan(*chosen)  # first what cannot be computed at all
+    if not any_size:
+        preset.check_size(*chosen, way_out="set size to auto, or allow it with any_size")
+    return chosen
 
 
 def crop_masks(masks, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor | None:

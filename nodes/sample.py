@@ -1,7 +1,7 @@
 """Streaming Bidirectional Sampler: combines engine, reference and speech into a stream. Later nodes run it."""
 
-from . import host
-from .stream import LazyLatent, TalkStream
+from .latent import LazyLatent
+from .stream import TalkStream
 from .types import CATEGORY, EngineWire, ReferenceWire, SpeechWire, StreamWire, io
 
 OWN_SHIFT = 0.0
@@ -37,14 +37,11 @@ class StreamingBidirectionalSampler(io.ComfyNode):
                     ),
                 ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
     def execute(cls, engine, reference, speech, seed, steps, shift, color_strength) -> io.NodeOutput:
         stream = make_stream(engine, reference, speech, seed, steps, shift, color_strength)
-        readers, latent_readers = (host.count_links(cls.hidden.dynprompt, cls.hidden.unique_id, output) for output in (0, 1))
-        stream.keep = readers + latent_readers > 1
         return io.NodeOutput(stream, LazyLatent(stream))
 
 

@@ -17,17 +17,25 @@ if TYPE_CHECKING:
 class Spool:
     """A folder with one file per piece. It is deleted with the object; ComfyUI empties its temporary folder at start anyway."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int) -> None:
+        """With more than `limit` bytes everything is dropped: long videos are not kept as raw frames."""
         folder.mkdir(parents=True)
-        self.folder = folder
-        self.complete = False
-        self.num_pieces = 0
+        self.folder, self.limit = folder, limit
+        self.overflowed = False
+        self.num_pieces = self.num_bytes = 0
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def add(self, piece: Chunk, latents: list[Tensor]) -> None:
         """`latents`: the chunk's latents [C, t, h, w] with its first piece, else empty."""
         import torch
 
+        if self.overflowed:
+            return
+        self.num_bytes += piece.frames_THWC.nbytes + sum(latents_CTHW.nbytes for latents_CTHW in latents)
+        if self.num_bytes > self.limit:
+            self.overflowed = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
         torch.save((piece, [latents_CTHW.cpu() for latents_CTHW in latents]), self.folder / f"{self.num_pieces:06}.pt")
         self.num_pieces += 1
 

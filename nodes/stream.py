@@ -1,15 +1,18 @@
-"""A stream on a wire. Its chunks are computed, piece by piece, while a node reads them.
+"""A stream on a wire. Its chunks are computed, piece by piece, while a node reads them; later readers get what was kept.
 
 Each chunk starts from the decoded end of the one before, so sampling and decoding cannot be separated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import engines, host
+from .film import Film, write_video
+from .latent import join_latents
+from .progress import Progress, showing_warnings
 from .speech import Speech
 from .spool import Spool
 
@@ -18,22 +21,19 @@ if TYPE_CHECKING:
 
     from livetalk_core.types import Chunk, Reference, StreamSettings
 
-MOTION_FRAMES = "livetalk_motion_frames"
-NUM_FRAMES = "livetalk_num_frames"
-"""Extra entries of our LATENT: frames to drop at the start of its video, and frames to keep after those."""
+    from .host import TempFile
 
 
 @dataclass(kw_only=True, eq=False)
 class TalkStream:
-    """Everything that a stream is computed from. Each run gives the same chunks."""
+    """Everything that a stream is computed from, and what its first complete run has kept for later readers."""
 
     spec: engines.EngineSpec
     reference: Reference
     speech: Speech
     settings: StreamSettings
-    keep: bool = False
-    """Store what is made on disk, for a second reader in the same run."""
     spool: Spool | None = field(default=None, init=False)
+    video: TempFile | None = field(default=None, init=False)
 
     @property
     def width(self) -> int:
@@ -48,98 +48,56 @@ class TalkStream:
         return self.speech.num_frames
 
     def chunks(self) -> Iterator[Chunk]:
-        """The chunks, in pieces: computed, or read from disk after a complete run that was stored."""
-        if self.spool is not None and self.spool.complete:
-            return self.spool.chunks()
-        return self.make_kept() if self.keep else self.make()
+        """The chunks, in pieces: those of an earlier complete run, or computed now and kept."""
+        return self.run() if self.spool is None else self.spool.chunks()
 
-    def make(self, on_latents=None) -> Iterator[Chunk]:
+    def run(self) -> Iterator[Chunk]:
+        """Compute the chunks. Everything is kept on disk, unless it is too large; then later readers compute it again."""
+        spool, latents, progress = Spool(host.temp_path("_stream"), host.spool_limit()), [], Progress(self.num_frames)
+        with showing_warnings(progress):
+            for piece in self.make(progress.step, latents.append):
+                spool.add(piece, latents)
+                latents.clear()
+                progress.add(piece)
+                yield piece
+        self.spool = None if spool.overflowed else spool
+
+    def make(self, on_step: Callable[[int, int], None], on_latents: Callable[[Tensor], None]) -> Iterator[Chunk]:
         """Run the engine. When the user stops the prompt, it stops between two steps."""
         from livetalk_core.generate import talk
         from livetalk_core.job import with_silent
 
         engine = engines.engine_for(self.spec)
         people = 1 if self.reference.speaker_masks_KHW is None else 2
-        opened = engine.open(self.reference, self.settings, people, host.check_interrupt, on_latents)
+        opened = engine.open(self.reference, self.settings, people, on_step, on_latents)
         try:
             yield from talk(opened, with_silent(self.speech.blocks(), people), self.num_frames)
         finally:
             opened.close()
 
-    def make_kept(self) -> Iterator[Chunk]:
-        """Run the engine and store every piece on disk."""
-        spool, latents = Spool(host.temp_path("_stream")), []
-        for chunk in self.make(latents.append):
-            spool.add(chunk, latents)
-            latents.clear()
-            yield chunk
-        spool.complete, self.spool = True, spool
+    def write(self, watch: Callable[[Chunk], None] = lambda piece: None) -> TempFile:
+        """The stream's video file, written now unless it is there. `watch` is called with each piece while it is written."""
+        if self.video is None:
+            self.video = write_video(self.film(watch))
+        return self.video
+
+    def film(self, watch: Callable[[Chunk], None] = lambda piece: None) -> Film:
+        """The stream's frames and sound."""
+
+        def pieces() -> Iterator[Tensor]:
+            for piece in self.chunks():
+                watch(piece)
+                yield piece.frames_THWC
+
+        return Film(width=self.width, height=self.height, num_frames=self.num_frames, pieces=pieces, speech=self.speech)
 
     def latents(self) -> Tensor:
-        """Normalized latents of the whole stream [C, t, h, w]: all of the first chunk, then each chunk's new ones."""
-        import torch
-
-        if self.spool is None or not self.spool.complete:
-            self.keep = True
-            for _ in with_progress(self.chunks(), self.num_frames):
+        """Normalized latents [C, t, h, w] of the whole stream: the picture's latent frame, then the new ones."""
+        if self.spool is None:
+            chunks = []
+            for _ in self.make(Progress(self.num_frames).step, lambda latents_CTHW: chunks.append(latents_CTHW.cpu())):
                 pass
-        first, *rest = self.spool.latents()
-        motion = engines.engine_for(self.spec).plan(self.width, self.height).motion_latents
-        return torch.cat([first, *(latents_CTHW[:, motion:] for latents_CTHW in rest)], dim=1)
-
-
-def with_progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
-    """The same chunks; after each, the running node shows the frames done and the last picture."""
-    done = 0
-    for chunk in chunks:
-        done += len(chunk.frames_THWC)
-        host.show_progress(done, total, chunk.frames_THWC[-1])
-        yield chunk
-
-
-class LazyLatent(dict):
-    """The LATENT of a stream. Its entries are computed when a node first accesses the dict, in any way."""
-
-    def __init__(self, stream: TalkStream) -> None:
-        super().__init__()
-        self.stream: TalkStream | None = stream
-
-    def fill(self) -> None:
-        """Run the stream, once. Samples [1, C, t, h, w] are in the VAE's own scale, as core nodes expect."""
-        if self.stream is None:
-            return
-        engine = engines.engine_for(self.stream.spec)
-        plan = engine.plan(self.stream.width, self.stream.height)
-        raw_CTHW = engine.preset.vae.unscale(self.stream.latents())
-        self.update({"samples": raw_CTHW[None].float().cpu(), MOTION_FRAMES: plan.motion_frames, NUM_FRAMES: self.stream.num_frames})
-        self.stream = None
-
-    def __missing__(self, name: str):
-        if self.stream is None:
-            raise KeyError(name)
-        self.fill()
-        return self[name]
-
-    def __contains__(self, name: object) -> bool:
-        self.fill()
-        return super().__contains__(name)
-
-    def __iter__(self):
-        self.fill()
-        return super().__iter__()
-
-    def keys(self):
-        self.fill()
-        return super().keys()
-
-    def items(self):
-        self.fill()
-        return super().items()
-
-    def get(self, name, default=None):
-        self.fill()
-        return super().get(name, default)
-
-    def copy(self) -> dict:
-        self.fill()
-        return dict(super().items())
+        else:
+            chunks = self.spool.latents()
+        plan = engines.engine_for(self.spec).plan(self.width, self.height)
+        return join_latents(chunks, self.reference.first_CTHW.cpu(), plan.motion_latents, self.num_frames, plan.temporal_stride)

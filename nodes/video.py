@@ -1,13 +1,13 @@
 """LiveTalk Generate: the whole graph in one node."""
 
-from . import engines
+from . import engines, host
 from .audio import loudness_input
-from .film import film_of_stream, video_of
-from .load import model_input
-from .reference import make_reference, prompt_and_size
+from .load import fill_in, model_input
+from .preview import play
+from .reference import any_size_input, crop_input, make_reference, mask_inputs, picture_of, prompt_and_size
 from .sample import make_stream, settings_inputs
 from .speech import speech_from
-from .types import CATEGORY, io
+from .types import CATEGORY, InputImpl, OptionsWire, io, ui
 
 
 class Generate(io.ComfyNode):
@@ -19,21 +19,40 @@ class Generate(io.ComfyNode):
             category=CATEGORY,
             description="Makes a talking video with sound from a picture and speech, at any length in constant memory.",
             search_aliases=["talking head", "avatar", "lip sync", "audio to video", "livetalk"],
+            has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
             inputs=[
                 model_input(),
-                io.Image.Input("image", tooltip="One picture, each side 32 pixels or more; 512 or more looks good."),
+                io.Image.Input("image", tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first."),
                 io.Audio.Input("audio", tooltip="The speech, at least 0.04 s (one frame at 25 frames a second)."),
                 *prompt_and_size(),
                 *settings_inputs(),
                 loudness_input(),
+                io.Audio.Input("second_audio", optional=True, tooltip="A second speaker's speech. Both start together. Needs two masks."),
+                *mask_inputs(),
+                OptionsWire.Input("options", optional=True, tooltip="Settings of the engine, from LiveTalk Engine Options."),
+                crop_input(),
+                any_size_input(),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="MP4 at 25 frames a second with its sound.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def execute(cls, model, image, audio, prompt, size, width, height, seed, steps, shift, color_strength, loudness) -> io.NodeOutput:
-        spec = engines.EngineSpec(model=model)
-        speech = speech_from(audio, None, loudness)
-        reference = make_reference(spec, image, prompt, size, width, height)
+    def execute(
+        cls, model, image, audio, prompt, size, width, height, seed, steps, shift, color_strength, loudness,
+        second_audio=None, first_mask=None, second_mask=None, options=None, crop="center", any_size=False,
+    ) -> io.NodeOutput:  # fmt: skip
+        spec = engines.EngineSpec(model=model) if options is None else engines.EngineSpec(model=model, options=fill_in(options, {}))
+        speech = speech_from(audio, second_audio, loudness)
+        reference = make_reference(spec, image, prompt, size, width, height, (first_mask, second_mask), None, crop, any_size)
+        picture_HWC = picture_of(reference)
+        host.show_progress(0, speech.num_frames, (picture_HWC * 255).byte())
         stream = make_stream(spec, reference, speech, seed, steps, shift, color_strength)
-        return io.NodeOutput(video_of(film_of_stream(stream)))
+        file = play(stream, cls.hidden)
+        shown = ui.PreviewImage(picture_HWC[None], cls=cls)
+        return io.NodeOutput(InputImpl.VideoFromFile(file), ui={**as_dict(shown), "livetalk_video": [host.view_of(file)]})
+
+
+def as_dict(shown) -> dict:
+    """ComfyUI's ui object as the dictionary that a page gets."""
+    return shown if isinstance(shown, dict) else shown.as_dict()

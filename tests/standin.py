@@ -57,7 +57,9 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checks_left = 10**9
-        self.progress: list[tuple[int, int]] = []
+        self.progress: list[tuple[float, int]] = []
+        self.pictures: list[tuple[tuple[int, int], bool]] = []
+        self.lines: list[str] = []
         self.loaded: list = []
         self.files: dict[str, list[str]] = {}
 
@@ -79,20 +81,22 @@ class Host:
         while self.loaded:
             self.loaded.pop().detach(True)
 
-    def set_progress(self, value, max_value, preview_image=None) -> None:
+    def set_progress(self, value, max_value, preview_image=None, ignore_size_limit=False) -> None:
         self.progress.append((value, max_value))
+        self.pictures += [] if preview_image is None else [(preview_image.size, ignore_size_limit)]
 
 
 def modules(host: Host) -> dict[str, ModuleType]:
     """The modules the nodes import from ComfyUI."""
     sync = lambda: SimpleNamespace(execution=SimpleNamespace(set_progress=host.set_progress))  # noqa: E731
     pictures = SimpleNamespace(PreviewImage=lambda image, cls: {"images": image}, PreviewText=lambda text: {"text": text})
+    server = SimpleNamespace(send_progress_text=lambda text, node: host.lines.append(text), send_sync=lambda *told: None)
     paths = {"livetalk": [str(host.folder / "models" / "livetalk")]}
     parts = {
         "comfy_api": {},
         "comfy_api.latest": {
             "io": Io(), "ui": pictures, "ComfyExtension": object, "ComfyAPISync": sync,
-            "InputImpl": SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=Path(path))),
+            "InputImpl": SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=Path(path), file=path)),
         },
         "comfy": {},
         "comfy.model_management": {
@@ -101,6 +105,7 @@ def modules(host: Host) -> dict[str, ModuleType]:
         },
         "comfy.model_patcher": {"ModelPatcher": Patcher},
         "comfy_execution": {},
+        "comfy_execution.utils": {"get_executing_context": lambda: SimpleNamespace(node_id="4")},
         "comfy_execution.graph": {"ExecutionBlocker": lambda message: SimpleNamespace(message=message)},
         "folder_paths": {
             "models_dir": str(host.folder / "models"), "folder_names_and_paths": {key: (value, set()) for key, value in paths.items()},
@@ -109,7 +114,7 @@ def modules(host: Host) -> dict[str, ModuleType]:
             "get_input_directory": lambda: host.folder / "input",
             "get_temp_directory": lambda: str(host.folder / "temp"), "get_full_path_or_raise": lambda key, name: host.folder / key / name,
         },
-        "server": {"PromptServer": SimpleNamespace(instance=None)},
+        "server": {"PromptServer": SimpleNamespace(instance=server)},
     }  # fmt: skip
     made = {name: ModuleType(name) for name in parts}
     for name, values in parts.items():

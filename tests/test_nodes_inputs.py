@@ -1,16 +1,20 @@
 """Inputs of the nodes: every mistake is one line with the value, the rule and the way out; sound is passed on sample by sample."""
 
+import json
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from made import speech_like
+from standin import ROOT
 
 from livetalk_core.media.audio import probe_audio, read_audio, to_mono
-from livetalk_core.sizes import BUCKETS
+from livetalk_core.presets import BY_NAME
+from livetalk_core.sizes import BUCKETS, choose_size
 
-SIZE = {"prompt": "", "size": "custom", "width": 32, "height": 32}
+SIZE = {"prompt": "", "size": "custom", "width": 32, "height": 32, "any_size": True}
 IMAGE = torch.rand(1, 64, 64, 3)
 
 
@@ -145,8 +149,7 @@ def test_the_crop_can_be_moved(nodes):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"image": torch.rand(1, 1, 1, 3)}, r"picture is 1x1 pixels; each side must be 32 or more"),
-        ({"image": torch.rand(4, 64, 64, 3)}, r"image is a batch of 4"),
+        ({"image": torch.rand(1, 1, 1, 3)}, r"^image is 1x1 pixels; each side must be 32 or more"),
         ({"image": torch.full((1, 64, 64, 3), float("nan"))}, r"NaN or infinity"),
         ({"width": 40}, r"width=40 must be a multiple of 16; nearest: 32 or 48"),
         ({"second_mask": torch.ones(1, 64, 64)}, r"second_mask is given without first_mask"),
@@ -175,8 +178,8 @@ def test_the_preview_is_the_crop_that_the_stream_uses(nodes):
     "size, picture, want", [("128", (64, 64), (128, 128)), ("416", (90, 160), (416, 720)), ("custom", (9, 9), (48, 32))]
 )
 def test_sizes_come_from_the_bucket_nearest_to_the_pictures_shape(nodes, size, picture, want, engine):
-    assert nodes.reference.video_size(engine, picture, size, 48, 32) == want
-    assert nodes.reference.video_size(engine, (90, 160), "auto", 48, 32) in BUCKETS[engine.preset.bucket]
+    assert nodes.reference.video_size(engine.preset, picture, size, 48, 32, any_size=True) == want
+    assert nodes.reference.video_size(engine.preset, (90, 160), "auto", 48, 32, any_size=False) in BUCKETS[engine.preset.bucket]
 
 
 def test_clip_features_from_another_node_take_the_place_of_the_models_own(nodes):
@@ -222,3 +225,45 @@ def test_a_shift_of_zero_leaves_it_to_the_model(nodes, shift, want):
     reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0]
     speech = nodes.audio.speech_from(sound(0.5), None, True)
     assert nodes.sample.make_stream(spec, reference, speech, 0, 1, shift, 1.0).settings.shift == want
+
+
+@pytest.mark.parametrize("how", [{"size": "416"}, {"size": "custom", "width": 192, "height": 320}])
+def test_a_size_that_the_model_was_not_made_for_is_refused_with_those_that_work(nodes, how):
+    spec, chosen = nodes.load.engines.EngineSpec(), {"size": "auto", "width": 416, "height": 416} | how
+    with pytest.raises(ValueError, match=r"is none that nano was made for.*128x128.*set size to auto, or allow it with any_size$"):
+        nodes.ReferenceConditioning.execute(spec, IMAGE, "", **chosen)
+    assert nodes.reference.video_size(nodes.load.engines.engine_for(spec).preset, (64, 64), **chosen, any_size=True)[0] >= 192
+
+
+def test_the_sizes_that_the_texts_name_are_so(nodes):
+    tooltip = next(part for part in nodes.Generate.define_schema().inputs if part.id == "size").fields["tooltip"]
+    assert choose_size(1, 1, "416") == (544, 544) and choose_size(3, 1, "416") == (720, 416)
+    assert "416 gives 544 x 544 to 720 x 416; 128 is nano's" in tooltip and BY_NAME["nano"]().made_for == ("128",)
+
+
+def test_the_page_knows_the_sizes_of_each_model():
+    script = (ROOT / "web" / "sizes.mjs").read_text()
+    made_for = {name: list(preset().made_for) for name, preset in BY_NAME.items() if preset().trained}
+    found = dict(re.findall(r"^  (\w+): (\[.*\]),$", script, re.MULTILINE))
+    assert {name: json.loads(text) for name, text in found.items()} == made_for
+
+
+def test_a_batch_of_pictures_gives_the_first_with_a_note(nodes, host):
+    batch = torch.rand(4, 64, 64, 3)
+    spec = nodes.load.engines.EngineSpec()
+    first, alone = (nodes.ReferenceConditioning.execute(spec, x, **SIZE).args[0] for x in (batch, batch[:1]))
+    assert first is alone and "image is a batch of 4; the first picture is used" in host.lines
+
+
+def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host):
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1
+    settings = {"seed": 3, "steps": 1, "shift": 0.0, "color_strength": 1.0, "loudness": True}
+    options = nodes.SetEngineOptions.execute(precision="bfloat16").args[0]
+    more = {"second_audio": sound(0.6), "first_mask": left, "second_mask": 1 - left, "options": options, "crop": "top"}
+    out = nodes.Generate.execute("nano", IMAGE, sound(0.4), **SIZE, **settings, **more)
+    (spec,) = nodes.load.engines.SLOTS
+    assert spec.options.dtype == "bfloat16" and probe_audio(out.args[0].path).duration >= 0.6
+    assert out.ui["images"].shape == (1, 32, 32, 3) and out.ui["livetalk_video"][0]["filename"] == out.args[0].path.name
+    assert [channel.num_published > 1 for channel in nodes.live.CHANNELS.values()] == [True], "the live picture"
+    assert host.pictures[0] == ((32, 32), True), "the crop comes first"

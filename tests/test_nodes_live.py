@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from types import SimpleNamespace
 
 import av
@@ -134,34 +135,47 @@ def test_old_channels_go_and_their_viewers_are_let_off(live):
     assert first.ended and first.id not in live.CHANNELS and len(live.CHANNELS) == live.MAX_CHANNELS
 
 
-def test_a_watched_stream_passes_every_chunk_on_and_ends_its_channel_however_it_ends(nodes, live):
-    class Source:
-        width, height, num_frames, speech = 48, 32, 56, None
+class Source:
+    """A stream whose video takes two pieces; `stops` raises after the first."""
 
-        def chunks(self):
-            yield chunk(0)
-            yield chunk(1)
+    num_frames, width, height, speech = 56, 48, 32, None
 
-    watched = nodes.preview.WatchedStream(source=Source(), node="3", workflow="")
-    assert [made.index for made in watched.chunks()] == [0, 1]
-    stopped = watched.chunks()
-    next(stopped)
-    stopped.close()
-    assert [opened.ended for opened in live.CHANNELS.values()] == [True, True]
-    assert [opened.num_published for opened in live.CHANNELS.values()] == [4, 3], "start, chunks, the last sound"
+    def __init__(self, folder, stops: bool = False) -> None:
+        self.folder, self.stops, self.runs, self.file = folder, stops, 0, None
+
+    def write(self, watch):
+        if self.file is None:
+            self.runs += 1
+            watch(chunk(0))
+            if self.stops:
+                raise KeyboardInterrupt
+            watch(chunk(1))
+            (self.folder / "made.mp4").write_bytes(b"")
+            self.file = sys.modules["livetalk_pack.nodes"].host.TempFile(self.folder / "made.mp4")
+        return self.file
 
 
-def test_without_a_reader_the_preview_runs_the_stream_and_with_one_it_waits(nodes):
-    class Source:
-        width, height, num_frames, speech, asked = 48, 32, 28, None, 0
-
-        def chunks(self):
-            self.asked += 1
-            yield chunk(0)
-
-    for links, asked in (({}, 1), ({"9": {"inputs": {"stream": ["4", 0]}}}, 0)):
-        source = Source()
+def test_the_preview_runs_the_stream_whatever_its_links_and_later_shows_the_file(nodes, live, tmp_path):
+    source = Source(tmp_path)
+    for links in ({}, {"9": {"inputs": {"stream": ["4", 0]}}}):
         prompt = SimpleNamespace(get_original_prompt=lambda links=links: links)
         nodes.LivePreview.hidden = SimpleNamespace(unique_id="4", dynprompt=prompt, extra_pnginfo=None)
-        nodes.LivePreview.execute(source)
-        assert source.asked == asked
+        out = nodes.LivePreview.execute(source)
+        assert out.args == (source,) and out.ui["livetalk_video"][0]["filename"] == "made.mp4"
+    assert source.runs == 1
+    assert [opened.num_published for opened in live.CHANNELS.values()] == [4, 0], "start, chunks, the last sound; then the file alone"
+    assert [opened.describe()["file"]["filename"] for opened in live.CHANNELS.values()] == ["made.mp4"] * 2
+    del out, source
+    assert not (tmp_path / "made.mp4").exists() and [opened.describe()["file"] for opened in live.CHANNELS.values()] == [None] * 2
+
+
+def test_a_stopped_preview_ends_its_channel(nodes, live, tmp_path):
+    nodes.LivePreview.hidden = SimpleNamespace(unique_id="4", extra_pnginfo=None)
+    with pytest.raises(KeyboardInterrupt):
+        nodes.LivePreview.execute(Source(tmp_path, stops=True))
+    assert [(opened.ended, opened.num_published) for opened in live.CHANNELS.values()] == [(True, 3)]
+
+
+def test_the_cache_keys_of_stream_and_decoder_hold_no_links(nodes):
+    for node in (nodes.StreamingBidirectionalSampler, nodes.ParallelVAEDecode, nodes.LivePreview):
+        assert "dynprompt" not in getattr(node.define_schema(), "hidden", [])

@@ -1,32 +1,41 @@
-// Live Preview's player, and the line of text on Audio Embedding.
+// The player of Live Preview and Generate, the line of text on Audio Embedding and the loader, and size inputs that hide.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { LivePlayer } from "./player.mjs";
+import { sizesOf } from "./sizes.mjs";
 
-const PREVIEW = "LiveTalkLivePreview";
-const WITH_TEXT = "LiveTalkAudioEmbedding";
+const WITH_PLAYER = ["LiveTalkLivePreview", "LiveTalkGenerate"];
+const WITH_TEXT = ["LiveTalkAudioEmbedding", "LiveTalkModelLoader"];
+const WITH_SIZE = ["LiveTalkReferenceConditioning", "LiveTalkGenerate"];
 const players = new WeakMap();
 const texts = new WeakMap();
+const lastText = new Map(); // by workflow and node: widgets are made anew when the user changes the tab
+const lastVideo = new Map();
 let joining = 0;
 
 app.registerExtension({
   name: "livetalk.live",
 
   nodeCreated(node) {
-    if (node.comfyClass === PREVIEW) addPlayer(node);
-    if (node.comfyClass === WITH_TEXT) addText(node);
+    if (WITH_PLAYER.includes(node.comfyClass)) addPlayer(node);
+    if (WITH_TEXT.includes(node.comfyClass)) addText(node);
+    if (WITH_SIZE.includes(node.comfyClass)) hideSize(node);
+  },
+
+  loadedGraphNode(node) {
+    if (WITH_SIZE.includes(node.comfyClass)) showSize(node);
   },
 
   setup() {
     api.addEventListener("livetalk.live", (event) => watch(event.detail));
-    api.addEventListener("executed", (event) => showText(event.detail));
+    api.addEventListener("executed", (event) => showResult(event.detail));
   },
 });
 
 function addPlayer(node) {
   const player = new LivePlayer((path) => api.apiURL(path));
   players.set(node, player);
-  node.addDOMWidget("live", "LIVETALK_PLAYER", player.element, {
+  node.addDOMWidget("", "LIVETALK_PLAYER", player.element, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => 220,
@@ -36,16 +45,18 @@ function addPlayer(node) {
     player.close();
     removed?.apply(this, arguments);
   };
-  joinSoon();
+  restoreSoon();
 }
 
-// A player created while its prompt runs, for example after a reload, joins the stream. Nodes get their ids after creation.
-function joinSoon() {
+// Players and lines that were created after a run, by a reload or a change of tab, show what is known. Nodes get their ids after creation.
+function restoreSoon() {
   clearTimeout(joining);
   joining = setTimeout(async () => {
+    for (const [key, text] of lastText) if (inThisGraph(key)) showText(key.split("/").pop(), text);
+    for (const [key, file] of lastVideo) if (inThisGraph(key)) players.get(findNode(graph(), key.split("/").pop()))?.show(file);
     const response = await api.fetchApi("/livetalk/live");
     if (!response.ok) return;
-    for (const channel of await response.json()) if (!channel.ended) watch(channel);
+    for (const channel of await response.json()) watch(channel);
   }, 500);
 }
 
@@ -53,25 +64,88 @@ function addText(node) {
   const line = document.createElement("div");
   line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center; overflow: hidden";
   texts.set(node, line);
-  node.addDOMWidget("length", "LIVETALK_TEXT", line, {
+  node.addDOMWidget("", "LIVETALK_TEXT", line, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => 18,
     getMaxHeight: () => 18,
   });
+  restoreSoon();
+}
+
+// Width and height are for size "custom" only.
+function hideSize(node) {
+  const size = node.widgets?.find((widget) => widget.name === "size");
+  if (!size) return;
+  const callback = size.callback;
+  size.callback = function () {
+    callback?.apply(this, arguments);
+    showSize(node);
+  };
+  setTimeout(() => showSize(node));
+}
+
+function showSize(node) {
+  const size = node.widgets?.find((widget) => widget.name === "size");
+  if (!size) return;
+  const all = (size.livetalkAll ??= [...size.options.values]);
+  size.options.values = () => sizesOf(modelOf(node), all).concat(all.includes(size.value) ? [] : [size.value]);
+  const custom = size.value === "custom";
+  for (const widget of node.widgets ?? []) {
+    if (widget.name !== "width" && widget.name !== "height") continue;
+    widget.hidden = !custom;
+    if (widget.options) widget.options.hidden = !custom; // read by Nodes 2.0
+  }
+  node.setDirtyCanvas?.(true, true);
+}
+
+// The model chosen here, or in the loader that the engine input leads to.
+function modelOf(node) {
+  const own = node.widgets?.find((widget) => widget.name === "model");
+  if (own) return own.value;
+  const input = node.inputs?.findIndex((each) => each.name === "engine") ?? -1;
+  return input < 0 ? undefined : node.getInputNode?.(input)?.widgets?.find((widget) => widget.name === "model")?.value;
 }
 
 // A channel names a node and the workflow it was queued from; prompts queued over the API name no workflow.
 function watch(channel) {
-  const root = app.rootGraph ?? app.graph;
+  const root = graph();
   if (channel.workflow && root?.id && channel.workflow !== root.id) return;
-  players.get(findNode(root, channel.node))?.watch(channel.channel);
+  const player = players.get(findNode(root, channel.node));
+  if (!channel.ended) player?.watch(channel.channel);
+  else if (channel.file) player?.finish(channel.channel, channel.file);
 }
 
-function showText(detail) {
-  const line = texts.get(findNode(app.rootGraph ?? app.graph, detail.display_node ?? detail.node));
+function showResult(detail) {
+  const id = detail.display_node ?? detail.node;
   const text = detail.output?.text;
-  if (line && text) line.textContent = Array.isArray(text) ? text.join("") : text;
+  if (text) {
+    const joined = Array.isArray(text) ? text.join("") : text;
+    lastText.set(keyOf(id), joined);
+    showText(id, joined);
+  }
+  const file = detail.output?.livetalk_video?.[0];
+  if (file) {
+    lastVideo.set(keyOf(id), file);
+    players.get(findNode(graph(), id))?.show(file);
+  }
+}
+
+function showText(id, text) {
+  const line = texts.get(findNode(graph(), id));
+  if (line) line.textContent = text;
+}
+
+function graph() {
+  return app.rootGraph ?? app.graph;
+}
+
+function keyOf(id) {
+  return `${graph()?.id ?? ""}/${id}`;
+}
+
+function inThisGraph(key) {
+  return key.startsWith(`${graph()?.id ?? ""}/`);
 }
 
 // "7" is a node of the graph itself, "3:7" one inside the subgraph of node 3.

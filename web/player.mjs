@@ -13,10 +13,11 @@ export class LivePlayer {
     this.video.playsInline = true;
     this.video.style.cssText = "flex: 1; min-height: 0; width: 100%; object-fit: contain; background: #000; border-radius: 4px";
     this.line = document.createElement("div");
-    this.line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center";
+    this.line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; min-height: 15px";
     this.line.textContent = "Plays here while the video is made";
     this.element.append(this.video, this.line);
     this.video.addEventListener("waiting", () => this.skipGap());
+    this.video.addEventListener("ended", () => this.replayable());
   }
 
   watch(channel) {
@@ -26,9 +27,26 @@ export class LivePlayer {
     this.connect(this.run);
   }
 
+  // The video of a channel is complete: the one that was watched plays on, any other page gets the file.
+  finish(channel, file) {
+    if (this.run?.channel === channel && this.run.hasStart) this.file = file;
+    else this.show(file);
+  }
+
+  // A finished video. While it still plays live, it is only remembered, for playing it again from its start.
+  show(file) {
+    const address = this.url(`/view?${new URLSearchParams(file)}`);
+    if (this.shown === address) return;
+    this.file = file;
+    if (this.run?.hasStart && !this.video.ended) return;
+    this.close();
+    this.shown = address;
+    this.video.src = address;
+  }
+
   close() {
     const run = this.run;
-    this.run = null;
+    this.run = this.file = this.shown = null;
     run?.socket?.close();
     if (this.video.src) {
       URL.revokeObjectURL(this.video.src);
@@ -57,6 +75,14 @@ export class LivePlayer {
     };
   }
 
+  // After the live video has ended, the file takes its place at the same picture, so that all of it can be played again.
+  replayable() {
+    if (!this.file || !this.run) return;
+    const at = this.video.currentTime;
+    this.show(this.file);
+    this.video.addEventListener("loadedmetadata", () => (this.video.currentTime = Math.min(at, this.video.duration - 0.05)), { once: true });
+  }
+
   prepare(run, mime) {
     if (run.source) return;
     if (!window.MediaSource?.isTypeSupported(mime)) {
@@ -79,7 +105,7 @@ export class LivePlayer {
     run.hasStart = true;
     run.seen = Math.max(run.seen, stats.number);
     run.waiting.push(data);
-    this.show(stats);
+    this.showPace(stats);
     this.feed(run);
   }
 
@@ -132,9 +158,10 @@ export class LivePlayer {
     }
   }
 
-  show({ frames, total, ttff_s, fps, rtf }) {
+  showPace({ frames, total, ttff_s, fps, rtf }) {
     if (ttff_s === undefined || ttff_s === null) return;
-    const pace = `first frame ${ttff_s.toFixed(2)} s · ${fps.toFixed(1)} fps · real-time factor ${rtf.toFixed(2)}`;
+    const pace = `first frame ${ttff_s.toFixed(1)} s · ${fps.toFixed(1)} fps · real-time factor ${rtf.toFixed(2)}`;
     this.line.textContent = `${pace} · ${frames} / ${total} frames`;
+    this.line.title = this.line.textContent;
   }
 }

@@ -130,7 +130,7 @@ def short_prompt(seconds: float = 0.4, start: float = 0.0, seed: int = 1) -> dic
     """The quick start, small and short: node 1 picture, 2 sound, 3 its part, 4 Generate, 5 SaveVideo."""
     prompt = workflow("quick_start")
     prompt["3"]["inputs"] |= {"start_index": start, "duration": seconds}
-    prompt["4"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "steps": 1, "seed": seed}
+    prompt["4"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True, "steps": 1, "seed": seed}
     return prompt
 
 

@@ -13,7 +13,7 @@ from livetalk_core.media.video import probe_video
 
 CONTRACT = json.loads((Path(__file__).parent / "contract.json").read_text())
 LOADED, CLOSED = "engine of nano loaded", "engine of nano closed"
-LENGTHS = {"quick_start": 62, "full_graph": 62, "two_speakers": 62, "upscaled": 50, "batch_over_a_folder": 38}
+LENGTHS = {"quick_start": 63, "full_graph": 63, "two_speakers": 63, "upscaled": 50, "batch_over_a_folder": 38}
 
 
 def test_all_nodes_are_there_with_their_frozen_inputs_and_outputs(server):
@@ -75,7 +75,7 @@ def test_unload_models_closes_the_engine_and_the_next_prompt_brings_it_back(serv
 
 def test_a_cached_loader_still_works_after_unload(server):
     prompt = workflow("full_graph")
-    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32}
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
     prompt["7"]["inputs"]["duration"] = 0.4
     server.run(prompt)
     closes = server.count_in_log(CLOSED)
@@ -126,7 +126,7 @@ def test_a_wrong_model_name_is_refused_on_its_node_before_anything_runs(server):
     "node, change, at, message",
     [
         ("2", {"audio": "text.wav"}, "2", ""),
-        ("1", {"image": "dot.png"}, "4", "picture is 1x1 pixels; each side must be 32 or more"),
+        ("1", {"image": "dot.png"}, "4", "image is 1x1 pixels; each side must be 32 or more"),
         ("3", {"start_index": 500.0}, "3", ""),
     ],
 )
@@ -146,7 +146,7 @@ def test_bad_input_is_reported_on_its_node_and_the_server_goes_on(server, node, 
 
 def test_latents_go_through_core_nodes_and_back(server):
     prompt = workflow("full_graph")
-    prompt["2"]["inputs"] |= {"size": "custom", "width": 64, "height": 64}
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 64, "height": 64, "any_size": True}
     prompt["7"]["inputs"]["duration"] = 1.2
     prompt["11"] = {"class_type": "LatentMultiply", "inputs": {"samples": ["4", 1], "multiplier": 0.9}}
     prompt["12"] = {"class_type": "LiveTalkParallelVAEDecode", "inputs": {"output": "video", "latent": ["11", 0], "engine": ["1", 0]}}
@@ -171,7 +171,7 @@ def test_live_preview_alone_runs_the_stream_and_its_end_can_still_be_watched(ser
 def test_other_engine_settings_make_other_engines_that_run(server, settings):
     prompt = workflow("long_video_to_disk")
     prompt["1"]["inputs"] |= settings
-    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32}
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
     prompt["7"] = {"class_type": "TrimAudioDuration", "inputs": {"audio": ["6", 0], "start_index": 0.0, "duration": 0.4}}
     prompt["3"]["inputs"]["audio"] = ["7", 0]
     loads = server.count_in_log(LOADED)
@@ -192,7 +192,7 @@ def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(s
 def short_graph(options: dict) -> dict:
     """The full graph at 32 x 32 for 0.4 s, with LiveTalk Engine Options at its loader."""
     prompt = workflow("full_graph")
-    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32}
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
     prompt["7"]["inputs"]["duration"] = 0.4
     prompt["20"] = {"class_type": "LiveTalkEngineOptions", "inputs": options}
     prompt["1"]["inputs"]["options"] = ["20", 0]

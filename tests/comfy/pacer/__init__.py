@@ -31,6 +31,16 @@ class PacedStream:
             yield Chunk(index=index, first_frame=index * NEW_FRAMES, frames_THWC=frames, samples=samples)
 
 
+    def write(self, watch):
+        for chunk in self.chunks():
+            watch(chunk)
+        return NoFile()
+
+
+class NoFile(str):
+    """In place of the path of a video file."""
+
+
 class Pacer(io.ComfyNode):
     @classmethod
     def define_schema(cls):

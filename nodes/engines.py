@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from livetalk_core.engine.options import EngineOptions
 
-from . import folders
+from . import folders, host
 from .words import naming_inputs
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ class Slot:
 
     def load(self) -> None:
         if self.engine is None:
+            start = time.perf_counter()
+            host.show_text(f"Loading {self.spec.model}: {describe_size(self.size)} of weights")
             self.engine, num_bytes = make_engine(self.spec)
             self.num_loads += 1
             self.size = max(self.size, num_bytes)
+            host.show_text(f"Loaded {self.spec.model} in {time.perf_counter() - start:.0f} s")
             log.info("LiveTalk: engine of %s loaded, %.0f MB", self.spec.model, self.size / 1e6)
 
     def close(self) -> None:
@@ -83,6 +87,7 @@ def options_of(spec: EngineSpec) -> EngineOptions:
 
     device = str(mm.get_torch_device())
     options = replace(spec.options, model=folders.find_model(spec.model, spec.audio_patch), device=device)
+    folders.check_parts(spec.model, options.source)
     if device != "cpu" or options.gpus == 1 or options.workers is not None:
         return options
     return replace(options, workers=1 if options.gpus == "auto" else options.gpus, gpus=1)
@@ -93,8 +98,18 @@ def make_engine(spec: EngineSpec) -> tuple[object, int]:
     from livetalk_core.open import open_engine
 
     options = options_of(spec)
-    engine = open_engine(options, lambda line: log.info("LiveTalk: %s", line))
+    engine = open_engine(options, report)
     return engine, bytes_in_pool(options) if options.in_pool else bytes_here(engine)
+
+
+def report(line: str) -> None:
+    """A note of the core while it loads: into the log, and on the running node."""
+    log.info("LiveTalk: %s", line)
+    host.show_text(line)
+
+
+def describe_size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def bytes_here(engine) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from . import host
 
 if TYPE_CHECKING:
     from livetalk_core.engine.files import ModelFiles
+
+log = logging.getLogger(__name__)
 
 SHIPPED = "nano"
 """The model whose weights come with the pack: first in the list, and the default."""
@@ -35,8 +38,21 @@ FOLDERS = {"audio_encoder": "audio_encoders", "decoder": "vae_approx", "image": 
 
 def model_names() -> list[str]:
     """Choices for the model input: models that talk without a patch, judged by their names."""
-    own = [f"{host.MODEL_FOLDER}/{folder.name}" for folder in host.own_model_folders()]
+    own = [f"{host.MODEL_FOLDER}/{folder.name}" for folder, files in complete_folders() if files.dit]
     return [SHIPPED, *dict.fromkeys(own), *names_like(TALKERS, "diffusion_models")]
+
+
+def complete_folders() -> list[tuple[Path, ModelFiles]]:
+    """Folders in models/livetalk and their files. A half-downloaded one, with a shard missing or a broken file, is left out."""
+    from livetalk_core.engine.files import find_files
+
+    found = []
+    for folder in host.own_model_folders():
+        try:
+            found.append((folder, find_files(folder)))
+        except (OSError, ValueError) as error:
+            log.warning("LiveTalk: models/%s/%s is left out: %s", host.MODEL_FOLDER, folder.name, error)
+    return found
 
 
 def base_names() -> list[str]:
@@ -87,14 +103,40 @@ def collect_parts(dit: Path) -> ModelFiles:
 
     Folders of small models, which name a preset, are skipped: their VAE is of another kind.
     """
-    from livetalk_core.engine.files import ModelFiles, find_files
+    from livetalk_core.engine.files import ModelFiles
 
     found = {part: first_match(*place) for part, place in PARTS.items()}
-    for folder in host.own_model_folders():
-        beside = find_files(folder)
+    for _, beside in complete_folders():
         if beside.preset is None:
             found |= {part: path for part in ("vae", "text", "image", "audio", "tokenizer") if (path := vars(beside)[part])}
     return ModelFiles(dit=(dit,)).override(**found)
+
+
+def check_parts(name: str, source: str | Path | ModelFiles) -> None:
+    """FileNotFoundError naming the parts of a model that were not found, and ComfyUI's folders to put them into."""
+    from livetalk_core.engine.files import DOWNLOADS, find_files
+
+    if isinstance(source, str):
+        return
+    files = find_files(source) if isinstance(source, Path) else source
+    if missing := files.missing():
+        places = {part: f"models/{kind}" for part, (kind, _) in PARTS.items()} if not files.preset else {}
+        own = f"models/{host.MODEL_FOLDER}/{Path(name).name}" if isinstance(source, Path) else f"a folder in models/{host.MODEL_FOLDER}"
+        ways = "; ".join(f"{part}: put it into {places.get(part, own)} ({DOWNLOADS[part]})" for part in missing)
+        raise FileNotFoundError(f"model {name} is not complete, missing {ways}")
+
+
+def describe_parts(source: str | Path | ModelFiles) -> str:
+    """The files of a model's other parts, one line: what was found, or that it is missing."""
+    from livetalk_core.engine.files import find_files
+
+    if isinstance(source, str):
+        return f"{source}: all parts come with the pack"
+    files = find_files(source) if isinstance(source, Path) else source
+    if files.preset:
+        return f"{files.preset}: all parts are in its folder"
+    found = {"VAE": files.vae, "text": files.text, "CLIP": files.image, "audio": files.audio}
+    return ", ".join(f"{part}: {path.name if path else 'missing'}" for part, path in found.items())
 
 
 def first_match(kind: str, pattern: re.Pattern) -> Path | None:

@@ -5,11 +5,16 @@ from dataclasses import fields, replace
 from livetalk_core.engine.options import DTYPES, EngineOptions
 
 from . import engines, folders
-from .types import CATEGORY, EngineWire, OptionsWire, io
-from .words import naming_inputs
+from .types import CATEGORY, EngineWire, OptionsWire, io, ui
+from .words import INPUTS, naming_inputs
 
 KERNELS = ("auto", "sdpa", "flash2", "flash3")
 """The common ones; LiveTalk Engine Options has all."""
+
+
+AUTO = "auto"
+PARTS = {"vae": "VAE", "text": "text encoder", "image": "CLIP vision", "audio_encoder": "wav2vec2"}
+"""The other parts of a model that can be chosen, by EngineOptions' fields."""
 
 
 class LoadModel(io.ComfyNode):
@@ -73,23 +78,42 @@ class LoadModel(io.ComfyNode):
                     optional=True,
                     tooltip="Further settings from LiveTalk Engine Options. They override the settings here.",
                 ),
+                *part_inputs(),
             ],
+            has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
             outputs=[EngineWire.Output("engine", display_name="engine", tooltip="The model, for the other LiveTalk nodes.")],
         )
 
     @classmethod
     def execute(
-        cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH, options=None
-    ) -> io.NodeOutput:
+        cls, model: str, precision: str, attention: str, gpus: int, compile: bool, audio_patch: str = folders.NO_PATCH, options=None,
+        vae=AUTO, text_encoder=AUTO, clip_vision=AUTO, audio_encoder=AUTO,
+    ) -> io.NodeOutput:  # fmt: skip
         shown = {"dtype": precision, "attention": attention, "gpus": gpus or "auto", "compile": compile}
+        chosen = {"vae": vae, "text": text_encoder, "image": clip_vision, "audio_encoder": audio_encoder}
+        shown |= {name: folders.find_file(name, file) for name, file in chosen.items() if file != AUTO}
         with naming_inputs():
             spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=fill_in(options or EngineOptions(), shown))
         engines.engine_for(spec)
-        return io.NodeOutput(spec)
+        return io.NodeOutput(spec, ui=ui.PreviewText(folders.describe_parts(engines.options_of(spec).source)))
+
+
+def part_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            INPUTS.get(field, field),
+            options=[AUTO, *folders.file_names(field)],
+            default=AUTO,
+            optional=True,
+            tooltip=f"The {name} file, from models/{folders.FOLDERS[field]}. auto: the one found by name; the node shows it. Not for nano.",
+            advanced=True,
+        )
+        for field, name in PARTS.items()
+    ]
 
 
 def fill_in(options: EngineOptions, shown: dict[str, object]) -> EngineOptions:
-    """The options; those at their defaults take the values set on the loader."""
+    """The options; those at their defaults take the values set on the node."""
     defaults = {field.name: field.default for field in fields(options)}
     return replace(options, **{name: value for name, value in shown.items() if vars(options)[name] == defaults[name]})
 

@@ -103,7 +103,7 @@ def test_the_shipped_model_runs_in_either_precision(nodes):
 
 def test_a_half_downloaded_model_folder_says_what_is_missing(nodes, host):
     (host.folder / "models" / "livetalk" / "half").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"missing dit: download"):
+    with pytest.raises(FileNotFoundError, match=r"^model livetalk/half is not complete, missing dit: put it into models/livetalk/half"):
         nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="livetalk/half"))
 
 
@@ -173,7 +173,7 @@ def parted(host):
 def test_a_base_and_its_audio_patch_are_one_model(nodes, parted):
     engines = nodes.load.engines
     shown = {part.id: part.fields["options"] for part in nodes.LoadModel.define_schema().inputs if "options" in part.fields}
-    assert shown["model"] == ["nano", "livetalk/parts", BASE] and shown["audio_patch"] == ["none", PATCH]
+    assert shown["model"] == ["nano", BASE] and shown["audio_patch"] == ["none", PATCH]
     spec = nodes.LoadModel.execute(BASE, "auto", "auto", 1, False, PATCH).args[0]
     dit = engines.engine_for(spec).models.dit.state_dict()
     assert all(torch.equal(dit[name], tensor) for name, tensor in parted.items())
@@ -182,7 +182,7 @@ def test_a_base_and_its_audio_patch_are_one_model(nodes, parted):
 
 def test_the_one_node_form_lists_only_what_talks_without_a_patch(nodes, parted):
     (model,) = [part for part in nodes.Generate.define_schema().inputs if part.id == "model"]
-    assert model.fields["options"] == ["nano", "livetalk/parts"]
+    assert model.fields["options"] == ["nano"]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,48 @@ def test_a_folders_own_files_take_a_patch_too(nodes, host, parted, published):
     (host.folder / "models" / "livetalk" / "large").symlink_to(published)
     files = nodes.load.folders.find_model("livetalk/large", PATCH)
     assert len(files.dit) == 3 and files.dit[-1] == host.folder / PATCH and files.missing() == []
+
+
+def test_a_half_downloaded_folder_hides_itself_and_no_other(nodes, host, published, caplog):
+    own = host.folder / "models" / "livetalk"
+    (own / "half").mkdir(parents=True)
+    (own / "half" / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"")
+    (own / "large").symlink_to(published)
+    host.files = {"diffusion_models": ["InfiniteTalk_Single.safetensors"]}
+    assert nodes.load.folders.model_names() == ["nano", "livetalk/large", "diffusion_models/InfiniteTalk_Single.safetensors"]
+    assert "models/livetalk/half is left out" in caplog.text
+    files = nodes.load.folders.find_model("diffusion_models/InfiniteTalk_Single.safetensors")
+    assert files.tokenizer.is_relative_to(own / "large")
+
+
+def test_missing_parts_name_comfyuis_folders(nodes, host):
+    host.files = {"diffusion_models": ["InfiniteTalk_Single.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    (host.folder / "diffusion_models").mkdir()
+    for kind, name in (("diffusion_models", "InfiniteTalk_Single.safetensors"), ("vae", "wan_2.1_vae.safetensors")):
+        (host.folder / kind).mkdir(exist_ok=True)
+        (host.folder / kind / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError) as error:
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="diffusion_models/InfiniteTalk_Single.safetensors"))
+    for place in ("models/text_encoders", "models/clip_vision", "models/audio_encoders", "a folder in models/livetalk"):
+        assert place in str(error.value)
+    assert "--" not in str(error.value) and "models/vae" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_loader_shows_the_parts_that_were_found_and_lets_them_be_chosen(nodes, host, published):
+    (host.folder / "models" / "livetalk").mkdir(parents=True)
+    (host.folder / "models" / "livetalk" / "large").symlink_to(published)
+    host.files = {"vae": ["other.pth"]}
+    settings = {"model": "livetalk/large", "precision": "auto", "attention": "auto", "gpus": 1, "compile": False}
+    shown = nodes.LoadModel.execute(**settings).ui["text"]
+    assert "VAE: Wan2.1_VAE.pth" in shown and "audio: " in shown and "missing" not in shown
+    inputs = {part.id: part.fields for part in nodes.LoadModel.define_schema().inputs}
+    assert inputs["vae"]["options"] == ["auto", "other.pth"] and inputs["vae"]["advanced"]
+    (host.folder / "vae").mkdir()
+    (host.folder / "vae" / "other.pth").write_bytes((published / "Wan2.1_VAE.pth").read_bytes())
+    spec = nodes.LoadModel.execute(**settings, vae="other.pth").args[0]
+    assert spec.options.vae == host.folder / "vae" / "other.pth"
+
+
+def test_the_model_folder_is_made_at_start(nodes, host):
+    nodes.host.register_model_folder()
+    assert (host.folder / "models" / "livetalk").is_dir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import engines
+from . import engines, host
 from .film import Film, film_of_latent, images_of, write_video
 from .types import CATEGORY, EngineWire, InputImpl, SpeechWire, StreamWire, io
 
@@ -35,6 +35,7 @@ class ParallelVAEDecode(io.ComfyNode):
                 EngineWire.Input("engine", optional=True, tooltip="The engine whose VAE decodes the latent. A stream does not need it."),
                 SpeechWire.Input("speech", optional=True, tooltip="Sound for the video of a latent. A stream does not need it."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="Frames at 25 a second, if output is images."),
                 io.Video.Output("video", display_name="video", tooltip="MP4 at 25 frames a second with its sound, if output is video."),
@@ -47,6 +48,8 @@ class ParallelVAEDecode(io.ComfyNode):
 
         other = OUTPUTS[1 - OUTPUTS.index(output)]
         not_made = f"Parallel VAE Decode makes {output} here; set its output to {other} to use that one"
+        if host.is_read(cls.hidden.dynprompt, cls.hidden.unique_id, OUTPUTS.index(other)):
+            raise ValueError(not_made)
         check_source(stream, latent, engine)
         film = stream.film() if latent is None else film_of_latent(engines.engine_for(engine), latent, speech)
         made = {output: video_of(stream, film) if output == "video" else images_of(film), other: ExecutionBlocker(not_made)}

@@ -51,6 +51,24 @@ def free_memory() -> int:
     return mm.get_free_memory(torch.device("cpu"))
 
 
+def is_read(dynprompt, node_id: str, output: int) -> bool:
+    """Whether a node that this run needs is connected to an output. Nodes outside a partial run do not count."""
+    nodes = dynprompt.get_original_prompt()
+    needed, found = set(), [id for id in (outputs_of_run() or nodes) if id in nodes]
+    while found:
+        if (id := found.pop()) not in needed:
+            needed.add(id)
+            found += [value[0] for value in nodes[id]["inputs"].values() if isinstance(value, list) and value and value[0] in nodes]
+    return any([node_id, output] in nodes[id]["inputs"].values() for id in needed)
+
+
+def outputs_of_run() -> list[str] | None:
+    """The output nodes of the prompt that runs now; None if that is not known."""
+    queue = getattr(prompt_server(), "prompt_queue", None)
+    running = queue.get_current_queue_volatile()[0] if queue else []
+    return running[0][4] if running else None
+
+
 def temp_path(suffix: str) -> Path:
     """A new path in ComfyUI's temporary folder, which ComfyUI empties when it starts."""
     import folder_paths

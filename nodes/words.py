@@ -16,10 +16,9 @@ PHRASES = {
     "use --workers N": "set workers in LiveTalk Engine Options",
     "or use --memory": "or choose in LiveTalk Engine Options memory",
     "choose another --memory": "choose another memory",
-    "; leave it out for the exact ones": "; choose the model's default for exact ones",
+    "; leave it out for those": "; choose the model's default for those",
 }
 """The core's advice for the command line, and the same advice for ComfyUI."""
-SETTING = re.compile(r"--([a-z_]+) (\w+): the first chunk")
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 
@@ -38,5 +37,4 @@ def naming_inputs(renamed: dict[str, str] | None = None) -> Iterator[None]:
 def name_inputs(text: str, renamed: dict[str, str] | None = None) -> str:
     for words, ours in (PHRASES | (renamed or {})).items():
         text = text.replace(words, ours)
-    text = SETTING.sub(r"\1 \2: the first chunk", text)
     return FLAG.sub(lambda found: INPUTS.get(name := found[1].replace("-", "_"), name), text)

@@ -176,6 +176,6 @@ def test_a_stopped_preview_ends_its_channel(nodes, live, tmp_path):
     assert [(opened.ended, opened.num_published) for opened in live.CHANNELS.values()] == [(True, 3)]
 
 
-def test_the_cache_keys_of_stream_and_decoder_hold_no_links(nodes):
-    for node in (nodes.StreamingBidirectionalSampler, nodes.ParallelVAEDecode, nodes.LivePreview):
+def test_the_cache_keys_of_stream_and_preview_hold_no_links(nodes):
+    for node in (nodes.StreamingBidirectionalSampler, nodes.LivePreview):
         assert "dynprompt" not in getattr(node.define_schema(), "hidden", [])

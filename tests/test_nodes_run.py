@@ -1,6 +1,8 @@
 """Nodes run on the shipped model: the same frames as the core's, made once and when asked, stopped at once, nothing left behind."""
 
 import gc
+import re
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -237,4 +239,19 @@ def test_the_measured_error_of_fewer_steps_is_shown_on_the_node(nodes, image, ho
     stream, _ = stream_of(nodes, image)
     list(nodes.sample.make_stream(stream.spec, stream.reference, stream.speech, **SETTINGS | {"steps": 2}).chunks())
     note = host.lines[-1].split("\n")[1]
-    assert note.startswith("steps 2: the first chunk's latents are off by ") and "%" in note and "--" not in note
+    assert re.fullmatch(r"steps 2: on the first chunk .* differ .* by [\d.]+% .*; choose the model's default for those", note)
+
+
+@pytest.mark.parametrize("targets, refused", [(["9"], True), (["8"], False)])
+def test_an_output_that_is_not_chosen_is_refused_only_if_this_run_reads_it(nodes, image, targets, refused, monkeypatch):
+    stream, _ = stream_of(nodes, image)
+    prompt = {"4": {"inputs": {}}, "8": {"inputs": {"video": ["4", 1]}}, "9": {"inputs": {"images": ["4", 0]}}}
+    monkeypatch.setattr(nodes.host, "outputs_of_run", lambda: targets)
+    nodes.ParallelVAEDecode.hidden = SimpleNamespace(unique_id="4", dynprompt=SimpleNamespace(get_original_prompt=lambda: prompt))
+    if not refused:
+        assert nodes.ParallelVAEDecode.execute("video", stream=stream).args[1].path.exists()
+        return
+    calls = count_decodes(nodes)
+    with pytest.raises(ValueError, match="makes video here; set its output to images"):
+        nodes.ParallelVAEDecode.execute("video", stream=stream)
+    assert calls == []

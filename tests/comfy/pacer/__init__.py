@@ -30,7 +30,6 @@ class PacedStream:
             time.sleep(max(0, start + (index + 1) * NEW_FRAMES / FPS - time.perf_counter()))
             yield Chunk(index=index, first_frame=index * NEW_FRAMES, frames_THWC=frames, samples=samples)
 
-
     def write(self, watch):
         for chunk in self.chunks():
             watch(chunk)

@@ -229,7 +229,7 @@ def test_the_topology_uses_the_largest_ulysses_degree_that_divides_the_heads(num
 
 
 def test_too_many_processes_for_the_tokens_are_refused_with_a_number_that_works():
-    with pytest.raises(ValueError, match="tokens=33 leave some of 8 processes without work; use 7 processes"):
+    with pytest.raises(ValueError, match="8 processes are too many for tokens=33; use 7 processes"):
         choose_topology(8, 40, tokens=33)
     with pytest.raises(ValueError, match="num_gpus=0 must be 1 or more"):
         choose_topology(0, 40, tokens=33)

@@ -11,16 +11,14 @@ import torch
 from safetensors import safe_open
 from test_parallel_dit import difference, start_processes
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.cli.end import leave
 from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.engine.engine import BandSession
 from livetalk_core.models import weights
-from livetalk_core.models.convolution import fold_kernels, lay_channels_last
+from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.vae import CausalVAE, VAEConfig
-from livetalk_core.parallel import exchange
 from livetalk_core.parallel.bands import cut_bands
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.exchange import gather_parts
@@ -248,48 +246,6 @@ def test_bands_cover_the_longer_side_once_and_differ_by_one(height, width, size)
     filled = bands.lengths[: bands.active]
     assert bands.active == min(size, max(height, width)) and max(filled) - min(filled) <= 1
     assert all(bands.cut(picture, rank).shape == bands.size(rank) for rank in range(size))
-
-
-class LikeCuDNN(TorchDispatchMode):
-    """Convolutions answer in their weight's memory format, as cuDNN does. Counts the bytes that reach them in another one."""
-
-    total = wrong = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket is not torch.ops.aten.convolution:
-            return out
-        layout = torch.channels_last_3d if out.ndim == 5 else torch.channels_last
-        self.total += args[0].nbytes
-        self.wrong += 0 if args[0].is_contiguous(memory_format=layout) else args[0].nbytes
-        return out.contiguous(memory_format=layout)
-
-
-@torch.no_grad()
-def wrong_share(call) -> float:
-    with LikeCuDNN() as mode:
-        call()
-    return mode.wrong / mode.total
-
-
-@pytest.mark.parametrize("what", ["encode", "decode"])
-def test_halos_keep_activations_channels_last(what, monkeypatch):
-    """On the first of two processes, whose neighbor sends nothing: no more bytes reach convolutions row-major than in one process."""
-    stand_ins = {"get_rank": lambda group: 0, "get_global_rank": lambda group, rank: rank, "P2POp": lambda *parts: parts}
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(exchange.dist, name, stand_in)
-    monkeypatch.setattr(exchange.dist, "all_gather", lambda *parts, **options: None)
-    monkeypatch.setattr(exchange, "exchange", lambda operations: None)
-    vae, (latents, video) = small_vae(), sample("tall")
-    lay_channels_last(vae)
-    group = SequenceGroup(rank=0, size=2, ulysses_degree=2, ring_degree=1, device=CPU, whole=None, ulysses=None, ring=None)
-    banded = parallelize_vae(vae, group).banded(*PICTURES["tall"])
-    band = banded.bands.cut(video, 0, 8)
-    if what == "decode":
-        alone, spread = wrong_share(lambda: list(vae.decode(latents, (1, 2)))), wrong_share(lambda: list(banded.decode(latents, (1, 2))))
-    else:
-        alone, spread = wrong_share(lambda: vae.encode(video, (1, 2))), wrong_share(lambda: banded.encode(band, (1, 2)))
-    assert alone < 0.2 and spread < alone + 0.02
 
 
 def test_parallelizing_the_vae_leaves_the_state_dict_as_it_was():

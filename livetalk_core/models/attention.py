@@ -24,7 +24,9 @@ MODULES = {"flash2": "flash_attn", "flash3": "flash_attn_interface", "sage": "sa
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 CHOICE = {"cuda"}
 """Device types with several kernels. On a CPU torch's fused kernel is the fastest for every shape."""
-KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES)
+GROUP_KERNELS = ("xfuser",)
+"""Kernels of a process group's self-attention only (see parallel/group.py); all other calls then use `auto`."""
+KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES, *GROUP_KERNELS)
 INEXACT = ("sage",)
 """Lossy kernels: they change the result by more than rounding."""
 
@@ -49,11 +51,11 @@ def select_kernel(name: str) -> None:
         raise ValueError(f"attention kernel {name!r} must be one of {', '.join(KERNELS)}")
     if name in MODULES and not installed(name):
         raise ValueError(f"attention kernel {name!r} needs the package {MODULES[name]!r}, which is not installed; use 'auto'")
-    _wanted = name
+    _wanted = "auto" if name in GROUP_KERNELS else name
 
 
 def wanted_kernel() -> str:
-    """The name last given to `select_kernel`."""
+    """The kernel last selected, by name or `auto`."""
     return _wanted
 
 

@@ -217,8 +217,10 @@ def join(load: wire.Load) -> object:
 
     device = "cuda:0" if load.placement.gpus else "cpu"
     degrees = {"ulysses_degree": load.placement.ulysses_degree, "ring_degree": load.placement.ring_degree}
+    kernel = "xfuser" if load.recipe.options.attention == "xfuser" else "plain"
     return join_group(
-        rank=load.rank, size=load.placement.num_workers, init_method=load.meeting, device=device, timeout_s=load.timeout_s, **degrees
+        rank=load.rank, size=load.placement.num_workers, init_method=load.meeting, device=device, timeout_s=load.timeout_s,
+        kernel=kernel, **degrees
     )  # fmt: skip
 
 

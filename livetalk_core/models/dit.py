@@ -20,6 +20,7 @@ from livetalk_core.models.attention import attention
 from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioProjection
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
+from livetalk_core.models.precision import float64_device
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
 
@@ -249,9 +250,10 @@ class Head(nn.Module):
 def timestep_features(timestep_B: Tensor, width: int) -> Tensor:
     """[cos, sin] of t 10000^(-k / half), in float64, as float32 [B, width]."""
     half = width // 2
-    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep_B.device) / half)
-    angles = torch.outer(timestep_B.double(), frequencies)
-    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
+    device = float64_device(timestep_B.device)
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = torch.outer(timestep_B.to(device).double(), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float().to(timestep_B.device)
 
 
 def token_masks(masks_KHW: Tensor, size: tuple[int, int], patch: int) -> Tensor:

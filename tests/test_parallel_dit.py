@@ -280,7 +280,7 @@ def test_a_broken_xfuser_is_reported_and_never_ends_a_load(monkeypatch, caplog, 
 
 
 def test_a_working_xfuser_is_used_when_named(monkeypatch):
-    monkeypatch.setattr(group_module, "import_xfuser", lambda: None)
+    monkeypatch.setattr(group_module, "import_xfuser", SimpleNamespace)
     monkeypatch.setattr(group_module, "connect_xfuser", lambda *arguments: lonely_group(1))
     monkeypatch.setattr(group_module, "on_all", lambda flag, device: flag)
     assert group_module.try_xfuser(1, 1, 1, torch.device("cuda:0")).size == 1

@@ -1,7 +1,6 @@
 """Which attention kernel a call gets: a fixed table by device and shape, so one machine always gives the same result.
 
-Nothing is timed here. `livetalk bench --accept OUT.json --kernel-table FILE` times the kernels of a device and writes a table;
-LIVETALK_KERNEL_TABLE names a table to use.
+Nothing is timed here. `livetalk bench` can time the kernels of a device and write a table; LIVETALK_KERNEL_TABLE names a table to use.
 """
 
 from __future__ import annotations
@@ -106,5 +105,5 @@ def read_table(path: Path) -> tuple[TableRow, ...]:
         return tuple(TableRow(**row) for row in json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{TABLE_VARIABLE}={path} is not a kernel table ({error}); write one with livetalk bench --accept OUT.json --kernel-table FILE"
+            f"{TABLE_VARIABLE}={path} is not a kernel table ({error}); write one with livetalk bench, or unset the variable"
         ) from None

@@ -110,7 +110,7 @@ class BandVAE:
         return next(self.vae.parameters()).new_empty(shape)
 
     def stats(self, band_CTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979), in float64 if possible."""
+        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979)."""
         dtype = widest_dtype(band_CTHW.device)
         if self.idle:
             var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1, dtype=dtype)

@@ -160,7 +160,7 @@ def check_room(preset: Preset, duration: Fraction, people: int, free: int) -> No
 def free_bytes(device: torch.device) -> int:
     """Memory available to the audio encoder: the GPU's, or the machine's."""
     if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+        return torch.cuda.mem_get_info(device)[0]
     info = Path("/proc/meminfo")
     if info.exists():
         found = [line.split()[1] for line in info.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")]

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from livetalk_core.engine.denoiser import PLAIN, Cuts, DiTDenoiser, absorbed_bytes
-from livetalk_core.models.audio_attention import attend_absorbed, attend_per_frame
+from livetalk_core.models.audio_attention import AudioAttention, attend_absorbed, attend_per_frame, multiply_fp32
 from livetalk_core.models.convolution import CausalConv3d, fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
@@ -87,6 +88,48 @@ def test_absorbed_audio_attention_equals_the_plain_one_also_for_partial_frames(d
     plain = layer.proj(attend_per_frame(heads(layer.q_linear(x), layer.num_heads), KeyValue(*audio), grid).flatten(2))
     absorbed = attend_absorbed(x, layer.absorb(audio, 2), grid, layer.num_heads) + layer.proj.bias
     assert (absorbed - plain).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("deviation", [1, 16])
+def test_absorbed_audio_attention_in_bfloat16_is_no_less_exact_than_the_plain_one(deviation):
+    """Against float64, for scores of two sizes: large ones lose the most when they are rounded before the softmax."""
+    layer, x, tokens = loud_layer(deviation)
+    exact = AudioAttention(LOUD).requires_grad_(False).double()
+    exact.load_state_dict(layer.state_dict())
+    right = plain_audio(exact, x.double(), tokens.double())
+    absorbed = layer(x, layer.absorb(layer.keys(tokens, 1), 1), Grid(torch.empty(0), torch.empty(0), 256), None)
+    assert relative_error(absorbed, right) <= relative_error(plain_audio(layer, x, tokens), right)
+
+
+LOUD = DiTConfig(dim=512, num_heads=4)
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((found.double() - exact).square().mean() / exact.square().mean()).sqrt().item()
+
+
+def loud_layer(deviation: float) -> tuple[AudioAttention, torch.Tensor, torch.Tensor]:
+    """An audio attention in bfloat16 whose scores have this standard deviation, with a frame's tokens and its audio tokens."""
+    torch.manual_seed(0)
+    layer = AudioAttention(LOUD).requires_grad_(False).bfloat16()
+    x, tokens = torch.randn(1, 256, LOUD.dim).bfloat16(), torch.randn(1, 1, LOUD.audio_tokens, LOUD.audio_width).bfloat16()
+    q, k = heads(layer.q_linear(x), 4).float(), layer.keys(tokens, 1).k_BMNK.float()
+    factor = deviation / (torch.einsum("blnk,bmnk->bnlm", q, k) * 128**-0.5).std()
+    layer.q_linear.weight.mul_(factor)
+    layer.q_linear.bias.mul_(factor)
+    return layer, x, tokens
+
+
+def plain_audio(layer: AudioAttention, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return layer(x, layer.keys(tokens, 1), Grid(torch.empty(0), torch.empty(0), 256), None)
+
+
+def test_on_cuda_scores_in_float32_come_from_one_product():
+    """Its shape and type, on fake tensors: no copy of the keys in float32."""
+    with FakeTensorMode():
+        a, b = torch.empty(1, 2, 3, 8, device="cuda", dtype=torch.bfloat16), torch.empty(1, 2, 5, 8, device="cuda", dtype=torch.bfloat16)
+        scores = multiply_fp32(a, b.transpose(-1, -2))
+    assert scores.shape == (1, 2, 3, 5) and scores.dtype == torch.float32
 
 
 def test_absorbed_keys_take_as_much_memory_as_counted(dit):

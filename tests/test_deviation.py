@@ -79,8 +79,9 @@ def test_8_bit_attention_is_compared_with_the_exact_kernels(caplog, monkeypatch)
     monkeypatch.setattr(attention, "_wanted", "auto")  # what is asked for holds for the process: "auto" again when this test is over
     monkeypatch.setattr(attention, "_chosen", {})
     monkeypatch.setattr(attention, "installed", lambda name: name == "sage")
-    monkeypatch.setattr(attention, "suits", lambda name, case: name in ("sage", "sdpa"))
-    monkeypatch.setitem(attention.MEASURED, "cpu", ("sdpa",))
+    monkeypatch.setattr(attention, "supports", lambda name, case: True)
+    monkeypatch.setattr(attention, "preferred", lambda case: ("sdpa",))
+    monkeypatch.setattr(attention, "CHOICE", {"cpu"})
     monkeypatch.setitem(attention.RUN, "sage", rough)
     found = first_latents(load(attention="sage"), StreamSettings(seed=1))
     (message,) = caplog.messages

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from made import HANG_S
 
 from livetalk_core.cli.end import leave
-from livetalk_core.models.attention import attention
+from livetalk_core.models.attention import attention, kernel_as
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.speakers import line_positions, reference_likeness
+from livetalk_core.parallel import group as group_module
+from livetalk_core.parallel import ring as ring_module
 from livetalk_core.parallel.context import SequenceParallel, SliceAttention, usp_attention
 from livetalk_core.parallel.exchange import gather_parts, share_first
-from livetalk_core.parallel.group import SequenceGroup, check_version, choose_kernel, close_group, connect, init_group
+from livetalk_core.parallel.group import SequenceGroup, check_kernel, check_version, close_group, connect, init_group
 from livetalk_core.parallel.ring import attention_lse, merge, sequence_attention
 from livetalk_core.parallel.topology import check_degrees, choose_topology, slice_lengths
 
@@ -118,9 +123,12 @@ def run_process(rank: int, folder: Path) -> None:
         model.sequence = SequenceParallel(group, model.config.num_heads)
         for name in arguments:
             found, again = (model(*arguments[name]) for _ in range(2))
+            with kernel_as("cudnn"):
+                other = model(*arguments[name])
             alike = gather_parts(found[None], 0, [1] * group.size, group.whole)
             if rank == 0:
                 errors[f"{ulysses} x {ring} {name}"] = difference(found, expected[name])
+                errors[f"{ulysses} x {ring} {name} by any kernel"] = difference(other, expected[name])
                 errors[f"{ulysses} x {ring} {name} again"] = difference(found, again)
                 errors[f"{ulysses} x {ring} {name} elsewhere"] = difference(alike, found[None])
     errors |= run_controls(world, arguments, expected)
@@ -181,6 +189,7 @@ def errors(tmp_path_factory) -> dict[str, float]:
 @pytest.mark.parametrize(("ulysses", "ring"), TOPOLOGIES)
 def test_a_group_gives_one_processs_velocity_every_time_and_on_every_process(errors, ulysses, ring, case):
     assert errors[f"{ulysses} x {ring} {case}"] <= LIMIT
+    assert errors[f"{ulysses} x {ring} {case} by any kernel"] <= LIMIT
     assert errors[f"{ulysses} x {ring} {case} again"] == 0
     assert errors[f"{ulysses} x {ring} {case} elsewhere"] == 0
 
@@ -229,7 +238,7 @@ def test_the_topology_uses_the_largest_ulysses_degree_that_divides_the_heads(num
 
 
 def test_too_many_processes_for_the_tokens_are_refused_with_a_number_that_works():
-    with pytest.raises(ValueError, match="tokens=33 leave some of 8 processes without work; use 7 processes"):
+    with pytest.raises(ValueError, match="8 processes are too many for tokens=33; use 7 processes"):
         choose_topology(8, 40, tokens=33)
     with pytest.raises(ValueError, match="num_gpus=0 must be 1 or more"):
         choose_topology(0, 40, tokens=33)
@@ -243,13 +252,53 @@ def test_degrees_that_do_not_fit_are_refused_with_the_choices():
 
 
 def test_a_kernel_that_cannot_run_here_is_refused():
-    assert choose_kernel("auto", torch.device("cpu")) == "plain"
     with pytest.raises(ValueError, match="kernel='xfuser' needs CUDA, and the device is cpu"):
-        choose_kernel("xfuser", torch.device("cpu"))
-    with pytest.raises(ValueError, match="kernel='usp' must be one of auto, plain, xfuser"):
-        choose_kernel("usp", torch.device("cpu"))
+        check_kernel("xfuser", torch.device("cpu"))
+    with pytest.raises(ValueError, match="kernel='usp' must be one of plain, xfuser"):
+        check_kernel("usp", torch.device("cpu"))
     with pytest.raises(ValueError, match="xfuser 0.6.1 is too old"):
         check_version("0.6.1")
+
+
+def test_xfuser_is_used_only_by_name():
+    assert inspect.signature(init_group).parameters["kernel"].default == "plain"
+
+
+@pytest.mark.parametrize("broken", ["the import", "the version", "the start", "another process"])
+def test_a_broken_xfuser_is_reported_and_never_ends_a_load(monkeypatch, caplog, broken):
+    """An error of any kind, in this process or another one."""
+
+    def fail(*arguments):
+        raise AttributeError("undefined symbol: xyz\nand a trace")
+
+    monkeypatch.setattr(group_module.importlib.metadata, "version", lambda name: "0.6.1" if broken == "the version" else "0.7.0")
+    monkeypatch.setattr(group_module.importlib, "import_module", fail if broken == "the import" else lambda name: SimpleNamespace(USP=None))
+    monkeypatch.setattr(group_module, "connect_xfuser", fail if broken == "the start" else lambda *arguments: lonely_group(1))
+    monkeypatch.setattr(group_module, "on_all", lambda flag, device: flag and broken != "another process")
+    assert group_module.try_xfuser(2, 2, 1, torch.device("cuda:0")) is None
+    assert len(caplog.messages) == (0 if broken == "another process" else 1) and "trace" not in caplog.text
+
+
+def test_a_working_xfuser_is_used_when_named(monkeypatch):
+    monkeypatch.setattr(group_module, "import_xfuser", SimpleNamespace)
+    monkeypatch.setattr(group_module, "connect_xfuser", lambda *arguments: lonely_group(1))
+    monkeypatch.setattr(group_module, "on_all", lambda flag, device: flag)
+    assert group_module.try_xfuser(1, 1, 1, torch.device("cuda:0")).size == 1
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "efficient"])
+def test_a_ring_gathers_its_keys_for_a_kernel_that_does_not_return_the_softmaxs_sum(monkeypatch, kernel):
+    """The selected kernel sees the keys of both processes of the ring, whose slices differ in length."""
+    seen = []
+    monkeypatch.setattr(ring_module, "tokens_for_heads", lambda x, lengths, group: x.unbind(0))
+    monkeypatch.setattr(ring_module, "heads_for_tokens", lambda x, lengths, own, group: x)
+    monkeypatch.setattr(ring_module, "gather_parts", lambda x, dim, lengths, group: torch.cat([x, x[:, :, : lengths[1]]], dim))
+    monkeypatch.setattr(ring_module, "attention", lambda q, k, v: seen.append(k.shape[1]) or q)
+    group = replace(lonely_group(1), size=2, ring_degree=2)
+    x = torch.zeros(1, 3, 2, 4)
+    with kernel_as(kernel):
+        ring_module.sequence_attention(x, x, x, [3, 2], group)
+    assert seen == [5]
 
 
 def test_parallelizing_leaves_the_state_dict_as_it_was():

@@ -38,14 +38,14 @@ def test_the_training_network_is_the_serving_one():
         assert not torch.allclose(ours, DiTDenoiser(dit, cuts=PLAIN)(x, t, sample.reference, sample.window(0)), atol=1e-4)
 
 
-def test_equation_1_the_input_is_motion_and_noised_latents_then_mask_then_reference(monkeypatch):
+def test_equation_1_the_input_is_motion_and_noised_latents_then_mask_then_reference():
     """Channel by channel, as the patch embedding gets it."""
     net, sample, draws = toy_net(), toy_sample(), Draws.of("eq1")
     config = toy_sft(motion_latents=(2,), **KEEP_ALL)
     seen = []
-    monkeypatch.setattr(net.dit, "patch_tokens", lambda x, channels: seen.append(x) or AudioDiT.patch_tokens(net.dit, x, channels))
+    net.dit.patch_embedding.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     sft_loss(net, [(sample, draws)], config, NULL)
-    condition, latents = (x[0] for x in seen)
+    latents, condition = seen[0][0].split((16, 20))
     t = shifted(draws.number("time"), config.shift)
     x0, noise = sample.latents_KCTHW[0], draws.noise("noise", sample.latents_KCTHW[0])
     assert torch.equal(latents[:, :2], x0[:, :2]), "motion latents are clean"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +16,8 @@ from livetalk_core.bench.measurement import plan_of_size
 from livetalk_core.bench.random_engine import META, random_engine
 from livetalk_core.bench.timing import measure_rates, time_calls
 from livetalk_core.engine.deviation import relative_rms
-from livetalk_core.models.attention import BACKENDS, INEXACT, MODULES, RUN, WIDEST, attention_plain, installed
+from livetalk_core.models.attention import BACKENDS, INEXACT, MODULES, RUN, attention_plain, installed
+from livetalk_core.models.kernels import Case, TableRow, device_name, supports
 from livetalk_core.models.vae import CausalVAE, FrameAttention
 from livetalk_core.presets import BY_NAME
 
@@ -93,6 +96,31 @@ def missing(name: str, shape: Shape, target: Target) -> str | None:
             return "needs CUDA"
         if name in MODULES and not installed(name):
             return f"package {MODULES[name]} is not installed"
-        if name in MODULES and (shape.width > WIDEST or target.precision == torch.float32):
-            return f"takes bfloat16 heads of up to {WIDEST}"
+        sizes = {"queries": shape.queries, "keys": shape.keys, "heads": shape.heads, "width": shape.width}
+        if not supports(name, Case(device=target.place, dtype=target.precision, batch=1, **sizes)):
+            return f"does not take {target.dtype} heads of {shape.width} on this device"
     return None
+
+
+def table_of(result: dict, device: str, dtype: str) -> list[TableRow]:
+    """The fastest kernel of each shape that was measured, passed, and is not lossy. `result`: of `measure_attention`."""
+    best: dict[str, dict] = {}
+    for row in result["kernels"]:
+        if row["kernel"] == "sdpa" or row["seconds"] is None or not row.get("passed") or row["kernel"] in INEXACT:
+            continue
+        what = row["shape"]["what"]
+        if what not in best or row["seconds"] < best[what]["seconds"]:
+            best[what] = row
+    sizes = ("queries", "keys", "heads", "width")
+    return [
+        TableRow(device=device, dtype=dtype, kernel=row["kernel"], **{name: row["shape"][name] for name in sizes}) for row in best.values()
+    ]
+
+
+def write_table(report: dict, target: Target, path: Path) -> None:
+    """Write the kernel table of an acceptance run. ValueError if it measured no kernel of this device."""
+    result = report["parts"].get("attention", {})
+    rows = table_of(result, device_name(target.place), target.dtype) if target.place.type == "cuda" and "kernels" in result else []
+    if not rows:
+        raise ValueError(f"--kernel-table {path} needs kernels that were measured on a GPU; run the part attention on one")
+    path.write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n", encoding="utf-8")

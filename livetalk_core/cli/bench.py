@@ -10,9 +10,9 @@ from pathlib import Path
 
 from livetalk_core.cli.options import add_engine, engine_fields, engine_options, tell
 
-NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files", "parts"}
+NO_EFFECT = {"run", "verbose", "parser", "json", "page", "files", "parts", "kernel_table"}
 """Options that do not change the numbers."""
-ACCEPTED = {"run", "verbose", "accept", "parts", "model", "device", "dtype", "size"}
+ACCEPTED = {"run", "verbose", "accept", "parts", "model", "device", "dtype", "size", "kernel_table"}
 """Options that mean something to --accept."""
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 """In a clone of the repository; an installed package has none."""
@@ -27,6 +27,7 @@ def add_bench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--random-weights", action="store_true", help="random weights for a preset, such as livetalk_14b, without files")
     sub.add_argument("--accept", type=Path, metavar="OUT.json", help="check and time everything on this device, part by part; resumes")
     sub.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts of --accept; failed ones are tried again")
+    sub.add_argument("--kernel-table", type=Path, metavar="FILE", help="write the fastest attention kernels of --accept as a table")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     sub.add_argument("--page", type=Path, metavar="PAGE", help="do not measure; write a Markdown page from FILEs of --json and --accept")
     sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="results for --page")
@@ -44,6 +45,8 @@ def run_bench(options: argparse.Namespace) -> int:
         return 0
     if options.accept is not None:
         return run_accept(options)
+    if options.kernel_table is not None:
+        raise ValueError(f"--kernel-table {options.kernel_table} is written by --accept; add --accept OUT.json")
     if options.parts:
         raise ValueError(f"--parts {' '.join(options.parts)} are parts of --accept; add --accept OUT.json")
     from livetalk_core.bench.tables import print_report
@@ -60,8 +63,16 @@ def run_accept(options: argparse.Namespace) -> int:
 
     if unused := [name for name in given(options) if name not in ACCEPTED]:
         raise ValueError(f"--accept measures every option itself; leave out --{unused[0].replace('_', '-')}")
+    target = target_of(options)
+    if options.kernel_table is not None and target.place.type != "cuda":
+        raise ValueError(f"--kernel-table needs a GPU, and the device is {target.device}; leave it out")
     limits_s = {name: part.limit_s for name, part in PARTS.items()}
-    report = accept(options.accept, target_of(options), command_of(options), limits_s, options.parts)
+    report = accept(options.accept, target, command_of(options), limits_s, options.parts)
+    if options.kernel_table is not None:
+        from livetalk_core.bench.accept_attention import write_table
+
+        write_table(report, target, options.kernel_table)
+        print(f"{options.kernel_table}: use it with LIVETALK_KERNEL_TABLE={options.kernel_table}")
     print(f"{options.accept}: livetalk bench --page docs/performance.md {options.accept} writes its tables")
     return 1 if failed(report) else 0
 

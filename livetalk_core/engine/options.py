@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 MEMORY = ("auto", "resident", "offload", "sharded")
-KERNELS = ("auto", "sdpa", "cudnn", "flash", "efficient", "flash2", "flash3", "sage")
+KERNELS = ("auto", "sdpa", "cudnn", "flash", "efficient", "flash2", "flash3", "sage", "xfuser")
 FAST = ("none", "fp8")
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -91,8 +91,8 @@ class EngineOptions:
         "auto",
         choices=KERNELS,
         title="attention kernel {value!r}",
-        help="attention kernel: auto (the fastest on this GPU); sdpa, cudnn, flash, efficient (torch's own); flash2, flash3, sage (each "
-        "needs its package); sage is lossy: it works in 8 bits, and its error is measured as for fast",
+        help="attention kernel: auto (by GPU and shape); sdpa, cudnn, flash, efficient (torch's own); flash2, flash3, sage, xfuser (each "
+        "needs its package; xfuser needs several GPUs); sage is lossy: it works in 8 bits, and its error is measured as for fast",
     )
     compile: bool = option(
         False, help="compile with torch.compile: faster chunks after a slow first one for each size; needs a C++ compiler"
@@ -126,6 +126,8 @@ class EngineOptions:
         for each in fields(self):
             if (value := vars(self)[each.name]) != each.default:
                 option_of(each).check(each.name, value)
+        if self.attention == "xfuser" and self.gpus == 1:
+            raise ValueError("attention='xfuser' needs several GPUs; leave it out, or set --gpus to 2 or more, or auto")
         if self.memory == "sharded" and not self.can_shard:
             raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
 

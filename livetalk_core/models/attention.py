@@ -1,7 +1,8 @@
-"""The one attention function: every attention of the DiT and the VAE goes through it. It measures the kernels and takes the fastest."""
+"""The one attention function: every attention of the DiT and the VAE goes through it."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -14,18 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from livetalk_core.models.kernels import Case, fastest, time_kernels
+from livetalk_core.models.kernels import Case, preferred, supports
 
 log = logging.getLogger(__name__)
 
 MODULES = {"flash2": "flash_attn", "flash3": "flash_attn_interface", "sage": "sageattention"}
 """Kernels that come from packages, not from torch: kernel name -> package name."""
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
-MEASURED = {"cuda": ("flash3", "cudnn", "flash2", "flash", "efficient")}
-"""Kernels that `auto` measures on a device type, in order of preference. On a CPU torch's fused kernel is the fastest for every shape."""
-WIDEST = 256
-"""Largest head width that the packages' kernels support."""
-KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES)
+CHOICE = {"cuda"}
+"""Device types with several kernels. On a CPU torch's fused kernel is the fastest for every shape."""
+GROUP_KERNELS = ("xfuser",)
+"""Kernels of a process group's self-attention only (see parallel/group.py); all other calls then use `auto`."""
+KERNELS = ("auto", "sdpa", *BACKENDS, *MODULES, *GROUP_KERNELS)
 INEXACT = ("sage",)
 """Lossy kernels: they change the result by more than rounding."""
 
@@ -35,7 +36,7 @@ _chosen: dict[tuple[str, bool, Case], str] = {}
 
 def attention(q_BLNK: Tensor, k_BMNK: Tensor, v_BMNK: Tensor, bias_M: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(K) + bias) v over all M keys: [B, L, heads, K]. Only torch's own kernels take a bias."""
-    if bias_M is not None or q_BLNK.device.type not in MEASURED:
+    if bias_M is not None or q_BLNK.device.type not in CHOICE:
         return attention_sdpa(q_BLNK, k_BMNK, v_BMNK, bias_M)
     name = kernel_for(_wanted, q_BLNK.device, q_BLNK.dtype, tuple(q_BLNK.shape), k_BMNK.shape[1], torch.is_grad_enabled())
     if name in MODULES and torch.compiler.is_compiling() and not torch.is_grad_enabled():
@@ -50,11 +51,11 @@ def select_kernel(name: str) -> None:
         raise ValueError(f"attention kernel {name!r} must be one of {', '.join(KERNELS)}")
     if name in MODULES and not installed(name):
         raise ValueError(f"attention kernel {name!r} needs the package {MODULES[name]!r}, which is not installed; use 'auto'")
-    _wanted = name
+    _wanted = "auto" if name in GROUP_KERNELS else name
 
 
 def wanted_kernel() -> str:
-    """The name last given to `select_kernel`."""
+    """The kernel last selected, by name or `auto`."""
     return _wanted
 
 
@@ -70,18 +71,18 @@ def kernel_as(name: str) -> Iterator[None]:
 
 
 def kernel_for(wanted: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...], num_keys: int, learns: bool) -> str:
-    """The kernel for a call. It is measured once per shape, on random inputs, and cached for the process; a compiler bakes it in.
+    """The kernel for a call: the selected one, or for `auto` the first of the table that works. Cached; a compiler bakes it in.
 
-    Training takes the first package kernel available and measures nothing, because backward passes are not timed.
+    Training takes a package's kernel if there is one, else torch's own choice, whose backward torch knows.
     """
     batch, queries, heads, width = shape
     case = Case(device=device, dtype=dtype, batch=batch, queries=queries, keys=num_keys, heads=heads, width=width)
     key = (wanted, learns, case)
     if key not in _chosen:
-        candidates = [name for name in (MEASURED[device.type] if wanted == "auto" else (wanted,)) if suits(name, case)]
-        if learns:
-            candidates = [name for name in candidates if name in MODULES][:1]
-        _chosen[key] = choose(candidates, case)
+        names = preferred(case) if wanted == "auto" else (wanted,)
+        usable = (name for name in names if (name in MODULES or not learns) and supports(name, case))
+        _chosen[key] = next((name for name in usable if works(name, device, dtype, width)), "sdpa")
+        log.info("attention kernel of %s: %s", case, _chosen[key])
     return _chosen[key]
 
 
@@ -89,20 +90,19 @@ kernel_for._dynamo_marked_constant = True
 """Same as torch.compiler.assume_constant_result, without importing the compiler, which takes seconds."""
 
 
-def choose(candidates: list[str], case: Case) -> str:
-    """The fastest candidate that works, or torch's own choice if none does. Logs the choice and the times."""
-    seconds = time_kernels({name: RUN[name] for name in candidates}, case)
-    name = fastest(seconds) if seconds else "sdpa"
-    why = ", ".join(f"{name} {1000 * taken:.3g} ms" for name, taken in seconds.items()) or "no other is available"
-    log.info("attention kernel of %s: %s (%s)", case, name, why)
-    return name
-
-
-def suits(name: str, case: Case) -> bool:
-    """Whether a kernel is installed and supports this precision and head width."""
-    if name not in MODULES:
-        return True
-    return installed(name) and case.dtype in (torch.bfloat16, torch.float16) and case.width <= WIDEST
+@functools.cache
+def works(name: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether a kernel is installed and answers a small call. If an installed one fails, a warning says why."""
+    if name in MODULES and not installed(name):
+        return False
+    q = torch.zeros(1, 128, 2, width, device=device, dtype=dtype)
+    try:
+        with torch.no_grad():
+            RUN[name](q, q, q)
+    except Exception as error:  # whatever a package raises, another kernel does the same work
+        log.warning("attention kernel %s is left out: %s", name, (str(error).splitlines() or [type(error).__name__])[0])
+        return False
+    return True
 
 
 def chosen() -> dict[str, str]:

@@ -30,7 +30,7 @@ class AbsorbedAudio(NamedTuple):
     """
 
     keys_BTND: Tensor
-    """[B, T, N x A, D], scaled by 1 / sqrt(K)."""
+    """[B, T, N x A, D]."""
     bias_BTN: Tensor
     values_BTND: Tensor
 
@@ -55,7 +55,6 @@ class AudioAttention(nn.Module):
     def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
         """Absorb q_linear and proj into one speaker's keys and values. Done once per chunk."""
         k, v = (y.unflatten(0, (batch, -1)) for y in audio)
-        k = k * k.shape[-1] ** -0.5
         into_q, bias = self.q_linear.weight.unflatten(0, (self.num_heads, -1)), self.q_linear.bias.unflatten(0, (self.num_heads, -1))
         out_of_v = self.proj.weight.unflatten(1, (self.num_heads, -1))
         return AbsorbedAudio(
@@ -87,13 +86,28 @@ def attend_per_frame(q_BLNK: Tensor, audio: KeyValue, grid: Grid) -> Tensor:
 def attend_absorbed(x_BLD: Tensor, audio: AbsorbedAudio, grid: Grid, num_heads: int) -> Tensor:
     """The same with absorbed keys: two matrix products on the tokens, with a softmax per head between them."""
 
+    scale = (x_BLD.shape[-1] // num_heads) ** -0.5
+
     def attend(x_BTSD: Tensor, frames: slice) -> Tensor:
         keys, bias, values = (y[:, frames] for y in audio)
-        scores = x_BTSD @ keys.transpose(-1, -2) + bias[:, :, None]
+        scores = (multiply_fp32(x_BTSD, keys.transpose(-1, -2)) + bias[:, :, None]) * scale
         shares = scores.unflatten(-1, (num_heads, -1)).softmax(-1, dtype=torch.float32)
         return shares.to(values.dtype).flatten(-2) @ values
 
     return by_frame(attend, x_BLD, grid)
+
+
+def multiply_fp32(a_BTSD: Tensor, b_BTDX: Tensor) -> Tensor:
+    """a b in float32. A product in half precision would round its result, and scores need all digits before the softmax."""
+    if a_BTSD.dtype == torch.float32:
+        return a_BTSD @ b_BTDX
+    if a_BTSD.is_cuda:
+        shape = (*a_BTSD.shape[:-1], b_BTDX.shape[-1])
+        b_BTDX = b_BTDX.expand(*a_BTSD.shape[:2], -1, -1)
+        return torch.bmm(a_BTSD.flatten(0, 1), b_BTDX.flatten(0, 1), out_dtype=torch.float32).view(shape)
+    if a_BTSD.is_meta:  # counted like CUDA's product, without copies of a and b
+        return (a_BTSD @ b_BTDX).float()
+    return a_BTSD.float() @ b_BTDX.float()
 
 
 def by_frame(function: Callable[[Tensor, slice], Tensor], x: Tensor, grid: Grid) -> Tensor:

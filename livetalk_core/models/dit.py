@@ -20,6 +20,7 @@ from livetalk_core.models.attention import attention
 from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioProjection
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
+from livetalk_core.models.precision import float64_device
 from livetalk_core.models.rope import Grid, rope_table, rotate
 from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
 
@@ -35,9 +36,9 @@ class TimeEmbedding(NamedTuple):
 
 
 class EmbeddedCondition(NamedTuple):
-    """Mask and reference latents as tokens, and the positions of a chunk's tokens: constant over a stream."""
+    """Mask and reference latents, and the positions of a chunk's tokens: constant over a stream."""
 
-    tokens_BLD: Tensor
+    condition_BCTHW: Tensor
     grid: Grid
 
 
@@ -78,7 +79,7 @@ class AudioDiT(nn.Module):
         if isinstance(condition, Tensor):
             condition = self.embed_condition(condition)
         grid = condition.grid
-        x_BLD = condition.tokens_BLD + self.patch_tokens(latent_BCTHW, slice(0, latent_BCTHW.shape[1]))
+        x_BLD = self.embed_patches(latent_BCTHW, condition.condition_BCTHW)
         masks_KL = None if speaker_masks_KHW is None else token_masks(speaker_masks_KHW, latent_BCTHW.shape[-2:], self.config.patch_size)
         skip = skip_frames * grid.tokens_per_frame if masks_KL is None else 0
         run = partial(self.run_blocks, time=time, context=context, audio=audio, masks_KL=masks_KL)
@@ -97,19 +98,17 @@ class AudioDiT(nn.Module):
         return answer
 
     def embed_condition(self, condition_BCTHW: Tensor) -> EmbeddedCondition:
-        """The patch embedding of the condition, and the chunk's grid. Tokens are in frame, row, column order."""
-        first = self.config.in_dim - condition_BCTHW.shape[1]
-        tokens_BLD = self.patch_tokens(condition_BCTHW, slice(first, None)) + self.patch_embedding.bias
+        """The condition in the weights' type, and the chunk's grid. Tokens are in frame, row, column order."""
         frames, size = condition_BCTHW.shape[2], condition_BCTHW.shape[-2:]
         rows, columns = (n // self.config.patch_size for n in size)
-        cos_LK, sin_LK = rope_table(frames, rows, columns, self.config.dim // self.config.num_heads, tokens_BLD.device)
-        return EmbeddedCondition(tokens_BLD, Grid(cos_LK, sin_LK, rows * columns))
+        cos_LK, sin_LK = rope_table(frames, rows, columns, self.config.dim // self.config.num_heads, condition_BCTHW.device)
+        condition_BCTHW = condition_BCTHW.to(self.patch_embedding.weight.dtype)
+        return EmbeddedCondition(condition_BCTHW, Grid(cos_LK, sin_LK, rows * columns))
 
-    def patch_tokens(self, x_BCTHW: Tensor, channels: slice) -> Tensor:
-        """Some input channels' share of the patch embedding, without its bias: [B, L, D]."""
-        weight = self.patch_embedding.weight[:, channels]
-        x_BDTHW = F.conv3d(x_BCTHW.to(weight.dtype), weight, stride=self.patch_embedding.stride)
-        return x_BDTHW.flatten(2).transpose(1, 2)
+    def embed_patches(self, latent_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+        """Latents and condition, side by side as channels, as tokens [B, L, D]."""
+        x_BCTHW = torch.cat([latent_BCTHW.to(condition_BCTHW.dtype), condition_BCTHW], dim=1)
+        return self.patch_embedding(x_BCTHW).flatten(2).transpose(1, 2)
 
     def embed_time(self, timestep_B: Tensor) -> TimeEmbedding:
         """Timesteps 0..1000 (float32, shifted) -> float32 embeddings."""
@@ -251,9 +250,10 @@ class Head(nn.Module):
 def timestep_features(timestep_B: Tensor, width: int) -> Tensor:
     """[cos, sin] of t 10000^(-k / half), in float64, as float32 [B, width]."""
     half = width // 2
-    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep_B.device) / half)
-    angles = torch.outer(timestep_B.double(), frequencies)
-    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
+    device = float64_device(timestep_B.device)
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = torch.outer(timestep_B.to(device).double(), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).float().to(timestep_B.device)
 
 
 def token_masks(masks_KHW: Tensor, size: tuple[int, int], patch: int) -> Tensor:

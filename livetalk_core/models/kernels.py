@@ -1,28 +1,35 @@
-"""Times attention kernels on random inputs of a given shape."""
+"""Which attention kernel a call gets: a fixed table by device and shape, so one machine always gives the same result.
+
+Nothing is timed here. `livetalk bench` can time the kernels of a device and write a table; LIVETALK_KERNEL_TABLE names a table to use.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping
+import functools
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-log = logging.getLogger(__name__)
-
-CALLS = 5
-"""Timed calls per kernel; the shortest counts."""
-MARGIN = 0.97
-"""A kernel is preferred to an earlier one in the list only if it takes less than this share of its time, so ties end the same way."""
-
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries [B, L, heads, K], keys and values [B, M, heads, K] -> [B, L, heads, K]."""
+TABLE_VARIABLE = "LIVETALK_KERNEL_TABLE"
+MAX_WIDTH = {"cudnn": 128, "flash": 256, "flash2": 256, "flash3": 256, "sage": 128}
+"""Largest head width of each kernel; no limit for those that are not here."""
+MIN_CAPABILITY = {"cudnn": (8, 0), "flash": (8, 0), "flash2": (8, 0), "flash3": (9, 0), "sage": (8, 0)}
+"""Lowest CUDA compute capability of each kernel. Those here also need half precision."""
+PREFERRED = (
+    ((9, 0), ("flash3", "cudnn", "flash", "flash2", "efficient")),
+    ((8, 0), ("flash", "flash2", "cudnn", "efficient")),
+    ((0, 0), ("efficient",)),
+)
+"""Kernels from a compute capability on, in order of preference; chosen from the kernels' own publications, not measured here."""
 
 
 class Case(NamedTuple):
-    """The properties of an attention call that a kernel's speed depends on."""
+    """The properties of an attention call that the choice of its kernel depends on."""
 
     device: torch.device
     dtype: torch.dtype
@@ -36,39 +43,67 @@ class Case(NamedTuple):
         shape = f"{self.batch} x {self.queries} queries, {self.keys} keys, {self.heads} heads of {self.width}"
         return f"{shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
-    def random(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values from a fixed seed."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        make = lambda length: torch.randn(  # noqa: E731
-            self.batch, length, self.heads, self.width, device=self.device, dtype=self.dtype, generator=generator
-        )
-        return make(self.queries), make(self.keys), make(self.keys)
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """The measured best kernel for one shape on one kind of device."""
+
+    device: str
+    """As the driver names it."""
+    dtype: str
+    queries: int
+    keys: int
+    heads: int
+    width: int
+    kernel: str
 
 
-@torch.no_grad()
-def time_kernels(kernels: Mapping[str, Kernel], case: Case) -> dict[str, float]:
-    """Seconds of each kernel that works. A kernel that fails is left out and a warning is logged."""
-    inputs, seconds = case.random(), {}
-    for name, kernel in kernels.items():
-        try:
-            seconds[name] = min_seconds(kernel, inputs)
-        except (RuntimeError, ImportError, TypeError, AssertionError) as error:
-            log.warning("attention kernel %s is left out: %s", name, (str(error).splitlines() or [type(error).__name__])[0])
-    return seconds
+def preferred(case: Case) -> tuple[str, ...]:
+    """Kernels for a call, best first: the measured table's if there is one, then the built-in ones."""
+    capability = capability_of(case.device)
+    built_in = next(names for lowest, names in PREFERRED if capability >= lowest)
+    return (*measured(case), *built_in)
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
-    """The first kernel whose time is within MARGIN of the best."""
-    return next(name for name, taken in seconds.items() if MARGIN * taken <= min(seconds.values()))
+def supports(name: str, case: Case) -> bool:
+    """Whether a kernel takes this device, precision and head width. A kernel that does not is never tried."""
+    if case.width > MAX_WIDTH.get(name, case.width):
+        return False
+    if name not in MIN_CAPABILITY:
+        return True
+    return case.dtype in (torch.bfloat16, torch.float16) and capability_of(case.device) >= MIN_CAPABILITY[name]
 
 
-def min_seconds(kernel: Kernel, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Shortest time of CALLS calls, each synchronized, after one warm-up call."""
-    times = []
-    for _ in range(CALLS + 1):
-        start = time.perf_counter()
-        kernel(*inputs)
-        if inputs[0].is_cuda:
-            torch.cuda.synchronize(inputs[0].device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+def capability_of(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+def measured(case: Case) -> list[str]:
+    """The kernel of the table's nearest shape for this device, precision and head width; empty without a table."""
+    path = os.environ.get(TABLE_VARIABLE)
+    if not path:
+        return []
+    dtype, name = str(case.dtype).removeprefix("torch."), device_name(case.device)
+    rows = [row for row in read_table(Path(path)) if (row.device, row.dtype, row.width) == (name, dtype, case.width)]
+    return [min(rows, key=lambda row: distance(row, case)).kernel] if rows else []
+
+
+def distance(row: TableRow, case: Case) -> float:
+    """How far apart two shapes are, in factors."""
+    pairs = ((row.queries, case.queries), (row.keys, case.keys), (row.heads, case.heads))
+    return sum(abs(math.log(mine / yours)) for mine, yours in pairs)
+
+
+@functools.cache
+def read_table(path: Path) -> tuple[TableRow, ...]:
+    """The rows of a table. ValueError, naming the file, if it is not one."""
+    try:
+        return tuple(TableRow(**row) for row in json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{TABLE_VARIABLE}={path} is not a kernel table ({error}); write one with livetalk bench, or unset the variable"
+        ) from None

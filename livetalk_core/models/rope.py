@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from livetalk_core.models.precision import float64_device
+
 
 class Grid(NamedTuple):
     """Positions of the local tokens in the chunk. With sequence parallelism every process has its own grid."""
@@ -35,10 +37,10 @@ def rope_table(frames: int, rows: int, columns: int, width: int, device: torch.d
     """cos and sin [T x H x W, width / 2] float32 of the 3-D embedding: frame, row and column pairs side by side (Wan 2.1)."""
     spatial = width // 6
     pairs = (width // 2 - 2 * spatial, spatial, spatial)
-    t, h, w = (axis_angles(n, p, device) for n, p in zip((frames, rows, columns), pairs, strict=True))
+    t, h, w = (axis_angles(n, p, float64_device(device)) for n, p in zip((frames, rows, columns), pairs, strict=True))
     axes = (t[:, None, None], h[None, :, None], w[None, None])
     table = torch.cat([angles.expand(frames, rows, columns, -1) for angles in axes], dim=-1).flatten(0, 2)
-    return table.cos().float(), table.sin().float()
+    return table.cos().float().to(device), table.sin().float().to(device)
 
 
 def axis_angles(length: int, pairs: int, device: torch.device) -> Tensor:

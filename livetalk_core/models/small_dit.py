@@ -53,7 +53,7 @@ class SmallDiTConfig(DiTConfig):
 class SmallCondition(NamedTuple):
     """An EmbeddedCondition, and the picture shifted by each kernel."""
 
-    tokens_BLD: Tensor
+    condition_BCTHW: Tensor
     grid: Grid
     shifted_BSCHW: Tensor | None
     """What each kernel adds to the reference latents. None without kernels."""

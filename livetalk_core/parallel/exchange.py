@@ -76,11 +76,12 @@ def share_first(x: Tensor, dim: int, count: int, lengths: list[int], group: dist
 def exchange_halos(x: Tensor, dim: int, before: int, after: int, active: int, group: dist.ProcessGroup) -> Tensor:
     """x extended along `dim` by its neighbors' nearest row: `before` rows in front, `after` rows behind.
 
-    Zeros stand in at the outer ends of the first and the last of the `active` processes. `before` and `after` are 0 or 1, and the same
-    on all processes.
+    x is [B, C, ..., H, W] and `dim` negative. Zeros stand in at the outer ends of the first and the last of the `active` processes.
+    `before` and `after` are 0 or 1, and the same on all processes. Rows are sent channels-last: then the result keeps that memory format
+    if x has it, and processes with different formats still understand each other.
     """
     rank, end = dist.get_rank(group), x.shape[dim] - 1
-    first, last = (x.narrow(dim, i, 1).contiguous() for i in (0, end))
+    first, last = (x.narrow(dim, i, 1).movedim(1, -1).contiguous() for i in (0, end))
     above, below, operations = torch.zeros_like(first), torch.zeros_like(last), []
     if rank > 0:
         previous = dist.get_global_rank(group, rank - 1)
@@ -89,6 +90,7 @@ def exchange_halos(x: Tensor, dim: int, before: int, after: int, active: int, gr
         following = dist.get_global_rank(group, rank + 1)
         operations += [dist.P2POp(dist.isend, last, following, group)] * before + [dist.P2POp(dist.irecv, below, following, group)] * after
     exchange(operations)
+    above, below = (row.movedim(-1, 1) for row in (above, below))
     return torch.cat([above] * before + [x] + [below] * after, dim)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-KERNELS = ("auto", "plain", "xfuser")
+KERNELS = ("plain", "xfuser")
+"""This package's own Ulysses and ring, which take any attention kernel, or xfuser's USP with its own."""
 XFUSER = (0, 7)
 """Oldest xfuser whose USP masks padded keys through `valid_kv_len`."""
 
@@ -53,21 +55,21 @@ def init_group(
     device: torch.device,
     ulysses_degree: int,
     ring_degree: int,
-    kernel: str = "auto",
+    kernel: str = "plain",
     timeout_s: float = 600,
 ) -> SequenceGroup:
     """Connect to the other processes and form one group of all: NCCL on CUDA, gloo on the CPU. Every process calls it.
 
     `init_method` is a torch.distributed address such as tcp://127.0.0.1:29500 or file:///tmp/meet; `timeout_s` applies to
-    every collective. `kernel` auto: xfuser on CUDA where it is installed, plain elsewhere. ValueError if the kernel cannot run here.
+    every collective. `kernel` xfuser: its attention if it works on all processes, else plain. ValueError if the kernel is unknown.
     """
-    wanted = choose_kernel(kernel, device)
+    check_kernel(kernel, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
-    if wanted == "xfuser":
-        return connect_xfuser(size, ulysses_degree, ring_degree, device)
+    if kernel == "xfuser" and (group := try_xfuser(size, ulysses_degree, ring_degree, device)) is not None:
+        return group
     return connect(range(size), ulysses_degree, ring_degree, device)
 
 
@@ -101,21 +103,68 @@ def connect(ranks: Sequence[int], ulysses_degree: int, ring_degree: int, device:
     return connect_members(group)
 
 
-def connect_xfuser(size: int, ulysses_degree: int, ring_degree: int, device: torch.device) -> SequenceGroup:
+def try_xfuser(size: int, ulysses_degree: int, ring_degree: int, device: torch.device) -> SequenceGroup | None:
+    """A group with xfuser's attention. None, with a warning, on all processes if it fails on any of them.
+
+    Imports are tried and agreed on before the first collective, so that a process without a working xfuser leaves no other waiting.
+    """
+    try:
+        modules = import_xfuser()
+    except Exception as error:  # a broken package may raise anything
+        log.warning("xfuser cannot be used, so this package's own attention is: %s", first_line(error))
+        modules = None
+    if not on_all(modules is not None, device):
+        return None
+    try:
+        group = connect_xfuser(modules, size, ulysses_degree, ring_degree, device)
+    except Exception as error:
+        log.warning("xfuser did not start, so this package's own attention is used: %s", first_line(error))
+        group = None
+    return group if on_all(group is not None, device) else None
+
+
+def on_all(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on every process of the world."""
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, dist.ReduceOp.MIN)
+    return bool(value)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class Xfuser(NamedTuple):
+    """The parts of xfuser that are used."""
+
+    distributed: ModuleType
+    runtime: ModuleType
+    config: ModuleType
+    parallel_state: ModuleType
+    usp: Callable[..., Tensor]
+
+
+def import_xfuser() -> Xfuser:
+    check_version(importlib.metadata.version("xfuser"))
+    names = ("core.distributed", "core.distributed.runtime_state", "config", "core.distributed.parallel_state")
+    return Xfuser(
+        *(importlib.import_module(f"xfuser.{name}") for name in names), importlib.import_module("xfuser.model_executor.layers.usp").USP
+    )
+
+
+def connect_xfuser(xfuser: Xfuser, size: int, ulysses_degree: int, ring_degree: int, device: torch.device) -> SequenceGroup:
     """A group of the whole world with xfuser's process groups and attention.
 
     xfuser's own initialization supports several processes only in its pipelines, so its runtime state is set up here.
     Checked over gloo with a CPU kernel; not yet run on several GPUs.
     """
-    distributed = importlib.import_module("xfuser.core.distributed")
-    runtime = importlib.import_module("xfuser.core.distributed.runtime_state")
-    arguments = importlib.import_module("xfuser.config").xFuserArgs(ulysses_degree=ulysses_degree, ring_degree=ring_degree)
-    distributed.init_distributed_environment(world_size=size, rank=dist.get_rank(), local_rank=device.index, backend="nccl")
-    distributed.initialize_model_parallel(
+    arguments = xfuser.config.xFuserArgs(ulysses_degree=ulysses_degree, ring_degree=ring_degree)
+    xfuser.distributed.init_distributed_environment(world_size=size, rank=dist.get_rank(), local_rank=device.index, backend="nccl")
+    xfuser.distributed.initialize_model_parallel(
         sequence_parallel_degree=size, ulysses_degree=ulysses_degree, ring_degree=ring_degree, backend="nccl"
     )
-    runtime._RUNTIME = runtime.RuntimeState(arguments.create_config()[0])
-    sequence = importlib.import_module("xfuser.core.distributed.parallel_state").get_sp_group()
+    xfuser.runtime._RUNTIME = xfuser.runtime.RuntimeState(arguments.create_config()[0])
+    sequence = xfuser.parallel_state.get_sp_group()
     assert (sequence.ulysses_world_size, sequence.ring_world_size) == (ulysses_degree, ring_degree), "xfuser runs without yunchang"
     group = SequenceGroup(
         rank=sequence.rank_in_group,
@@ -126,25 +175,17 @@ def connect_xfuser(size: int, ulysses_degree: int, ring_degree: int, device: tor
         whole=sequence.device_group,
         ulysses=sequence.ulysses_group,
         ring=sequence.ring_group,
-        usp=importlib.import_module("xfuser.model_executor.layers.usp").USP,
+        usp=xfuser.usp,
     )
     return connect_members(group)
 
 
-def choose_kernel(kernel: str, device: torch.device) -> str:
-    """plain or xfuser. ValueError if the kernel is unknown or cannot run here."""
+def check_kernel(kernel: str, device: torch.device) -> None:
+    """ValueError if the kernel is unknown or cannot run on this device."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} must be one of {', '.join(KERNELS)}")
-    installed = importlib.util.find_spec("xfuser") is not None
     if kernel == "xfuser" and device.type != "cuda":
-        raise ValueError(f"kernel='xfuser' needs CUDA, and the device is {device}; use 'auto' or 'plain'")
-    if kernel == "xfuser" and not installed:
-        raise ValueError("kernel='xfuser' needs the package xfuser, which is not installed; pip install xfuser==0.7.0, or use 'auto'")
-    chosen = "xfuser" if kernel != "plain" and installed and device.type == "cuda" else "plain"
-    if chosen == "xfuser":
-        check_version(importlib.metadata.version("xfuser"))
-    log.info("sequence-parallel attention on %s: %s", device, chosen)
-    return chosen
+        raise ValueError(f"kernel='xfuser' needs CUDA, and the device is {device}; use 'plain'")
 
 
 def check_version(version: str) -> None:

@@ -11,11 +11,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from livetalk_core.models.attention import attention
-from livetalk_core.parallel.exchange import heads_for_tokens, send_to_next, tokens_for_heads
+from livetalk_core.models.attention import attention, wanted_kernel
+from livetalk_core.parallel.exchange import gather_parts, heads_for_tokens, send_to_next, tokens_for_heads
 from livetalk_core.parallel.group import SequenceGroup
 
 aten = torch.ops.aten
+RING_KERNELS = ("auto", "sdpa", "flash")
+"""Selected kernels for which keys are passed around: torch's kernel that also returns the softmax's sum does the work. For all others the
+ring gathers its keys first, so that any kernel works."""
 
 
 def sequence_attention(q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: list[int], group: SequenceGroup) -> Tensor:
@@ -23,7 +26,12 @@ def sequence_attention(q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, lengths: 
     rows = [lengths[i : i + group.ulysses_degree] for i in range(0, group.size, group.ulysses_degree)]
     mine = rows[group.ring_place]
     q, k, v = tokens_for_heads(torch.stack([q_BLNK, k_BLNK, v_BLNK]), mine, group.ulysses)
-    out = attention(q, k, v) if group.ring_degree == 1 else ring_attention(q, k, v, [sum(row) for row in rows], group.ring)
+    if group.ring_degree == 1:
+        out = attention(q, k, v)
+    elif wanted_kernel() in RING_KERNELS:
+        out = ring_attention(q, k, v, [sum(row) for row in rows], group.ring)
+    else:
+        out = attention(q, *gather_parts(torch.stack([k, v]), 2, [sum(row) for row in rows], group.ring))
     return heads_for_tokens(out, mine, q_BLNK.shape[1], group.ulysses)
 
 

@@ -15,6 +15,7 @@ from livetalk_core.models.attention import attention
 from livetalk_core.models.borders import Borders
 from livetalk_core.models.convolution import fold_kernels
 from livetalk_core.models.patch_vae import PatchVAE
+from livetalk_core.models.precision import widest_dtype
 from livetalk_core.models.vae import CausalVAE, FrameAttention, fit_groups
 from livetalk_core.parallel.bands import Bands, cut_bands
 from livetalk_core.parallel.exchange import exchange_halos, gather_on_first, gather_parts
@@ -109,11 +110,12 @@ class BandVAE:
         return next(self.vae.parameters()).new_empty(shape)
 
     def stats(self, band_CTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979), in float64."""
+        """Mean and population deviation of each whole frame's pixels, [C, T, 1, 1], from the bands (Chan et al. 1979)."""
+        dtype = widest_dtype(band_CTHW.device)
         if self.idle:
-            var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1, dtype=torch.float64)
+            var = mean = band_CTHW.new_zeros(*band_CTHW.shape[:2], 1, 1, dtype=dtype)
         else:
-            var, mean = torch.var_mean(band_CTHW.double(), dim=(-2, -1), correction=0, keepdim=True)
+            var, mean = torch.var_mean(band_CTHW.to(dtype), dim=(-2, -1), correction=0, keepdim=True)
         parts = gather_parts(torch.stack([mean, var])[None], 0, [1] * self.group.size, self.group.whole)
         shares = [length / sum(self.bands.lengths) for length in self.bands.lengths]
         mean = sum(share * part[0] for share, part in zip(shares, parts, strict=True))

@@ -151,7 +151,7 @@ class Worker:
             resident = int(file.read().split()[1]) * PAGE_BYTES
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         if self.engine.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 1e6
+            peak = torch.cuda.max_memory_allocated(self.engine.device) / 1e6
         return {"resident_mb": resident / 1e6, "peak_mb": peak, "files": len(os.listdir("/proc/self/fd")), "sessions": len(self.sessions)}
 
 
@@ -191,12 +191,12 @@ class CancelFlag:
 
     def __init__(self, device: torch.device, *, grouped: bool) -> None:
         self.group = dist.new_group(backend="gloo") if grouped else None
-        self.on_cuda = device.type == "cuda"
+        self.device = device
         self.last: torch.cuda.Event | None = None
 
     def is_set(self, wanted: bool) -> bool:
         """Call it on every rank at the same steps; rank 0's value is broadcast."""
-        if self.on_cuda:
+        if self.device.type == "cuda":
             self.limit_queue()
         if self.group is None:
             return wanted
@@ -207,8 +207,7 @@ class CancelFlag:
     def limit_queue(self) -> None:
         if self.last is not None:
             self.last.synchronize()
-        self.last = torch.cuda.Event()
-        self.last.record()
+        self.last = torch.cuda.current_stream(self.device).record_event()
 
 
 def join(load: wire.Load) -> object:
@@ -217,8 +216,10 @@ def join(load: wire.Load) -> object:
 
     device = "cuda:0" if load.placement.gpus else "cpu"
     degrees = {"ulysses_degree": load.placement.ulysses_degree, "ring_degree": load.placement.ring_degree}
+    kernel = "xfuser" if load.recipe.options.attention == "xfuser" else "plain"
     return join_group(
-        rank=load.rank, size=load.placement.num_workers, init_method=load.meeting, device=device, timeout_s=load.timeout_s, **degrees
+        rank=load.rank, size=load.placement.num_workers, init_method=load.meeting, device=device, timeout_s=load.timeout_s,
+        kernel=kernel, **degrees
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ class StageClock:
     """Collects named time spans until `take`."""
 
     def __init__(self, device: torch.device):
-        self.on_cuda = device.type == "cuda"
+        self.device = device
         self.spans: list[tuple[str, object, object]] = []
 
     @contextmanager
@@ -24,11 +24,9 @@ class StageClock:
         self.spans.append((name, start, self.mark()))
 
     def mark(self) -> torch.cuda.Event | float:
-        if not self.on_cuda:
+        if self.device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return torch.cuda.current_stream(self.device).record_event(torch.cuda.Event(enable_timing=True))
 
     def take(self) -> Spans:
         """The spans since the last call."""

@@ -14,6 +14,8 @@ RGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.072175
 XYZ_TO_RGB = ((3.2404542, -1.5371385, -0.4985314), (-0.9692660, 1.8760108, 0.0415560), (0.0556434, -0.2040259, 1.0572252))
 WHITE = (0.95047, 1.0, 1.08883)
 EPSILON, KAPPA = 0.008856, 903.3
+FLOAT64 = {"cpu", "cuda", "meta"}
+"""Device types with float64; meta stands in for CUDA."""
 
 
 class LabStats(NamedTuple):
@@ -49,8 +51,9 @@ def lab_stats(video_CTHW: Tensor) -> LabStats:
 
 def stats_of(lab_CTHW: Tensor) -> LabStats:
     """Mean and population deviation over each frame's pixels. Summed in float64, so that the order of summation does not matter:
-    several processes with parts of a frame get the same float32 values."""
-    std, mean = torch.std_mean(lab_CTHW.double(), dim=(-2, -1), correction=0, keepdim=True)
+    several processes with parts of a frame get the same float32 values. In float32 on a device without float64, such as mps."""
+    dtype = torch.float64 if lab_CTHW.device.type in FLOAT64 else torch.float32
+    std, mean = torch.std_mean(lab_CTHW.to(dtype), dim=(-2, -1), correction=0, keepdim=True)
     return LabStats(mean.to(lab_CTHW.dtype), std.to(lab_CTHW.dtype))
 
 

@@ -320,3 +320,23 @@ def test_one_rank_without_memory_decides_for_all_that_audio_keys_are_not_absorbe
         assert pool.encode_audio(CHUNK).tolist() == [False], "rank 0 has memory enough"
     finally:
         pool.close()
+
+
+def test_a_newcomers_prompt_is_encoded_while_other_streams_get_their_chunks(light, tmp_path):
+    gate, made = tmp_path / "gate", []
+    stream = light.open(light.reference(pixels()), StreamSettings(seed=1, steps=2))
+    newcomer = threading.Thread(target=lambda: made.append(light.reference(pixels(), f"wait for {gate}")))
+    newcomer.start()
+    try:
+        chunks = [chunk.index for _ in range(3) for chunk in stream.push(CHUNK)]
+        assert chunks == [0, 1, 2] and made == [], "its prompt is not encoded yet"
+    finally:
+        gate.touch()
+        newcomer.join()
+    assert len(made) == 1
+
+
+def test_a_prompt_that_cannot_be_encoded_is_an_error_of_its_caller_only(light):
+    with pytest.raises(ValueError, match="prompt='no rows' must be another"):
+        light.reference(pixels(), "no rows")
+    assert light.state.kind == "ready" and light.reference(pixels()) is not None

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool import wire
-from livetalk_core.pool.schedule import OnStep, PoolClosed, State, WorkerFailure
+from livetalk_core.pool.schedule import POLL_S, OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.wire import Facts, Placement, Recipe
 from livetalk_core.pool.workers import Workers
 from livetalk_core.types import Chunk, Reference, Start, StreamSettings
@@ -140,9 +140,22 @@ class Pool:
         self, pixels_CHW: Tensor, prompt: str | None = None, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
     ) -> Reference:
         """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt. The reference stays valid when the pool restarts."""
-        options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD}
+        rows = self.encode_rows(prompt, pixels_CHW if image_LD is None else None)
+        options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD, **rows}
         given = {name: value for name, value in options.items() if value is not None}
         return self.ask(wire.Prepare(pixels_CHW=pixels_CHW, options=given), self.limits.reference_s)
+
+    def encode_rows(self, prompt: str | None, pixels_CHW: Tensor | None) -> dict[str, Tensor]:
+        """Rows of a prompt and a picture, made by rank 0 while the workers go on with other streams."""
+        number, deadline = next(self.sessions), time.monotonic() + self.limits.reference_s
+        self.ask(wire.EncodeRows(number=number, prompt=prompt, pixels_CHW=pixels_CHW), self.limits.other_s)
+        while (found := self.ask(wire.TakeRows(number=number), self.limits.other_s)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"encoding the prompt and the picture took longer than {self.limits.reference_s:g} s")
+            time.sleep(POLL_S)
+        if found.error is not None:
+            raise found.error
+        return found.rows
 
     def open(
         self,

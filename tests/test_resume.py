@@ -206,7 +206,7 @@ def test_after_kill_9_what_was_made_plays_and_is_gone_on_from(tmp_path, portrait
     played = tmp_path / "played.mp4"
     played.write_bytes(part.read_bytes())
     frames = whole_frames(part)
-    assert frames >= 112 and sum(1 for _ in read_frames(played)) == frames
+    assert frames >= 84 and sum(1 for _ in read_frames(played)) == frames, "up to three pieces wait for the encoder"
     assert sound_of(played).shape[1] >= 16000 * (frames - 28) / 25
     process = start_run(tmp_path, portrait, "--resume")
     try:

@@ -62,7 +62,6 @@ def host_bytes() -> int | None:
     return found[0] if found else None
 
 
-
 def host_share(host: int | None, num_processes: int) -> int | None:
     """Host memory for the offloaded weights of each process."""
     return None if host is None else max(0, host // num_processes - PROCESS_BYTES)

@@ -84,12 +84,11 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRows:
-    """Begin to encode a prompt and a picture on rank 0, in a thread beside the streams; TakeRows returns the result."""
+    """Begin to encode a prompt and, if given, a picture on rank 0, in a thread beside the streams; TakeRows returns the result."""
 
     number: int
     prompt: str | None
     pixels_CHW: Tensor | None
-    """None: only the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,7 @@ def test_a_run_that_is_asked_to_end_keeps_a_playable_file(tmp_path, portrait, nu
         process.kill()
     assert process.returncode == 130, err
     frames = probe_video(tmp_path / "out.mp4").frames
-    assert frames >= 56 and f"out.mp4 holds the {frames} frames made so far" in out and "interrupted" in err
+    assert frames >= 56 and f"out.mp4 has the {frames} frames made so far" in out and "interrupted" in err
     assert list(tmp_path.glob(".*")) == []
 
 
@@ -215,7 +215,7 @@ def test_after_kill_9_what_was_made_plays_and_is_gone_on_from(tmp_path, portrait
         process.communicate(timeout=HANG_S)
     finally:
         process.kill()
-    assert "going on after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
+    assert "resuming after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -161,7 +161,7 @@ class Pool:
         self.ask(wire.EncodeRows(number=number, prompt=prompt, pixels_CHW=pixels_CHW), self.limits.other_s)
         while (found := self.ask(wire.TakeRows(number=number), self.limits.other_s)) is None:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"encoding the prompt and the picture took longer than {limit_s:g} s")
+                raise WorkerFailure(f"encoding the prompt and the picture took longer than {limit_s:g} s")
             time.sleep(POLL_S)
         if found.error is not None:
             raise found.error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from livetalk_core.engine.engine import Engine
 from livetalk_core.job import Inputs, Job, check_inputs, crop_of, load_masks, plan_for, read_speakers, side_by_side, with_silent
+from livetalk_core.media.background import BackgroundWriter
 from livetalk_core.media.video import VideoWriter
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.pool import Pool
@@ -63,8 +64,9 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
         later = {"start": left.start} if left else {}
         stream = engine.open(reference, job.settings, people=job.people, on_latents=resume_file.keep, **later)
         stack.callback(stream.close)
+        encoder = stack.enter_context(BackgroundWriter(writer))
         for chunk in talk(stream, with_silent(read_speakers(job), job.people), total):
-            writer.write(chunk.frames_THWC)
+            encoder.write(chunk.frames_THWC)
             on_chunk(chunk, total)
     return total
 

@@ -22,8 +22,8 @@ from livetalk_core.media.part import whole_frames
 from livetalk_core.media.target import parts_of
 from livetalk_core.types import Start
 
-KEPT = 3
-"""Number of chunks whose motion latents are kept: the video file may lag behind by a piece or two."""
+KEPT = 5
+"""Number of chunks whose motion latents are kept: the video file lags behind by the pieces that wait for the encoder."""
 FINGERPRINT_KEY = "likeness"
 
 Fingerprint = dict[str, str]

@@ -32,6 +32,14 @@ class Light:
         self.group, self.step_s, self.preset = group, options.step_s, tiny()
         self.held = options.held
 
+    def encode_rows(self, prompt, pixels_CHW):
+        gate = None if prompt is None or not prompt.startswith("wait for ") else Path(prompt.removeprefix("wait for "))
+        while gate is not None and not gate.exists():
+            time.sleep(0.01)
+        if prompt == "no rows":
+            raise ValueError("prompt='no rows' must be another; try 'none'")
+        return {}
+
     def reference(self, pixels_CHW, prompt="none"):
         if prompt == "fail on rank 1" and dist.get_rank() == 1:
             raise RuntimeError("no more memory\nand a second line")

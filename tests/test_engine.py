@@ -2,7 +2,9 @@
 
 import gc
 import resource
+import threading
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from made import pixels, speech_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk_core.engine import engine as module
-from livetalk_core.engine.load import load_engine
+from livetalk_core.engine.load import KeptEncoder, load_engine
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
@@ -263,3 +265,26 @@ def test_all_streams_of_an_engine_absorb_audio_keys_or_none_does(monkeypatch):
     assert [stream.session.denoiser.cuts.absorb_audio for stream in (first, second)] == [True, True]
     poor = load_engine("tiny", device="cpu").open(reference, StreamSettings())
     assert not poor.session.denoiser.cuts.absorb_audio, "control: without memory they are not absorbed"
+
+
+def test_a_prompt_is_encoded_while_other_streams_get_their_chunks():
+    engine, gate, made = load_engine("tiny", device="cpu"), threading.Event(), []
+    stream, text = engine.open(engine.reference(pixels()), StreamSettings(steps=1)), engine.models.text
+    engine.models = replace(engine.models, text=lambda: gate.wait() and text())
+    newcomer = threading.Thread(target=lambda: made.append(engine.reference(pixels(), "someone else")), daemon=True)
+    newcomer.start()
+    pusher = threading.Thread(target=lambda: made.append(sum(1 for _ in stream.push(torch.zeros(17920)))), daemon=True)
+    pusher.start()
+    pusher.join(60)
+    assert made == [3], "three pieces, and the newcomer still waits for its encoder"
+    gate.set()
+    newcomer.join()
+    assert isinstance(made[1], Reference)
+
+
+@pytest.mark.parametrize("free_gib, loads", [(24, 1), (12, 2)])
+def test_the_picture_encoder_stays_where_memory_is_left(monkeypatch, free_gib, loads):
+    count = []
+    monkeypatch.setattr("livetalk_core.engine.load.free_bytes", lambda device: free_gib << 30)
+    keep = KeptEncoder(lambda: count.append(1) or torch.nn.Linear(1, 1), torch.device("cuda"))
+    assert (keep() is keep()) == (loads == 1) and len(count) == loads

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from livetalk_core.cli.options import ASSETS
 from livetalk_core.engine.engine import Engine
 from livetalk_core.generate import Job, check_inputs, generate
 from livetalk_core.media.audio import probe_audio
-from livetalk_core.media.video import probe_video, read_frames
+from livetalk_core.media.background import BackgroundWriter
+from livetalk_core.media.video import VideoWriter, probe_video, read_frames
 from livetalk_core.presets import tiny
 from livetalk_core.stream.window import LiveWindows
-from livetalk_core.types import Chunk
+from livetalk_core.types import Chunk, StreamSettings
 
 
 def run(*arguments) -> int:
@@ -187,3 +189,55 @@ def test_ctrl_c_leaves_a_playable_file_of_what_was_made(tmp_path, portrait):
     assert video.frames >= 56 and video.frames % 28 in (0, 4, 16) and f"the {video.frames} frames made so far" in out
     assert abs(video.audio_duration - Fraction(video.frames, 25)) < Fraction(1200, 16000)
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_the_next_piece_is_made_while_one_is_encoded(engine, tmp_path, portrait, monkeypatch):
+    write, second, waited, made = VideoWriter.write, threading.Event(), [], []
+
+    def late(writer, frames_THWC):
+        waited.append(second.wait(30))
+        write(writer, frames_THWC)
+
+    def on_chunk(chunk, total):
+        made.append(chunk)
+        if len(made) == 2:
+            second.set()
+
+    monkeypatch.setattr(VideoWriter, "write", late)
+    sound = write_wav(tmp_path / "speech.wav", speech_like(1.5))
+    job = Job(picture=portrait, audio=(sound,), output=tmp_path / "out.mp4", size="48x32", settings=StreamSettings(steps=1))
+    frames = generate(engine, check_inputs(job), on_chunk)
+    assert waited[0] and len(waited) == len(made) and probe_video(tmp_path / "out.mp4").frames == frames == 38
+
+
+class Gated:
+    """A writer that waits for a signal, and fails on a piece of zeros."""
+
+    def __init__(self):
+        self.go, self.written = threading.Event(), []
+
+    def write(self, piece):
+        self.go.wait()
+        if piece == 0:
+            raise OSError("disk full")
+        self.written.append(piece)
+
+
+def test_only_so_many_pieces_wait_and_all_are_written_in_order():
+    gated, given = Gated(), []
+    with BackgroundWriter(gated, most=2) as behind:
+        giver = threading.Thread(target=lambda: [given.append(behind.write(piece)) for piece in range(1, 9)], daemon=True)
+        giver.start()
+        giver.join(0.5)
+        assert giver.is_alive() and len(given) <= 3, "one at the writer and two that wait"
+        gated.go.set()
+        giver.join()
+    assert gated.written == list(range(1, 9))
+
+
+def test_a_failed_write_reaches_the_caller():
+    gated = Gated()
+    gated.go.set()
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(gated) as behind:
+        behind.write(0)
+    assert not behind.thread.is_alive()

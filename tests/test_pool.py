@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+import threading
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pool_engines import GOLDEN, LightOptions, golden, golden_reference
 from livetalk_core.checks.parity import Golden
 from livetalk_core.engine.load import load_engine
 from livetalk_core.pool.overhead import measure
-from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
+from livetalk_core.pool.pool import Limits, Placement, Pool, PoolClosed, Recipe
 from livetalk_core.pool.workers import Workers
 from livetalk_core.types import Start, StreamSettings
 
@@ -318,5 +319,41 @@ def test_one_rank_without_memory_decides_for_all_that_audio_keys_are_not_absorbe
     pool = make_pool(2, "pool_engines:uneven", model="tiny", device="cpu")
     try:
         assert pool.encode_audio(CHUNK).tolist() == [False], "rank 0 has memory enough"
+    finally:
+        pool.close()
+
+
+def test_a_newcomers_prompt_is_encoded_while_other_streams_get_their_chunks(light, tmp_path):
+    gate, made = tmp_path / "gate", []
+    stream = light.open(light.reference(pixels()), StreamSettings(seed=1, steps=2))
+    newcomer = threading.Thread(target=lambda: made.append(light.reference(pixels(), f"wait for {gate}")))
+    newcomer.start()
+    try:
+        chunks = [chunk.index for _ in range(3) for chunk in stream.push(CHUNK)]
+        assert chunks == [0, 1, 2] and made == [], "its prompt is not encoded yet"
+    finally:
+        gate.touch()
+        newcomer.join()
+    assert len(made) == 1
+
+
+def test_a_prompt_that_cannot_be_encoded_is_an_error_of_its_caller_only(light):
+    with pytest.raises(ValueError, match="prompt='no rows' must be another"):
+        light.reference(pixels(), "no rows")
+    assert light.state.kind == "ready" and light.reference(pixels()) is not None
+
+
+def test_deadlines_are_long_until_a_size_is_warm_and_then_follow_what_was_measured(tests_on_path):
+    pool = make_pool(1, limits=Limits(first_s=500, chunk_s=0.001), step_s=0.0)
+    try:
+        stream = pool.open(pool.reference(pixels()), StreamSettings(steps=1))
+        limits = []
+        for _ in range(4):
+            limits.append(stream.limit_s())
+            list(stream.push(CHUNK))
+            stream.workers.piece_seconds.update({size: 2.5 for size in stream.workers.piece_seconds})
+        assert limits == [500, 500, 500, 50], "twenty times the longest piece since the third chunk, above the least of 1 ms"
+        other = pool.open(pool.reference(torch.zeros(3, 64, 64)), StreamSettings(steps=1))
+        assert other.limit_s() == 500, "another size is met for the first time"
     finally:
         pool.close()

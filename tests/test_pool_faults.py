@@ -29,7 +29,9 @@ FAULTS = {
     "tiny": {("chunk", KILL): 1, ("decode", KILL): 1, ("chunk", STOP): 1},
 }
 """Fifty of them, by the engine in the workers."""
-LIMITS = Limits(load_s=10 * HANG_S, reference_s=10 * HANG_S, chunk_s=10 * HANG_S, other_s=10 * HANG_S, idle_s=10 * HANG_S)
+LIMITS = Limits(
+    load_s=10 * HANG_S, first_s=10 * HANG_S, reference_s=10 * HANG_S, chunk_s=10 * HANG_S, other_s=10 * HANG_S, idle_s=10 * HANG_S
+)
 """Longer than the tests wait: what is seen is not seen by these."""
 SHORT_S = 2
 """The limit once a rank is stopped."""

@@ -190,7 +190,7 @@ def test_a_run_that_is_asked_to_end_keeps_a_playable_file(tmp_path, portrait, nu
         process.kill()
     assert process.returncode == 130, err
     frames = probe_video(tmp_path / "out.mp4").frames
-    assert frames >= 56 and f"out.mp4 holds the {frames} frames made so far" in out and "interrupted" in err
+    assert frames >= 56 and f"out.mp4 has the {frames} frames made so far" in out and "interrupted" in err
     assert list(tmp_path.glob(".*")) == []
 
 
@@ -206,7 +206,7 @@ def test_after_kill_9_what_was_made_plays_and_is_gone_on_from(tmp_path, portrait
     played = tmp_path / "played.mp4"
     played.write_bytes(part.read_bytes())
     frames = whole_frames(part)
-    assert frames >= 112 and sum(1 for _ in read_frames(played)) == frames
+    assert frames >= 84 and sum(1 for _ in read_frames(played)) == frames, "up to three pieces wait for the encoder"
     assert sound_of(played).shape[1] >= 16000 * (frames - 28) / 25
     process = start_run(tmp_path, portrait, "--resume")
     try:
@@ -215,7 +215,7 @@ def test_after_kill_9_what_was_made_plays_and_is_gone_on_from(tmp_path, portrait
         process.communicate(timeout=HANG_S)
     finally:
         process.kill()
-    assert "going on after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
+    assert "resuming after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,7 +55,7 @@ class Engine:
 
     def __init__(self, preset: Preset, models: Models, device: torch.device, dtype: torch.dtype):
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
-        self.turn = threading.Lock()
+        self.turn, self.encoding = threading.Lock(), threading.Lock()
         self.prompts: dict[str, Tensor] = {}
         self.absorbs: dict[tuple[int, bool], bool] = {}
         """Whether audio keys are absorbed, by latent frames and by whether 8-bit products are still to begin."""
@@ -67,20 +68,29 @@ class Engine:
 
     @torch.no_grad()
     def reference(
-        self, pixels_CHW: Tensor, prompt: str = PROMPT, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
+        self,
+        pixels_CHW: Tensor,
+        prompt: str = PROMPT,
+        speaker_masks_KHW: Tensor | None = None,
+        image_LD: Tensor | None = None,
+        text_LD: Tensor | None = None,
     ) -> Reference:
-        """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt for a stream of that size.
+        """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt for a stream of that size. Only the VAE's work delays other streams.
 
-        `image_LD`: ready-made CLIP features [257, D]; the vision tower then does not run.
+        `image_LD`: ready-made CLIP features [257, D]; the vision tower then does not run. `text_LD`: likewise the prompt's rows.
         """
         plan = self.plan(pixels_CHW.shape[2], pixels_CHW.shape[1])
         pixels_CHW = pixels_CHW.to(self.device, self.dtype)
         picture_frames = self.preset.dit.picture_frames(plan.chunk_frames)
+        text_LD, image_LD = (
+            self.text_rows(prompt) if text_LD is None else text_LD.to(self.device, self.dtype),
+            self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
+        )
         with self.turn:
             cond_CTHW = encode_condition(self.models.vae, pixels_CHW, plan, picture_frames)
             return Reference(
-                text_LD=self.text_rows(prompt),
-                image_LD=self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
+                text_LD=text_LD,
+                image_LD=image_LD,
                 cond_CTHW=cond_CTHW,
                 first_CTHW=first_latent(cond_CTHW, plan),
                 pixels_CHW=pixels_CHW,
@@ -88,16 +98,30 @@ class Engine:
             )
 
     def text_rows(self, prompt: str) -> Tensor:
-        """umT5 rows [L, D] of a prompt; the last 16 prompts are cached."""
-        if prompt not in self.prompts:
-            ids, mask = self.models.tokenize(prompt)
-            rows = self.models.text()(ids.to(self.device), mask.to(self.device)).to(self.dtype)
-            self.prompts = dict([*self.prompts.items(), (prompt, rows)][-16:])
-        return self.prompts[prompt]
+        """umT5 rows [L, D] of a prompt; the last 16 prompts are cached. Streams run meanwhile."""
+        with self.encoding, beside_streams(self.device):
+            if prompt not in self.prompts:
+                ids, mask = self.models.tokenize(prompt)
+                encoder = self.models.text()
+                place = next((weight.device for weight in encoder.parameters()), self.device)
+                rows = encoder(ids.to(place), mask.to(place)).to(self.device, self.dtype)
+                self.prompts = dict([*self.prompts.items(), (prompt, rows)][-16:])
+            return self.prompts[prompt]
 
     def image_rows(self, pixels_CHW: Tensor) -> Tensor:
-        """CLIP features [257, D] of a picture [3, H, W]."""
-        return self.models.image()(pixels_CHW).to(self.dtype)
+        """CLIP features [257, D] of a picture [3, H, W]. Streams run meanwhile."""
+        with self.encoding, beside_streams(self.device):
+            encoder = self.models.image()
+            place = next((weight.device for weight in encoder.parameters()), self.device)
+            return encoder(pixels_CHW.to(place)).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def encode_rows(self, prompt: str | None, pixels_CHW: Tensor | None) -> dict[str, Tensor]:
+        """Rows of a prompt and a picture for `reference`, on the CPU; None for the default prompt, or no picture."""
+        rows = {"text_LD": self.text_rows(PROMPT if prompt is None else prompt).cpu()}
+        if pixels_CHW is not None:
+            rows["image_LD"] = self.image_rows(pixels_CHW.to(self.device, self.dtype)).cpu()
+        return rows
 
     def checked_rows(self, image_LD: Tensor) -> Tensor:
         """Ready-made CLIP features on the engine's device; ValueError for another CLIP's width."""
@@ -172,6 +196,19 @@ class Engine:
     def close(self) -> None:
         """Clears cached prompts; the models are freed with the engine."""
         self.prompts = {}
+
+
+@contextmanager
+def beside_streams(device: torch.device) -> Iterator[None]:
+    """On CUDA, work on a separate CUDA stream, so that it does not queue up before the chunks of other streams."""
+    if device.type != "cuda":
+        yield
+        return
+    beside, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    beside.wait_stream(current)
+    with torch.cuda.stream(beside):
+        yield
+    beside.synchronize()
 
 
 def all_agree(wanted: bool, sequence: SequenceRunner) -> bool:

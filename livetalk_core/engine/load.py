@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
@@ -25,7 +27,7 @@ from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, l
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.group import SequenceGroup, init_group
-from livetalk_core.parallel.memory import check_memory
+from livetalk_core.parallel.memory import MIN_FREE_BYTES, WORKING_BYTES, check_memory, free_bytes, host_bytes
 from livetalk_core.presets import BY_NAME, Preset
 
 log = logging.getLogger(__name__)
@@ -143,11 +145,35 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    text, image = (lambda: load_text(files.text, dtype, device)), (lambda: load_image(files.image, device))
+    text = partial(load_beside, lambda place: load_text(files.text, dtype, place), bytes_of(files.text), device)
+    image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     large = BY_NAME["livetalk_14b"]()
     return Engine(replace(large, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+
+
+def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:
+    """An encoder on the device if a chunk's working memory stays free beside it, else on the CPU."""
+    free = free_bytes(device)
+    return load(device if free is None or free >= num_bytes + WORKING_BYTES else torch.device("cpu"))
+
+
+class KeptEncoder:
+    """Loads an encoder on the first call, and keeps it if enough memory is free; else it is loaded again for every call."""
+
+    def __init__(self, load: Callable[[], nn.Module], device: torch.device):
+        self.load, self.device = load, device
+        self.kept: nn.Module | None = None
+
+    def __call__(self) -> nn.Module:
+        if self.kept is not None:
+            return self.kept
+        encoder = self.load()
+        free = host_bytes() if free_bytes(self.device) is None else free_bytes(self.device)
+        if free is None or free >= MIN_FREE_BYTES or (self.device.type == "cpu" and free >= WORKING_BYTES):
+            self.kept = encoder
+        return encoder
 
 
 def bytes_of(path: Path | None) -> int:

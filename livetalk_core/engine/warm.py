@@ -12,12 +12,12 @@ from livetalk_core.types import StreamSettings
 
 log = logging.getLogger(__name__)
 
-CHUNKS = 2
-"""The first has one motion latent, all later ones have more."""
+CHUNKS = 3
+"""The first has one motion latent, the second more; the third meets no new shape, so a pool measures it for its deadlines."""
 
 
 def warm_up(engine, size: str = "auto") -> float:
-    """Make two silent chunks of a gray picture of WIDTHxHEIGHT, or of a bucket's or the model's first size. Returns the seconds."""
+    """Make three silent chunks of a gray picture of WIDTHxHEIGHT, or of a bucket's or the model's first size. Returns the seconds."""
     start = time.perf_counter()
     bucket = engine.preset.bucket if size == "auto" else size
     width, height = BUCKETS[bucket][0] if bucket in BUCKETS else parse_size(size)

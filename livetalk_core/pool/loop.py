@@ -14,6 +14,7 @@ import resource
 import socket
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -51,6 +52,8 @@ class Worker:
         self.stop, self.slots = StopWord(stop), [Segment(fd) for fd in slot_fds]
         self.engine: AvatarEngine | None = None
         self.sessions: dict[int, WorkerStream | Iterator[Tensor]] = {}
+        self.rows: dict[int, Future] = {}
+        self.encoder = ThreadPoolExecutor(1, "encoder")
         self.rank = self.job = 0
         self.cancel_flag: CancelFlag | None = None
 
@@ -85,6 +88,11 @@ class Worker:
                 return self.load(command), None
             case wire.Prepare():
                 return self.engine.reference(command.pixels_CHW, **command.options), None
+            case wire.EncodeRows():
+                if self.rank == 0:
+                    self.rows[command.number] = self.encoder.submit(self.engine.encode_rows, command.prompt, command.pixels_CHW)
+            case wire.TakeRows():
+                return self.take_rows(command.number), None
             case wire.Listen():
                 return self.engine.encode_audio(command.samples_N, command.loudness), None
             case wire.Open():
@@ -105,6 +113,14 @@ class Worker:
             case wire.Stats():
                 return self.stats(), None
         return None, None
+
+    def take_rows(self, number: int) -> wire.Rows | None:
+        """A finished encoding. An error is a value, since the other ranks have none."""
+        if self.rank or not self.rows[number].done():
+            return None
+        future = self.rows.pop(number)
+        error = future.exception()
+        return wire.Rows(error=error) if error is not None else wire.Rows(rows=future.result())
 
     def load(self, command: wire.Load) -> wire.Facts:
         self.rank = command.rank

@@ -24,12 +24,18 @@ from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool import wire
-from livetalk_core.pool.schedule import OnStep, PoolClosed, State, WorkerFailure
+from livetalk_core.pool.schedule import POLL_S, Job, OnStep, PoolClosed, State, WorkerFailure
 from livetalk_core.pool.wire import Facts, Placement, Recipe
 from livetalk_core.pool.workers import Workers
 from livetalk_core.types import Chunk, Reference, Start, StreamSettings
 
 log = logging.getLogger(__name__)
+
+
+FIRST_CHUNKS = 2
+"""Chunks after which no new shape comes: the first chunk has one motion latent, all others have more."""
+SLOWER = 20
+"""How much longer than the longest so far a piece may take before it counts as hung."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,10 @@ class Limits:
 
     load_s: float = 900
     reference_s: float = 300
-    chunk_s: float = 300
+    first_s: float = 900
+    """For a piece of a stream's first chunks, until a stream of that size has made them: kernels may be compiled and chosen."""
+    chunk_s: float = 60
+    """For every other piece of a chunk; at least SLOWER times the longest so far."""
     other_s: float = 60
     idle_s: float = 10
     """For the reply of idle workers to a ping."""
@@ -140,9 +149,23 @@ class Pool:
         self, pixels_CHW: Tensor, prompt: str | None = None, speaker_masks_KHW: Tensor | None = None, image_LD: Tensor | None = None
     ) -> Reference:
         """Encode a cropped picture [3, H, W] in [-1, 1] and a prompt. The reference stays valid when the pool restarts."""
-        options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD}
+        rows = self.encode_rows(prompt, pixels_CHW if image_LD is None else None)
+        options = {"prompt": prompt, "speaker_masks_KHW": speaker_masks_KHW, "image_LD": image_LD, **rows}
         given = {name: value for name, value in options.items() if value is not None}
         return self.ask(wire.Prepare(pixels_CHW=pixels_CHW, options=given), self.limits.reference_s)
+
+    def encode_rows(self, prompt: str | None, pixels_CHW: Tensor | None) -> dict[str, Tensor]:
+        """Rows of a prompt and a picture, made by rank 0 while the workers go on with other streams."""
+        number, limit_s = next(self.sessions), self.limits.load_s + self.limits.reference_s  # the encoders' files may be read first
+        deadline = time.monotonic() + limit_s
+        self.ask(wire.EncodeRows(number=number, prompt=prompt, pixels_CHW=pixels_CHW), self.limits.other_s)
+        while (found := self.ask(wire.TakeRows(number=number), self.limits.other_s)) is None:
+            if time.monotonic() > deadline:
+                raise WorkerFailure(f"encoding the prompt and the picture took longer than {limit_s:g} s")
+            time.sleep(POLL_S)
+        if found.error is not None:
+            raise found.error
+        return found.rows
 
     def open(
         self,
@@ -167,7 +190,7 @@ class Pool:
         workers, session = self.start(), next(self.sessions)
 
         def ask(command: object) -> tuple[object, Tensor | None]:
-            return workers.ask(command, limit_s=self.limits.chunk_s, due=time.monotonic())  # due now: a long decode must not delay streams
+            return workers.ask(command, limit_s=self.limits.first_s, due=time.monotonic())  # due now: a long decode must not delay streams
 
         ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW))
         try:
@@ -212,7 +235,7 @@ class PoolStream:
         self.workers, self.session, self.plan, self.limits = workers, session, plan, limits
         self.on_step, self.on_latents = on_step, on_latents
         self.blocks: list[Tensor] = []
-        self.waiting = 0
+        self.waiting, self.num_chunks, self.last_index = 0, 0, -1
         self.due = 0.0
         """time.monotonic at which all frames made so far have been shown."""
         self.unfinished = False
@@ -248,11 +271,13 @@ class PoolStream:
         if not self.close.alive and self.workers.failure is None:
             raise PoolClosed("the stream is closed; open a new one")
         self.due = max(self.due, time.monotonic())
+        job = Job(command, self.limit_s(), self.due)
         try:
-            made, frames_THWC = self.workers.ask(command, limit_s=self.limits.chunk_s, due=self.due, on_step=self.on_step)
+            made, frames_THWC = self.workers.run(job, self.on_step)
         except BaseException:
             self.close()  # the stream's state is inconsistent in the middle of a chunk
             raise
+        self.measure(job.seconds, made)
         if made is None:
             return None
         self.due += len(frames_THWC) / self.plan.fps
@@ -260,6 +285,19 @@ class PoolStream:
             self.on_latents(made.latents_CTHW)
         counts = {"index": made.index, "first_frame": made.first_frame}
         return Chunk(**counts, frames_THWC=frames_THWC, samples=made.samples, seconds=made.seconds)
+
+    def limit_s(self) -> float:
+        """The deadline of the next piece: long before the size is warm, then by what was measured."""
+        longest = self.workers.piece_seconds.get((self.plan.width, self.plan.height))
+        return self.limits.first_s if longest is None else max(self.limits.chunk_s, SLOWER * longest)
+
+    def measure(self, seconds: float, made: wire.Made | None) -> None:
+        """Remember how long a piece took, once this stream has made its first chunks."""
+        if made is not None and made.index != self.last_index:
+            self.num_chunks, self.last_index = self.num_chunks + 1, made.index
+        if self.num_chunks > FIRST_CHUNKS:
+            longest, size = self.workers.piece_seconds, (self.plan.width, self.plan.height)
+            longest[size] = max(seconds, longest.get(size, 0.0))
 
 
 __all__ = ["Limits", "Placement", "Pool", "PoolClosed", "PoolStream", "Recipe", "State", "WorkerFailure"]

@@ -52,7 +52,8 @@ class Job:
         self.awaited = awaited
         """Whether a caller will take the answer and thereby free the slot."""
         self.number = self.slot = -1
-        self.limit = float("inf")
+        self.begun, self.seconds, self.limit = 0.0, 0.0, float("inf")
+        """time.monotonic when it began, how long it took, and its deadline."""
         self.step = (0, 0)
         self.answers: dict[int, wire.Done | wire.Refused | wire.Stopped] = {}
         self.error: BaseException | None = None

@@ -83,6 +83,30 @@ class Prepare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodeRows:
+    """Begin to encode a prompt and, if given, a picture on rank 0, in a thread beside the streams; TakeRows returns the result."""
+
+    number: int
+    prompt: str | None
+    pixels_CHW: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeRows:
+    """The answer is Rows once they are ready, else None."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Arguments for the engine's `reference`, or the error."""
+
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listen:
     """Encode sound [N]. The answer is its features."""
 

@@ -49,6 +49,8 @@ class Workers:
         self.state = State(kind="starting", text=f"starting {load.placement.num_workers} processes")
         self.failure: WorkerFailure | None = None
         self.closing_since: float | None = None
+        self.piece_seconds: dict[tuple[int, int], float] = {}
+        """The longest piece of a chunk so far, by width and height; none before a stream of that size has made its first chunks."""
         self.error_since: float | None = None
         self.to_forget: deque[Job] = deque()
         self.segments = [Segment.create("livetalk-stop", WORD_BYTES), *(Segment.create("livetalk-slot") for _ in range(NUM_SLOTS))]
@@ -82,7 +84,11 @@ class Workers:
 
     def ask(self, command: object, *, limit_s: float, due: float = 0, on_step: OnStep | None = None) -> tuple[object, Tensor | None]:
         """Execute a command and return rank 0's value and tensor. Raises the engine's error, or WorkerFailure."""
-        return self.schedule.take(self.schedule.submit(Job(command, limit_s, due)), on_step)
+        return self.run(Job(command, limit_s, due), on_step)
+
+    def run(self, job: Job, on_step: OnStep | None = None) -> tuple[object, Tensor | None]:
+        """As `ask`; afterwards the job has its seconds."""
+        return self.schedule.take(self.schedule.submit(job), on_step)
 
     def forget(self, session: int, limit_s: float) -> None:
         """Make the workers drop a session soon. Takes no lock, so the garbage collector may call it at any time."""
@@ -204,7 +210,9 @@ class Workers:
             found = ", ".join(f"{rank} {type(answer).__name__.lower()}" for rank, answer in sorted(job.answers.items()))
             self.fail(f"the ranks disagree on {job.what}: {found}")
             return
-        self.state, self.next_idle_check = State(kind="ready"), time.monotonic() + IDLE_CHECK_S
+        now = time.monotonic()
+        job.seconds = now - job.begun
+        self.state, self.next_idle_check = State(kind="ready"), now + IDLE_CHECK_S
         match job.answers[0]:
             case wire.Done():
                 self.schedule.conclude(None)
@@ -218,7 +226,8 @@ class Workers:
         job = self.schedule.begin()
         if job is None:
             return
-        job.limit = time.monotonic() + job.limit_s
+        job.begun = time.monotonic()
+        job.limit = job.begun + job.limit_s
         order, loading = wire.Order(job=job.number, command=job.command, slot=job.slot), isinstance(job.command, wire.Load)
         if job.awaited and not loading:
             self.state = State(kind="busy", text=job.what)

@@ -215,7 +215,7 @@ def test_after_kill_9_what_was_made_plays_and_is_gone_on_from(tmp_path, portrait
         process.communicate(timeout=HANG_S)
     finally:
         process.kill()
-    assert "going on after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
+    assert "resuming after" in seen and probe_video(tmp_path / "out.mp4").frames >= frames
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -147,7 +147,7 @@ def test_a_speakervid_list_of_names_finds_the_clips_in_the_folder_given(tmp_path
     assert (found.key, found.caption, found.source) == ("clip_0", "an old man", "speakervid")
 
 
-@pytest.mark.parametrize("text, message", [("[{]", "not JSON"), ('[{"a": 1}]', "not a list of TalkVid"), ("3", "must hold a JSON list")])
+@pytest.mark.parametrize("text, message", [("[{]", "not JSON"), ('[{"a": 1}]', "neither a TalkVid list"), ("3", "must hold a JSON list")])
 def test_a_list_of_another_form_is_refused(tmp_path, text, message):
     path = tmp_path / "list.json"
     path.write_text(text)
@@ -265,7 +265,7 @@ def test_a_preset_still_to_be_trained_encodes_with_the_vae_named(tmp_path):
 
 def test_a_folder_without_videos_is_refused(tmp_path, capsys):
     assert main(["prepare", str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu"]) == 2
-    assert "no video to learn from" in capsys.readouterr().err
+    assert "there is no video in it" in capsys.readouterr().err
 
 
 def batches(count: int, **how) -> list[list[int]]:
@@ -295,7 +295,7 @@ def test_ranks_share_what_one_process_would_take():
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(ValueError, match="there are no samples"):
         BucketBatches([], batch=1, rank=0, world=1, seed=0)
 
 

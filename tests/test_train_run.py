@@ -162,7 +162,7 @@ def test_only_the_newest_checkpoints_are_kept_and_a_half_written_one_is_not_take
 
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(tmp_path):
     recipe = toy_run(toy_sft(optim=Optim(lr=float("inf"))), steps=5)
-    with pytest.raises(ValueError, match="is nan at step 2; go on from an older checkpoint"):
+    with pytest.raises(ValueError, match="is nan at step 2; resume from an older checkpoint"):
         train(toy_job(tmp_path, recipe))
 
 
@@ -184,13 +184,13 @@ def test_validation_makes_a_video_with_sound(tmp_path):
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):
     job = toy_job(tmp_path, toy_run(toy_dmd(chunks=9), steps=1))
-    with pytest.raises(ValueError, match="longest sample has 2 chunks, and 9 are needed; prepare with --chunks 9"):
+    with pytest.raises(ValueError, match="longest sample has 2 chunks, but 9 are needed; prepare with --chunks 9"):
         train(job)
     with pytest.raises(ValueError, match="needs the VAE"):
         train(replace(job, recipe=toy_run(toy_sft(), steps=1), vae=None))
-    with pytest.raises(ValueError, match="distills a model that Stage 1 made"):
+    with pytest.raises(ValueError, match="distills a Stage 1 model"):
         train(replace(job, recipe=toy_run(toy_dmd(), steps=1), dit=()))
-    with pytest.raises(FileNotFoundError, match="holds no samples"):
+    with pytest.raises(FileNotFoundError, match="has no samples"):
         open_shards(tmp_path / "nowhere", None)
 
 

@@ -40,10 +40,12 @@ from livetalk_core.presets import tiny
 from livetalk_core.train import presets, trainer
 from livetalk_core.train.checkpoint import CheckpointWriter, find_checkpoints, load_checkpoint, save_checkpoint
 from livetalk_core.train.config import Optim, Run
+from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import export_net
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import VelocityNet, blocks_of, net_state
 from livetalk_core.train.run import train
+from livetalk_core.train.sft import sft_loss
 from livetalk_core.train.shards import open_shards
 
 STAGES = {
@@ -165,6 +167,20 @@ def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor], before: dict[st
     seen = [name for name in theirs if not name.endswith(unseen)]
     moved = {name: float((theirs[name] - start[name]).abs().max()) for name in seen}
     return max(float((ours[name] - theirs[name]).abs().max()) / moved[name] for name in seen)
+
+
+def test_every_pass_of_an_update_leaves_gradients_reduced():
+    """So that accumulating does not keep the whole network's gradients on each process."""
+    reduced = []
+    with training_world(CPU):
+        learner = Learner(sharded_net(), Optim(lr=1e-3))
+
+        def loss() -> Tensor:
+            reduced.append({p.grad is not None for p in learner.net.parameters()})
+            return sft_loss(learner.net, [(toy_sample(0), Draws.of(0, len(reduced)))], toy_sft(), torch.zeros(2, 32))
+
+        learner.update([loss, loss])
+    assert reduced == [{False}, {True}]
 
 
 def test_a_checkpoint_holds_the_state_of_its_start_while_training_goes_on(tmp_path, monkeypatch):

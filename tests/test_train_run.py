@@ -39,7 +39,7 @@ from livetalk_core.parallel.train import shard, training_world
 from livetalk_core.presets import tiny
 from livetalk_core.train import presets, trainer
 from livetalk_core.train.checkpoint import CheckpointWriter, find_checkpoints, load_checkpoint, save_checkpoint
-from livetalk_core.train.config import Optim, Run
+from livetalk_core.train.config import DMD, Optim, Run
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import export_net
 from livetalk_core.train.learner import Learner
@@ -226,6 +226,14 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
 
 def full_weights(learner: Learner) -> dict[str, Tensor]:
     return {name: p.full_tensor().detach().clone() for name, p in learner.net.named_parameters()}
+
+
+@pytest.mark.parametrize("make", presets.RECIPES.values(), ids=presets.RECIPES)
+def test_the_average_of_every_recipe_starts_before_its_last_update(make):
+    """Stage 2 updates the network that is averaged at every `ratio`-th step only."""
+    recipe = make()
+    updates = -(-recipe.run.steps // (recipe.stage.ratio if isinstance(recipe.stage, DMD) else 1))
+    assert recipe.run.ema_start < updates
 
 
 def test_a_checkpoint_of_one_process_can_be_taken_up_with_its_optimizer_and_average(tmp_path):

@@ -44,12 +44,12 @@ def talk(tmp_path):
     return write_video(tmp_path / "talk.mp4", 150, sound=sound)
 
 
-def stretch_of(path, **changes) -> Segment:
+def segment_of(path, **changes) -> Segment:
     return Segment(key=path.stem, path=path, source="test", **changes)
 
 
 def cut(path, chunks=2, **changes):
-    return list(cut_clips(stretch_of(path, **changes), chunks, lambda width, height: (32, 32), lambda width, height: toy_plan(32)))
+    return list(cut_clips(segment_of(path, **changes), chunks, lambda width, height: (32, 32), lambda width, height: toy_plan(32)))
 
 
 def number_of(picture_HWC) -> int:
@@ -81,13 +81,13 @@ def test_the_sound_of_a_clip_is_the_sound_under_its_frames(talk):
 @pytest.mark.parametrize("fps", [24, 30, 50])
 def test_any_frame_rate_becomes_25_by_the_frame_on_the_screen(tmp_path, fps):
     path = write_video(tmp_path / "rate.mp4", 2 * fps, fps=fps)
-    times = [frame.time for frame in frames_at_25(stretch_of(path))]
+    times = [frame.time for frame in frames_at_25(segment_of(path))]
     assert len(times) == 50
     assert all(time - 1e-6 <= (k + 0.5) / 25 <= time + 1 / fps + 1e-6 for k, time in enumerate(times))
 
 
-def test_a_stretch_begins_and_ends_where_it_says(talk):
-    times = [frame.time for frame in frames_at_25(stretch_of(talk, start_s=1.0, end_s=3.0))]
+def test_a_segment_begins_and_ends_where_it_says(talk):
+    times = [frame.time for frame in frames_at_25(segment_of(talk, start_s=1.0, end_s=3.0))]
     assert (times[0], times[-1], len(times)) == (pytest.approx(1.0), pytest.approx(2.96), 50)
 
 
@@ -119,7 +119,7 @@ def test_broken_silent_and_short_videos_are_logged_and_skipped(talk, tmp_path, c
     assert skipped == {"quiet.mp4", "mute.mp4", "short.mp4", "half.mp4", "text.mp4", "empty.mp4"}
 
 
-def test_a_talkvid_list_finds_cut_clips_and_stretches_of_whole_videos(tmp_path, caplog):
+def test_a_talkvid_list_finds_cut_clips_and_segments_of_whole_videos(tmp_path, caplog):
     for name in ("videovideoid1-scene1", "abc123"):
         (tmp_path / f"{name}.mp4").write_bytes(b"x")
     rows = [

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_small_folder, write_wav
+from made import speech_like, write_published_folder, write_small_folder, write_wav
 from safetensors.torch import save_file
 from toys import CPU, toy_plan, toy_sample, toy_tensors, write_toy_shards
 
 from livetalk_core.cli.main import main
+from livetalk_core.engine import frozen
 from livetalk_core.engine.load import load_engine
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.media.video import VideoWriter
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import tiny
@@ -266,6 +268,51 @@ def test_a_preset_still_to_be_trained_encodes_with_the_vae_named(tmp_path):
 def test_a_folder_without_videos_is_refused(tmp_path, capsys):
     assert main(["prepare", str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu"]) == 2
     assert "there is no video in it" in capsys.readouterr().err
+
+
+def test_videos_that_all_cannot_be_used_are_an_error(tmp_path, capsys):
+    write_video(tmp_path / "mute.mp4", 60)
+    where = [str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu", "--bucket", "64"]
+    for _ in range(2):
+        assert main(["prepare", *where]) == 2, "again too"
+        assert "no clip could be made of any video" in capsys.readouterr().err
+
+
+def test_a_second_run_reads_no_video_and_draws_no_talker_whose_clips_are_there(tmp_path, capsys, monkeypatch):
+    write_video(tmp_path / "videos.mp4", 80, sound=write_wav(tmp_path / "s.wav", speech_like(3.2)), size=64)
+    common = ["--model", "tiny", "--device", "cpu", "--bucket", "64", "--chunks", "1"]
+    commands = [
+        ["prepare", str(tmp_path), str(tmp_path / "a"), *common],
+        ["prepare", "talker", str(tmp_path / "b"), "--count", "1", *common],
+    ]
+    for command in commands:
+        assert main(command) == 0
+        assert "1 clips added" in (told := capsys.readouterr().err) and "clips/s" in told
+    monkeypatch.setattr("livetalk_core.train.prepare.cut_clips", None)
+    monkeypatch.setattr("livetalk_core.train.synthetic.make_clip", None)
+    for command in commands:
+        assert main(command) == 0
+        assert "0 clips added" in capsys.readouterr().err
+
+
+def test_prepare_loads_each_encoder_once_and_no_dit(tmp_path, monkeypatch):
+    """The same rows as the whole engine gives."""
+    write_published_folder(tmp_path / "model")
+    calls = Counter()
+    for name in ("load_text", "load_image", "load_audio"):
+        real = getattr(frozen, name)
+        monkeypatch.setattr(frozen, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given))
+    engine = load_engine(tmp_path / "model", "cpu")
+    for path in (tmp_path / "model").glob("diffusion_pytorch_model*"):
+        path.unlink()
+    networks = frozen.load_frozen(EngineOptions(model=str(tmp_path / "model"), device="cpu"))
+    (clip,) = talker_clips([3], 33, 64)
+    pixels_CHW = clip.reference_HWC.permute(2, 0, 1) / 127.5 - 1
+    for prompt in ("a", "b"):
+        assert torch.equal(networks.text(prompt), engine.text_rows(prompt))
+        assert torch.equal(networks.image(pixels_CHW), engine.image_rows(pixels_CHW))
+    assert torch.equal(networks.audio(clip.sound_N), engine.encode_audio(clip.sound_N))
+    assert calls == {"load_text": 1, "load_image": 1, "load_audio": 1}
 
 
 def batches(count: int, **how) -> list[list[int]]:

@@ -325,7 +325,7 @@ def test_the_whole_way_from_drawn_people_to_a_talking_video(tmp_path, published,
     engine = load_engine(published)
     assert load_file(exported).keys() == engine.models.dit.state_dict().keys()
     film = str(tmp_path / "film.mp4")
-    size = ["--size", "64x64", "--device", "cpu"]
+    size = ["--size", "64x64", "--device", "cpu", "--any-size"]
     assert main(["generate", str(portrait), str(speech), film, "--model", str(published), "--dit", str(exported), *size]) == 0
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from livetalk_core.engine.engine import Engine
     from livetalk_core.pool.pool import Pool
 
-__all__ = ["EngineOptions", "open_engine", "open_frozen", "open_pool"]
+__all__ = ["EngineOptions", "open_engine", "open_pool"]
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,3 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
     pool = Pool(place, Recipe(options=replace(options, device=device)))
     pool.start()
     return pool
-
-
-def open_frozen(options: EngineOptions) -> Engine:
-    """The engine whose frozen networks encode training data. A preset with a VAE file uses that VAE and needs no other weights."""
-    import torch
-
-    from livetalk_core.engine.load import build_random, choose_device, load_member
-    from livetalk_core.models.weights import load_vae, read_tensors
-    from livetalk_core.presets import BY_NAME
-
-    if options.model not in BY_NAME or options.vae is None:
-        return load_member(None, options)
-    engine = build_random(BY_NAME[options.model](), choose_device(options.device), options.torch_dtype or torch.float32)
-    engine.models = replace(engine.models, vae=load_vae(read_tensors([options.vae]), dtype=engine.dtype, device=engine.device))
-    return engine

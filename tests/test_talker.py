@@ -233,7 +233,7 @@ def test_the_same_words_give_the_same_samples():
 
 @needs_espeak
 def test_an_unknown_voice_is_refused_by_name():
-    with pytest.raises(ValueError, match="voice='martian' is not one of espeak-ng's"):
+    with pytest.raises(ValueError, match="voice='martian' is not a voice of espeak-ng"):
         speak([Utterance(text="hello", voice="martian")])
 
 

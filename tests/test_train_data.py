@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_small_folder, write_wav
+from made import speech_like, write_published_folder, write_small_folder, write_wav
 from safetensors.torch import save_file
 from toys import CPU, toy_plan, toy_sample, toy_tensors, write_toy_shards
 
 from livetalk_core.cli.main import main
+from livetalk_core.engine import frozen
 from livetalk_core.engine.load import load_engine
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.media.video import VideoWriter
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.presets import tiny
@@ -44,12 +46,12 @@ def talk(tmp_path):
     return write_video(tmp_path / "talk.mp4", 150, sound=sound)
 
 
-def stretch_of(path, **changes) -> Segment:
+def segment_of(path, **changes) -> Segment:
     return Segment(key=path.stem, path=path, source="test", **changes)
 
 
 def cut(path, chunks=2, **changes):
-    return list(cut_clips(stretch_of(path, **changes), chunks, lambda width, height: (32, 32), lambda width, height: toy_plan(32)))
+    return list(cut_clips(segment_of(path, **changes), chunks, lambda width, height: (32, 32), lambda width, height: toy_plan(32)))
 
 
 def number_of(picture_HWC) -> int:
@@ -81,13 +83,13 @@ def test_the_sound_of_a_clip_is_the_sound_under_its_frames(talk):
 @pytest.mark.parametrize("fps", [24, 30, 50])
 def test_any_frame_rate_becomes_25_by_the_frame_on_the_screen(tmp_path, fps):
     path = write_video(tmp_path / "rate.mp4", 2 * fps, fps=fps)
-    times = [frame.time for frame in frames_at_25(stretch_of(path))]
+    times = [frame.time for frame in frames_at_25(segment_of(path))]
     assert len(times) == 50
     assert all(time - 1e-6 <= (k + 0.5) / 25 <= time + 1 / fps + 1e-6 for k, time in enumerate(times))
 
 
-def test_a_stretch_begins_and_ends_where_it_says(talk):
-    times = [frame.time for frame in frames_at_25(stretch_of(talk, start_s=1.0, end_s=3.0))]
+def test_a_segment_begins_and_ends_where_it_says(talk):
+    times = [frame.time for frame in frames_at_25(segment_of(talk, start_s=1.0, end_s=3.0))]
     assert (times[0], times[-1], len(times)) == (pytest.approx(1.0), pytest.approx(2.96), 50)
 
 
@@ -119,7 +121,7 @@ def test_broken_silent_and_short_videos_are_logged_and_skipped(talk, tmp_path, c
     assert skipped == {"quiet.mp4", "mute.mp4", "short.mp4", "half.mp4", "text.mp4", "empty.mp4"}
 
 
-def test_a_talkvid_list_finds_cut_clips_and_stretches_of_whole_videos(tmp_path, caplog):
+def test_a_talkvid_list_finds_cut_clips_and_segments_of_whole_videos(tmp_path, caplog):
     for name in ("videovideoid1-scene1", "abc123"):
         (tmp_path / f"{name}.mp4").write_bytes(b"x")
     rows = [
@@ -147,7 +149,7 @@ def test_a_speakervid_list_of_names_finds_the_clips_in_the_folder_given(tmp_path
     assert (found.key, found.caption, found.source) == ("clip_0", "an old man", "speakervid")
 
 
-@pytest.mark.parametrize("text, message", [("[{]", "not JSON"), ('[{"a": 1}]', "not a list of TalkVid"), ("3", "must hold a JSON list")])
+@pytest.mark.parametrize("text, message", [("[{]", "not JSON"), ('[{"a": 1}]', "neither a TalkVid list"), ("3", "must hold a JSON list")])
 def test_a_list_of_another_form_is_refused(tmp_path, text, message):
     path = tmp_path / "list.json"
     path.write_text(text)
@@ -265,7 +267,52 @@ def test_a_preset_still_to_be_trained_encodes_with_the_vae_named(tmp_path):
 
 def test_a_folder_without_videos_is_refused(tmp_path, capsys):
     assert main(["prepare", str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu"]) == 2
-    assert "no video to learn from" in capsys.readouterr().err
+    assert "there is no video in it" in capsys.readouterr().err
+
+
+def test_videos_that_all_cannot_be_used_are_an_error(tmp_path, capsys):
+    write_video(tmp_path / "mute.mp4", 60)
+    where = [str(tmp_path), str(tmp_path / "shards"), "--model", "tiny", "--device", "cpu", "--bucket", "64"]
+    for _ in range(2):
+        assert main(["prepare", *where]) == 2, "again too"
+        assert "no clip could be made of any video" in capsys.readouterr().err
+
+
+def test_a_second_run_reads_no_video_and_draws_no_talker_whose_clips_are_there(tmp_path, capsys, monkeypatch):
+    write_video(tmp_path / "videos.mp4", 80, sound=write_wav(tmp_path / "s.wav", speech_like(3.2)), size=64)
+    common = ["--model", "tiny", "--device", "cpu", "--bucket", "64", "--chunks", "1"]
+    commands = [
+        ["prepare", str(tmp_path), str(tmp_path / "a"), *common],
+        ["prepare", "talker", str(tmp_path / "b"), "--count", "1", *common],
+    ]
+    for command in commands:
+        assert main(command) == 0
+        assert "1 clips added" in (told := capsys.readouterr().err) and "clips/s" in told
+    monkeypatch.setattr("livetalk_core.train.prepare.cut_clips", None)
+    monkeypatch.setattr("livetalk_core.train.synthetic.make_clip", None)
+    for command in commands:
+        assert main(command) == 0
+        assert "0 clips added" in capsys.readouterr().err
+
+
+def test_prepare_loads_each_encoder_once_and_no_dit(tmp_path, monkeypatch):
+    """The same rows as the whole engine gives."""
+    write_published_folder(tmp_path / "model")
+    calls = Counter()
+    for name in ("load_text", "load_image", "load_audio"):
+        real = getattr(frozen, name)
+        monkeypatch.setattr(frozen, name, lambda *given, name=name, real=real: calls.update([name]) or real(*given))
+    engine = load_engine(tmp_path / "model", "cpu")
+    for path in (tmp_path / "model").glob("diffusion_pytorch_model*"):
+        path.unlink()
+    networks = frozen.load_frozen(EngineOptions(model=str(tmp_path / "model"), device="cpu"))
+    (clip,) = talker_clips([3], 33, 64)
+    pixels_CHW = clip.reference_HWC.permute(2, 0, 1) / 127.5 - 1
+    for prompt in ("a", "b"):
+        assert torch.equal(networks.text(prompt), engine.text_rows(prompt))
+        assert torch.equal(networks.image(pixels_CHW), engine.image_rows(pixels_CHW))
+    assert torch.equal(networks.audio(clip.sound_N), engine.encode_audio(clip.sound_N))
+    assert calls == {"load_text": 1, "load_image": 1, "load_audio": 1}
 
 
 def batches(count: int, **how) -> list[list[int]]:
@@ -295,7 +342,7 @@ def test_ranks_share_what_one_process_would_take():
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(ValueError, match="there are no samples"):
         BucketBatches([], batch=1, rank=0, world=1, seed=0)
 
 

@@ -104,13 +104,13 @@ def test_the_share_of_errors_is_the_recipes_and_they_take_the_noises_place(tmp_p
 def test_errors_that_do_not_fit_are_refused(tmp_path):
     film = write_film_and_error(tmp_path)
     stage = TokenizerStage(Tokenizer(optim=Optim(lr=1e-3), frames=5, size=16, errors=1.0), type("L", (), {"net": None})())
-    with pytest.raises(ValueError, match="frames=5 must be 9, since the DiT's errors are of chunks of 9 frames"):
+    with pytest.raises(ValueError, match="frames=5 must be 9, because the DiT's errors are of chunks of 9 frames"):
         stage.cut(film, Draws.of("any"))
     with pytest.raises(ValueError, match="errors=1.5 must be 0 to 1"):
         Tokenizer(optim=Optim(lr=1e-3), errors=1.5)
     films = write_toy_films(tmp_path / "more", 2)
     assert [path.name for path in FilmSet(films, tmp_path / "errors").paths] == ["toy-0.safetensors"], "the other has no errors"
-    with pytest.raises(FileNotFoundError, match="has no errors of any film in .*, such as toy-0.safetensors; livetalk train nano makes"):
+    with pytest.raises(FileNotFoundError, match="has no error file for a film in .*, such as toy-0.safetensors; livetalk train nano makes"):
         FilmSet(films, tmp_path / "none")
     recipe = replace(toy_run(replace(stage.config, frames=9), 1), model=replace(toy_preset(), vae=VAE))
     with pytest.raises(ValueError, match="toy learns from a DiT's errors; name their folder with --errors"):

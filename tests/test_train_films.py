@@ -57,7 +57,9 @@ def test_the_whole_film_can_be_cut(films):
 
 @pytest.mark.parametrize("frames, size", [(25, 16), (5, 64)])
 def test_more_than_a_film_has_is_refused_with_what_it_has(films, frames, size):
-    with pytest.raises(ValueError, match=f"toy-0.safetensors has 21 frames of 48x48, too few for cuts of {frames} frames of {size}x{size}"):
+    with pytest.raises(
+        ValueError, match=f"toy-0.safetensors has 21 frames of 48x48, too few for crops of {frames} frames of {size}x{size}"
+    ):
         films[0].cut(Draws.of("more"), frames, size)
 
 

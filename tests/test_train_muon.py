@@ -54,5 +54,5 @@ def test_singular_values_come_near_one_and_zero_stays_zero():
 
 
 def test_what_is_no_matrix_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(3,\) is none; leave it to AdamW"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) is not one; leave it to AdamW"):
         Muon([torch.nn.Parameter(torch.zeros(3))])

@@ -5,15 +5,30 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import made
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch import Tensor
-from toys import CPU, SMALL_DIT, sharded_net, toy_dmd, toy_job, toy_preset, toy_run, toy_sft, toy_state, toy_vae_state, write_toy_shards
+from toys import (
+    CPU,
+    SMALL_DIT,
+    sharded_net,
+    toy_dmd,
+    toy_job,
+    toy_preset,
+    toy_run,
+    toy_sample,
+    toy_sft,
+    toy_state,
+    toy_vae_state,
+    write_toy_shards,
+)
 from two_processes import main as run_both
 from two_processes import turn
 
@@ -23,12 +38,14 @@ from livetalk_core.engine.load import load_engine
 from livetalk_core.parallel.train import shard, training_world
 from livetalk_core.presets import tiny
 from livetalk_core.train import presets, trainer
-from livetalk_core.train.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
-from livetalk_core.train.config import Optim, Run
+from livetalk_core.train.checkpoint import CheckpointWriter, find_checkpoints, load_checkpoint, save_checkpoint
+from livetalk_core.train.config import DMD, Optim, Run
+from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import export_net
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import VelocityNet, blocks_of, net_state
 from livetalk_core.train.run import train
+from livetalk_core.train.sft import sft_loss
 from livetalk_core.train.shards import open_shards
 
 STAGES = {
@@ -116,6 +133,22 @@ def test_two_processes_and_their_loaders_save_and_stop_at_a_signal(tmp_path):
     assert train(toy_job(tmp_path, toy_run(toy_sft(), steps=step + 1))) is not None
 
 
+def test_processes_agree_on_the_checkpoint_and_refuse_a_folder_that_they_do_not_share(tmp_path):
+    (tmp_path / "checkpoints/step-00000003").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-00000003/.metadata").touch()
+    process = start_two(tmp_path, "disagree")
+    try:
+        _, errors = process.communicate(timeout=150)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, errors[-3000:]
+    for rank in (0, 1):
+        told, newest = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert "is not the folder of the first process; give a folder on a disk that all share" in told
+        assert newest == "step-00000003", "rank 1 sees no checkpoint itself"
+    assert not list(tmp_path.glob("disk-*/.shared*"))
+
+
 def start_two(folder: Path, *how: str) -> subprocess.Popen:
     """Two gloo processes under torchrun."""
     here = Path(__file__).parent
@@ -134,6 +167,73 @@ def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor], before: dict[st
     seen = [name for name in theirs if not name.endswith(unseen)]
     moved = {name: float((theirs[name] - start[name]).abs().max()) for name in seen}
     return max(float((ours[name] - theirs[name]).abs().max()) / moved[name] for name in seen)
+
+
+def test_every_pass_of_an_update_leaves_gradients_reduced():
+    """So that accumulating does not keep the whole network's gradients on each process."""
+    reduced = []
+    with training_world(CPU):
+        learner = Learner(sharded_net(), Optim(lr=1e-3))
+
+        def loss() -> Tensor:
+            reduced.append({p.grad is not None for p in learner.net.parameters()})
+            return sft_loss(learner.net, [(toy_sample(0), Draws.of(0, len(reduced)))], toy_sft(), torch.zeros(2, 32))
+
+        learner.update([loss, loss])
+    assert reduced == [{False}, {True}]
+
+
+def test_a_checkpoint_holds_the_state_of_its_start_while_training_goes_on(tmp_path, monkeypatch):
+    go, write = threading.Event(), dcp.FileSystemWriter.write_data
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", lambda *given: go.wait() and write(*given))
+    with training_world(CPU):
+        learner = Learner(sharded_net(0), Optim(lr=1e-1), ema_decay=0.5)
+        writer, before = CheckpointWriter(tmp_path, keep=2), full_weights(learner)
+        writer.start(1, {"net": learner})
+        learner.update([lambda: sum(p.full_tensor().square().sum() for p in learner.net.parameters())])
+        assert not writer.is_written() and not find_checkpoints(tmp_path), "it is not written yet"
+        go.set()
+        writer.finish()
+        after = full_weights(learner)
+        assert load_checkpoint(tmp_path / "step-00000001", {"net": learner}) == 1
+        assert all(torch.equal(full_weights(learner)[name], before[name]) for name in before)
+        assert not all(torch.equal(after[name], before[name]) for name in before), "the control"
+
+
+def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_older_checkpoints(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with training_world(CPU):
+        learner = Learner(sharded_net(), Optim(lr=1e-3))
+        save_checkpoint(tmp_path, 1, {"net": learner}, keep=1)
+        monkeypatch.setattr(dcp.FileSystemWriter, "write_data", full)
+        with pytest.raises(
+            ValueError, match="step-00000002 could not be written .*No space left on device.*make room or set keep lower"
+        ) as caught:
+            save_checkpoint(tmp_path, 2, {"net": learner}, keep=1)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / ".step-00000009.part").mkdir()
+    (tmp_path / ".step-00000009.part" / "__0_0.distcp").write_bytes(b"half")
+    with training_world(CPU):
+        CheckpointWriter(tmp_path, keep=2)
+    assert not list(tmp_path.iterdir())
+
+
+def full_weights(learner: Learner) -> dict[str, Tensor]:
+    return {name: p.full_tensor().detach().clone() for name, p in learner.net.named_parameters()}
+
+
+@pytest.mark.parametrize("make", presets.RECIPES.values(), ids=presets.RECIPES)
+def test_the_average_of_every_recipe_starts_before_its_last_update(make):
+    """Stage 2 updates the network that is averaged at every `ratio`-th step only."""
+    recipe = make()
+    updates = -(-recipe.run.steps // (recipe.stage.ratio if isinstance(recipe.stage, DMD) else 1))
+    assert recipe.run.ema_start < updates
 
 
 def test_a_checkpoint_of_one_process_can_be_taken_up_with_its_optimizer_and_average(tmp_path):
@@ -162,7 +262,7 @@ def test_only_the_newest_checkpoints_are_kept_and_a_half_written_one_is_not_take
 
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(tmp_path):
     recipe = toy_run(toy_sft(optim=Optim(lr=float("inf"))), steps=5)
-    with pytest.raises(ValueError, match="is nan at step 2; go on from an older checkpoint"):
+    with pytest.raises(ValueError, match="is nan at step 2; resume from an older checkpoint"):
         train(toy_job(tmp_path, recipe))
 
 
@@ -184,13 +284,13 @@ def test_validation_makes_a_video_with_sound(tmp_path):
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):
     job = toy_job(tmp_path, toy_run(toy_dmd(chunks=9), steps=1))
-    with pytest.raises(ValueError, match="longest sample has 2 chunks, and 9 are needed; prepare with --chunks 9"):
+    with pytest.raises(ValueError, match="longest sample has 2 chunks, but 9 are needed; prepare with --chunks 9"):
         train(job)
     with pytest.raises(ValueError, match="needs the VAE"):
         train(replace(job, recipe=toy_run(toy_sft(), steps=1), vae=None))
-    with pytest.raises(ValueError, match="distills a model that Stage 1 made"):
+    with pytest.raises(ValueError, match="distills a Stage 1 model"):
         train(replace(job, recipe=toy_run(toy_dmd(), steps=1), dit=()))
-    with pytest.raises(FileNotFoundError, match="holds no samples"):
+    with pytest.raises(FileNotFoundError, match="has no samples"):
         open_shards(tmp_path / "nowhere", None)
 
 
@@ -225,7 +325,7 @@ def test_the_whole_way_from_drawn_people_to_a_talking_video(tmp_path, published,
     engine = load_engine(published)
     assert load_file(exported).keys() == engine.models.dit.state_dict().keys()
     film = str(tmp_path / "film.mp4")
-    size = ["--size", "64x64", "--device", "cpu"]
+    size = ["--size", "64x64", "--device", "cpu", "--any-size"]
     assert main(["generate", str(portrait), str(speech), film, "--model", str(published), "--dit", str(exported), *size]) == 0
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 from toys import sharded_net, sharded_vae, toy_dmd, toy_job, toy_run, toy_sft
 
 from livetalk_core.cli.end import leave
 from livetalk_core.parallel.train import is_first, training_world
+from livetalk_core.train import checkpoint
 from livetalk_core.train.config import Optim
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.run import train
@@ -40,9 +43,26 @@ def turned(learner: Learner) -> dict[str, Tensor]:
     return {name.removeprefix("dit."): p.full_tensor().detach().clone() for name, p in learning}
 
 
+def disagree(folder: Path) -> None:
+    """Writes what each process is told of a folder that they do not share, and the checkpoint it resumes from if its listing is stale."""
+    rank = dist.get_rank()
+    try:
+        checkpoint.check_shared(folder / f"disk-{rank}")
+        told = ""
+    except ValueError as error:
+        told = str(error)
+    checkpoint.check_shared(folder / "disk-0")
+    if rank:
+        checkpoint.find_checkpoints = lambda folder: []
+    newest = checkpoint.newest_checkpoint(folder / "checkpoints")
+    (folder / f"rank-{rank}.json").write_text(json.dumps([told, newest and newest.name]))
+
+
 if __name__ == "__main__":
     with training_world(torch.device("cpu")):
-        if sys.argv[2:] == ["endless"]:
+        if sys.argv[2:] == ["disagree"]:
+            disagree(Path(sys.argv[1]))
+        elif sys.argv[2:] == ["endless"]:
             train(toy_job(Path(sys.argv[1]), toy_run(STAGES["sft"], steps=100_000, workers=1)))
         else:
             for name in STAGES:

@@ -153,10 +153,10 @@ def run_parity(options: argparse.Namespace) -> int:
 
 def run_prepare(options: argparse.Namespace) -> int:
     from livetalk_core.cli import train as training
-    from livetalk_core.open import open_frozen
+    from livetalk_core.engine.frozen import load_frozen
     from livetalk_core.sizes import choose_size
 
-    return training.run_prepare(options, open_frozen(engine_options(options)), choose_size)
+    return training.run_prepare(options, load_frozen(engine_options(options)), choose_size)
 
 
 def run_doctor(options: argparse.Namespace) -> int:

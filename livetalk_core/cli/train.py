@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from livetalk_core.engine.frozen import FrozenNetworks
+    from livetalk_core.presets import Preset
     from livetalk_core.train.config import Recipe
+    from livetalk_core.train.prepare import Tally
+    from livetalk_core.train.sample import Clip
+    from livetalk_core.train.shards import ShardWriter
 
 
 def add_prepare(sub: argparse.ArgumentParser) -> None:
@@ -109,37 +116,58 @@ def set_field(config: object, name: str, value: str):
     return replace(config, **{first: parsed})
 
 
-def run_prepare(options: argparse.Namespace, engine, choose) -> int:
-    """Encode a source into shards. `engine` has the frozen networks; `choose`: (width, height, bucket) -> size in the bucket."""
-    from livetalk_core.train.manifest import VIDEOS, find_segments
-    from livetalk_core.train.prepare import NEGATIVE_PROMPT, prepare, usable_clips
+def run_prepare(options: argparse.Namespace, networks: FrozenNetworks, choose) -> int:
+    """Encode a source into shards; `choose`: (width, height, bucket) -> size in the bucket."""
+    from livetalk_core.train.prepare import NEGATIVE_PROMPT, encode_clips
     from livetalk_core.train.sample import Encoders
+    from livetalk_core.train.shards import ShardWriter
 
     part, parts = parse_part(options.part)
-    bucket = options.bucket or engine.preset.bucket
+    encoders = Encoders(
+        vae=networks.vae,
+        audio=networks.audio,
+        text=networks.text,
+        image=networks.image,
+        plan=networks.preset.plan,
+        dit=networks.preset.dit,
+    )
+    negative, start = NEGATIVE_PROMPT if options.negative is None else options.negative, time.perf_counter()
+
+    def rate(tally: Tally) -> str:
+        return f"{tally.added} clips added, {tally.added / (time.perf_counter() - start):.3g} clips/s"
+
+    def tell(tally: Tally) -> None:
+        if tally.added % 100 == 0:
+            print(rate(tally), file=sys.stderr, flush=True)
+
+    with ShardWriter(options.out, f"{part:03d}") as writer:
+        clips, must_give = clips_of(options, part, parts, networks.preset, choose, writer)
+        tally = encode_clips(clips, encoders, writer, networks.device, source=options.source, negative=negative, tell=tell)
+    if must_give and not tally.added + tally.known:
+        raise ValueError(f"{options.source}: no clip could be made of any video; the lines above give the reason for each")
+    print(f"{options.out}: {rate(tally)}", file=sys.stderr)
+    return 0
+
+
+def clips_of(
+    options: argparse.Namespace, part: int, parts: int, preset: Preset, choose, writer: ShardWriter
+) -> tuple[Iterator[Clip], bool]:
+    """(clips of this part of the source that are not in the shards, whether it is an error if there are none)."""
+    from livetalk_core.train.manifest import VIDEOS, find_segments
+    from livetalk_core.train.prepare import done_key, usable_clips
+
+    bucket = options.bucket or preset.bucket
     if options.source == "talker":
         from livetalk_core.train.synthetic import talker_clips
 
         size = choose(1, 1, bucket)
-        clips = talker_clips(range(part, options.count, parts), 5 + 28 * options.chunks, size[0], options.split)
-    else:
-        segments = list(find_segments(Path(options.source), options.videos))
-        if not segments:
-            raise ValueError(f"{options.source}: there is no video in it ({', '.join(VIDEOS)}); give a folder of talking videos")
-        clips = usable_clips(segments[part::parts], options.chunks, lambda width, height: choose(width, height, bucket), engine.plan)
-    models = engine.models
-    encoders = Encoders(
-        vae=models.vae,
-        audio=engine.encode_audio,
-        text=engine.text_rows,
-        image=engine.image_rows,
-        plan=engine.plan,
-        dit=engine.preset.dit,
-    )
-    negative = NEGATIVE_PROMPT if options.negative is None else options.negative
-    added = prepare(clips, encoders, options.out, engine.device, source=options.source, negative=negative, part=f"{part:03d}")
-    print(f"{options.out}: {added} clips added", file=sys.stderr)
-    return 0
+        return talker_clips(range(part, options.count, parts), 5 + 28 * options.chunks, size[0], options.split, writer.known), False
+    segments = list(find_segments(Path(options.source), options.videos))
+    if not segments:
+        raise ValueError(f"{options.source}: there is no video in it ({', '.join(VIDEOS)}); give a folder of talking videos")
+    share = segments[part::parts]
+    clips = usable_clips(share, options.chunks, lambda width, height: choose(width, height, bucket), preset.plan, writer)
+    return clips, bool(share) and not any(done_key(segment, options.chunks) in writer.done for segment in share)
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -86,12 +86,5 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value / dist.get_world_size()
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any process; all processes get the same answer."""
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value)
-
-
 def is_first() -> bool:
     return dist.get_rank() == 0

@@ -54,7 +54,8 @@ class Run:
     ema_decay: float = 0.0
     """0 keeps no EMA weights."""
     ema_start: int = 0
-    """The EMA starts after this many updates of the network; until then it equals the weights."""
+    """The EMA starts after this many updates of its network; until then it equals the weights. Stage 2 updates the generator every
+    `ratio` steps only."""
     save_every: int = 100
     keep: int = 2
     """Checkpoints to keep; older ones are deleted."""

@@ -6,28 +6,27 @@ Frames are decoded and resized one by one, so memory holds one clip and its surr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
-from pathlib import Path
+from itertools import chain, count
 
 import numpy as np
 import torch
+from av import time_base as TIME_BASE
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from PIL import Image
 from torch import Tensor
 
-from livetalk_core.media.audio import read_audio
 from livetalk_core.media.image import crop_cover
 from livetalk_core.media.video import EXACT, FULL, decode_frames, open_video
 from livetalk_core.plan import StreamPlan
 from livetalk_core.train.draws import Draws
-from livetalk_core.train.manifest import Segment
+from livetalk_core.train.manifest import Box, Segment
 from livetalk_core.train.sample import Clip
+from livetalk_core.train.sound import AROUND_S, PREROLL_S, read_sound
 
 FPS, SAMPLES_PER_FRAME = StreamPlan.fps, StreamPlan.sample_rate // StreamPlan.fps
 REFERENCE_REACH = 33
 """The reference is up to this many frames outside its clip: farther away the person may look different, inside its pose is copied."""
-AROUND_S = 2
-"""Seconds of sound kept on either side of a clip, for the audio encoder."""
 SILENT_RMS = 1e-3
 
 Choose = Callable[[int, int], tuple[int, int]]
@@ -36,7 +35,7 @@ Choose = Callable[[int, int], tuple[int, int]]
 
 def cut_clips(segment: Segment, chunks: int, choose: Choose, plan_of: Callable[[int, int], StreamPlan], seed: int = 0) -> Iterator[Clip]:
     """The clips of a segment, each up to `chunks` chunks long. ValueError for a file that is broken, too short, or silent."""
-    plan = plan_of(*choose(*video_size(segment.path)))
+    plan = plan_of(*choose(*picture_size(segment)))
     sound_N = read_sound(segment)
     longest, made = plan.motion_frames + chunks * plan.new_frames, 0
     for first, frames in cut_runs(resized_frames(segment, plan.width, plan.height), longest + 2 * REFERENCE_REACH):
@@ -90,12 +89,12 @@ def cut_runs(frames: Iterator[np.ndarray], length: int) -> Iterator[tuple[int, l
 
 
 def resized_frames(segment: Segment, width: int, height: int) -> Iterator[np.ndarray]:
-    """Frames uint8 [H, W, 3] at 25 a second, scaled and cropped to the size."""
+    """Frames uint8 [H, W, 3] at 25 a second: the segment's box, scaled and cropped to the size."""
     last, shown = None, None
     for moment in frames_at_25(segment):
         if moment is not last:
             rgb = moment.reformat(format="rgb24", dst_color_range=FULL, interpolation=EXACT).to_ndarray()
-            picture_CHW = crop_cover(Image.fromarray(rgb), width, height)
+            picture_CHW = crop_cover(Image.fromarray(rgb).crop(pixels_of(segment.box, *rgb.shape[1::-1])), width, height)
             shown = ((picture_CHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
             last = moment
         yield shown
@@ -104,10 +103,9 @@ def resized_frames(segment: Segment, width: int, height: int) -> Iterator[np.nda
 def frames_at_25(segment: Segment) -> Iterator[VideoFrame]:
     """For each 25th of a second, the file's frame shown at its middle."""
     with open_video(segment.path) as container:
-        start = None
+        start, frames = frames_before(segment, container)
         number, before, duration = 0, None, 1 / float(container.streams.video[0].average_rate or FPS)
-        for frame in decode_frames(Path(segment.path), container):
-            start = frame.time if start is None else start
+        for frame in frames:
             at = frame.time - start - segment.start_s
             while before is not None and (number + 0.5) / FPS < at and not is_over(segment, number):
                 yield before
@@ -121,26 +119,38 @@ def frames_at_25(segment: Segment) -> Iterator[VideoFrame]:
             number += 1
 
 
+def frames_before(segment: Segment, container: InputContainer) -> tuple[float, Iterator[VideoFrame]]:
+    """(time of the file's first frame, frames from a key frame before the segment on). ValueError for a file without frames."""
+    frames = decode_frames(segment.path, container)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{segment.path}: has no frames that can be decoded; copy or export the file again")
+    if segment.start_s <= 2 * PREROLL_S:
+        return first.time, chain([first], frames)
+    frames.close()
+    for from_s in (segment.start_s - PREROLL_S, 0.0):
+        container.seek(round((first.time + from_s) * TIME_BASE))
+        frames = decode_frames(segment.path, container)
+        frame = next(frames, None)
+        if frame is not None and frame.time - first.time <= segment.start_s:
+            return first.time, chain([frame], frames)
+    raise ValueError(f"{segment.path}: has no frame before {segment.start_s} s; copy or export the file again")
+
+
 def is_over(segment: Segment, number: int) -> bool:
     return segment.end_s is not None and segment.start_s + (number + 1) / FPS > segment.end_s + 1e-6
 
 
-def video_size(path: Path) -> tuple[int, int]:
-    with open_video(path) as container:
-        return container.streams.video[0].width, container.streams.video[0].height
+def picture_size(segment: Segment) -> tuple[int, int]:
+    """(width, height) of the segment's box in pixels."""
+    with open_video(segment.path) as container:
+        left, top, right, bottom = pixels_of(segment.box, container.streams.video[0].width, container.streams.video[0].height)
+    return right - left, bottom - top
 
 
-def read_sound(segment: Segment) -> np.ndarray:
-    """The segment's sound, mono float32 16 kHz, and AROUND_S more."""
-    blocks, skip = [], round(segment.start_s * FPS) * SAMPLES_PER_FRAME
-    want = None if segment.end_s is None else round((segment.end_s + AROUND_S) * FPS) * SAMPLES_PER_FRAME
-    have = 0
-    for block in read_audio(segment.path):
-        have += len(block)
-        blocks.append(block)
-        if want is not None and have >= want:
-            break
-    return np.concatenate(blocks)[skip:want]
+def pixels_of(box: Box, width: int, height: int) -> Box:
+    """(left, top, right, bottom) of a box as fractions of the picture -> in pixels."""
+    return tuple(round(part * side) for part, side in zip(box, (width, height, width, height), strict=True))
 
 
 def is_audible(clip: Clip, length: int) -> bool:

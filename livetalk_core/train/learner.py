@@ -29,12 +29,14 @@ class Learner:
         self.updates = 0
 
     def update(self, losses: Sequence[Callable[[], Tensor]]) -> tuple[Tensor, Tensor]:
-        """One update on the mean of the losses, each with its own backward pass; returns (mean over all processes, gradient norm)."""
+        """One update on the mean of the losses, each with its own backward pass; returns (mean over all processes, gradient norm).
+
+        Each pass reduces its gradients, so a process never holds those of the whole network.
+        """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         total = torch.zeros(())
-        for i, compute in enumerate(losses):
-            self.net.set_requires_gradient_sync(i == len(losses) - 1)
+        for compute in losses:
             loss = compute() / len(losses)
             loss.backward()
             total = total.to(loss.device) + loss.detach()

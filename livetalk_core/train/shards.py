@@ -46,6 +46,9 @@ class ShardWriter:
         self.folder, self.part, self.max_bytes = folder, part, max_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self.known = {entry.key for entry in read_index(folder)}
+        self.done = read_done(folder)
+        """Sources whose clips are all in the index."""
+        self.finished: list[str] = []
         self.number = len(list(folder.glob(f"{part}-*.tar")))
         self.waiting: list[Entry] = []
         self.tar: tarfile.TarFile | None = None
@@ -66,10 +69,21 @@ class ShardWriter:
         if self.tar.offset >= self.max_bytes:
             self.close()
 
+    def finish(self, source: str) -> None:
+        """Note that all clips of a source have been added, so that a later run need not read it."""
+        self.finished.append(source)
+
     def close(self) -> None:
         """Finish the current shard."""
-        if self.tar is None:
-            return
+        if self.tar is not None:
+            self.close_tar()
+        if self.finished:
+            with (self.folder / f"done-{self.part}.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(source) + "\n" for source in self.finished)
+            self.done |= set(self.finished)
+            self.finished = []
+
+    def close_tar(self) -> None:
         self.tar.close()
         os.replace(self.hidden, self.folder / self.name)
         with (self.folder / f"index-{self.part}.jsonl").open("a", encoding="utf-8") as file:
@@ -140,6 +154,11 @@ def read_index(folder: Path) -> list[Entry]:
     """The entries of all index files, in order of file names."""
     lines = [line for path in sorted(folder.glob("index-*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
     return [Entry(**json.loads(line)) for line in lines]
+
+
+def read_done(folder: Path) -> set[str]:
+    """The sources whose clips are all in the index."""
+    return {json.loads(line) for path in folder.glob("done-*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()}
 
 
 def read_member(folder: Path, entry: Entry) -> dict[str, Tensor]:

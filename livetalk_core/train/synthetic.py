@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,12 +23,16 @@ MOUTH_BOX = (62.0, 42.0, 62.0)
 """Area around the mouth, design units: half the width, reach up, reach down."""
 
 
-def talker_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train") -> Iterator[Clip]:
-    """One square clip of `frames` frames for each seed."""
+def talker_clips(
+    seeds: Sequence[int], frames: int, size: int, split: str = "train", known: Collection[str] = frozenset()
+) -> Iterator[Clip]:
+    """One square clip of `frames` frames for each seed; clips whose keys are `known` are not drawn."""
     for seed in seeds:
+        if talker_key(split, seed) in known:
+            continue
         made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
         yield Clip(
-            key=f"talker-{split}-{seed}",
+            key=talker_key(split, seed),
             frames_THWC=torch.from_numpy(made.frames_THWC[AROUND_FRAMES:-AROUND_FRAMES]),
             sound_N=torch.from_numpy(made.samples_N),
             lead=AROUND_FRAMES,
@@ -36,6 +40,10 @@ def talker_clips(seeds: Sequence[int], frames: int, size: int, split: str = "tra
             caption=CAPTION,
             mouth_HW=mouth_mask(made.identity, made.poses[AROUND_FRAMES:-AROUND_FRAMES], size),
         )
+
+
+def talker_key(split: str, seed: int) -> str:
+    return f"talker-{split}-{seed}"
 
 
 def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from livetalk_core.parallel.train import any_rank, is_first
+from livetalk_core.parallel.train import is_first
 from livetalk_core.train.buckets import BucketBatches
-from livetalk_core.train.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from livetalk_core.train.checkpoint import CheckpointWriter, check_shared, load_checkpoint, newest_checkpoint
 from livetalk_core.train.config import Recipe
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.learner import Learner
@@ -58,8 +58,9 @@ class Trainer:
     def run(self) -> bool:
         """Train to the recipe's last step, resuming from the newest checkpoint; False if a signal stopped the run, which is then saved."""
         run = self.recipe.run
+        check_shared(self.out)
         self.resume()
-        passes = self.passes()
+        passes, writer = self.passes(), CheckpointWriter(self.checkpoints, run.keep)
         with self.stopping_on(signal.SIGTERM), Report(self.out, self.step, run.steps, self.samples_per_step) as report:
             while self.step < run.steps:
                 everyone = Draws.of(run.seed, self.step, "all")
@@ -67,12 +68,17 @@ class Trainer:
                 self.step += 1
                 if self.step % run.log_every == 0 or self.step == run.steps:
                     report.show(self.step, results, self.device)
-                stopped = any_rank(self.stopping, self.device)
-                if stopped or self.step % run.save_every == 0 or self.step == run.steps:
-                    save_checkpoint(self.checkpoints, self.step, self.stage.learners, run.keep)
+                stopped, still_writing = any_rank([self.stopping, not writer.is_written()], self.device)
+                if not still_writing:
+                    writer.finish()
+                last = self.step == run.steps
+                if stopped or last or self.step % run.save_every == 0:
+                    writer.start(self.step, self.stage.learners)
+                if stopped or last:
+                    writer.finish()
                 if stopped:
                     return False
-                if run.validate_every and (self.step % run.validate_every == 0 or self.step == run.steps):
+                if run.validate_every and (last or self.step % run.validate_every == 0):
                     self.validate(self.step)
         return True
 
@@ -82,8 +88,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the newest checkpoint of the run's folder, if there is one."""
-        if found := find_checkpoints(self.checkpoints):
-            self.step = load_checkpoint(found[-1], self.stage.learners)
+        if newest := newest_checkpoint(self.checkpoints):
+            self.step = load_checkpoint(newest, self.stage.learners)
 
     def passes(self) -> Iterator[list[list[tuple]]]:
         """For each step from the current one, this process's passes: lists of (sample, random numbers)."""
@@ -115,6 +121,13 @@ class Trainer:
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Stop after the current step and save a checkpoint."""
         self.stopping = True
+
+
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is true on any process: the same answer on all of them."""
+    values = torch.tensor(flags, dtype=torch.float32, device=device)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values.bool().tolist()
 
 
 def ignore_sigterm(worker: int) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from . import engines
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .stream import TalkStream
 
 NUM_FRAMES = "livetalk_num_frames"
 """Extra entry of our LATENT: frames of its video. The frame of the picture comes before them."""
@@ -17,12 +15,25 @@ LEAD_FRAMES = 1
 """Frames before those: the picture's latent frame decodes to one."""
 
 
+class LatentSource(Protocol):
+    """A stream, as far as its latents are concerned."""
+
+    spec: engines.EngineSpec
+
+    @property
+    def num_frames(self) -> int: ...
+
+    def latents(self) -> Tensor:
+        """Normalized latents [C, t, h, w] of the whole stream."""
+        ...
+
+
 class LazyLatent(dict):
     """The LATENT of a stream. Its entries are computed when a node first accesses the dict, in any way."""
 
-    def __init__(self, stream: TalkStream) -> None:
+    def __init__(self, stream: LatentSource) -> None:
         super().__init__()
-        self.stream: TalkStream | None = stream
+        self.stream: LatentSource | None = stream
 
     def fill(self) -> None:
         """Run the stream, once. Samples [1, C, t, h, w] are in the VAE's own scale, as core nodes expect."""

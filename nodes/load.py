@@ -42,7 +42,7 @@ class LoadModel(io.ComfyNode):
                     "attention",
                     options=list(KERNELS),
                     default="auto",
-                    tooltip="Attention kernel: auto takes the fastest that is installed; flash2 and flash3 need their packages.",
+                    tooltip="Attention kernel: auto chooses by GPU and picture size; flash2 and flash3 need their packages.",
                     advanced=True,
                 ),
                 io.Int.Input(

@@ -73,6 +73,17 @@ def wrong_edges(files) -> list[str]:
     return wrong
 
 
+def node_graph() -> dict[str, set[str]]:
+    """The pack's files, and which of them each names in a relative import, at any depth."""
+    files = {path.stem: path for path in (ROOT / "nodes").glob("*.py") if path.name != "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        relative = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.level]
+        named = {node.module for node in relative if node.module} | {alias.name for node in relative for alias in node.names}
+        graph[name] = named & files.keys() - {name}
+    return graph
+
+
 def import_graph() -> dict[str, set[str]]:
     """The core's modules, and which of them each names in an import, at any depth."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in CORE.rglob("*.py") if path.name != "__init__.py"}
@@ -97,6 +108,7 @@ def test_every_file_imports_only_what_its_room_may():
 
 def test_no_file_imports_itself_by_way_of_others():
     assert circle(import_graph()) == []
+    assert len(node_graph()) > 10 and circle(node_graph()) == []
 
 
 def test_only_the_command_line_reads_arguments():

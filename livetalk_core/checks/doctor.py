@@ -18,7 +18,7 @@ PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "p
 OPTIONAL = {
     "flash_attn": "FlashAttention 2: pip install flash-attn (needs CUDA); without it torch's own attention is used",
     "flash_attn_interface": "FlashAttention 3, for Hopper GPUs; without it torch's own attention is used",
-    "xfuser": "xDiT, for several GPUs: pip install xfuser; one GPU does not need it",
+    "xfuser": "optional, used only by name (--attention xfuser) on several GPUs: pip install xfuser",
 }
 
 

@@ -67,7 +67,7 @@ def test_the_command_prints_a_row_a_tensor_and_succeeds(golden, capsys):
     assert "stream             chunk 2 last frame" in out and out.splitlines()[-1].endswith(" 0 failed")
 
 
-@pytest.mark.parametrize("files, message", [((), "holds no .safetensors"), (("other",), "has no check"), (("stream",), "is missing")])
+@pytest.mark.parametrize("files, message", [((), "has no .safetensors"), (("other",), "has no check"), (("stream",), "is missing")])
 def test_a_folder_that_is_no_golden_folder_is_refused(golden, tmp_path, capsys, files, message):
     for name in files:
         shutil.copy(golden / "stream.safetensors", tmp_path / f"{name}.safetensors")

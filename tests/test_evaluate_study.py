@@ -87,7 +87,7 @@ def test_the_tables_show_mean_and_deviation_over_the_seeds(tmp_path, runs):
 def test_a_recipe_of_stage_1_and_a_page_without_marks_are_refused(tmp_path, capsys):
     files = ["--data", str(tmp_path), "--dit", "a", "--vae", "b", "--reader", "c"]
     assert cli.main(["study", str(tmp_path), *files, "--recipe", "sft_nano"]) == 2
-    assert "must be of Stage 2: dmd_14b, dmd_nano" in capsys.readouterr().err
+    assert "must be a Stage 2 recipe: dmd_14b, dmd_nano" in capsys.readouterr().err
     assert cli.main(["study", str(tmp_path), *files, "--page", str(tmp_path / "none.md")]) == 2
     assert report.marks(report.STUDY)[0] in capsys.readouterr().err
 

@@ -44,7 +44,7 @@ def test_opposite_phase_that_begins_later_is_heard_within_half_a_second():
 def test_opposite_phase_in_the_front_of_a_surround_file_is_heard():
     six = np.zeros((6, 2 * RATE), np.float32)
     six[0], six[1] = voice(2.0), -voice(2.0)
-    assert rms(to_mono(six, RATE)) > 0.3 * rms(voice(2.0))
+    assert rms(to_mono(six, RATE, RATE)) > 0.3 * rms(voice(2.0))
 
 
 def test_the_center_of_six_channels_counts_more_and_the_low_one_not_at_all():

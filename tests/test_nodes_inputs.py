@@ -230,7 +230,7 @@ def test_a_shift_of_zero_leaves_it_to_the_model(nodes, shift, want):
 @pytest.mark.parametrize("how", [{"size": "416"}, {"size": "custom", "width": 192, "height": 320}])
 def test_a_size_that_the_model_was_not_made_for_is_refused_with_those_that_work(nodes, how):
     spec, chosen = nodes.load.engines.EngineSpec(), {"size": "auto", "width": 416, "height": 416} | how
-    with pytest.raises(ValueError, match=r"is none that nano was made for.*128x128.*set size to auto, or allow it with any_size$"):
+    with pytest.raises(ValueError, match=r"is not one that nano was trained on.*128x128.*set size to auto, or allow it with any_size$"):
         nodes.ReferenceConditioning.execute(spec, IMAGE, "", **chosen)
     assert nodes.reference.video_size(nodes.load.engines.engine_for(spec).preset, (64, 64), **chosen, any_size=True)[0] >= 192
 

@@ -91,7 +91,7 @@ def test_where_the_device_works_beside_the_host_one_piece_is_launched_ahead(note
             notes.append(f"sent {len(frames_THWC)}")
             return lambda: notes.append(f"waited {len(frames_THWC)}") or frames_THWC
 
-    stream.session.departure = Beside()
+    stream.session.host_copy = Beside()
     read(stream.push(torch.zeros(17920)), notes)
     assert notes == [
         *("decoded 9", "sent 4", "decoded 12", "sent 12", "waited 4", "got 4"),

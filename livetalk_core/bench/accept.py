@@ -105,7 +105,7 @@ def open_report(out: Path, target: Target, command: str) -> dict:
     if not out.exists():
         return fresh
     try:
-        report = json.loads(out.read_text())
+        report = json.loads(out.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{out} is not JSON ({error}); name another file for --accept") from None
     if not isinstance(report, dict) or "accept" not in report:
@@ -120,7 +120,7 @@ def open_report(out: Path, target: Target, command: str) -> dict:
 def write_report(out: Path, report: dict) -> None:
     """Whole or not at all."""
     draft = out.with_name(out.name + ".writing")
-    draft.write_text(json.dumps(report, indent=1))
+    draft.write_text(json.dumps(report, indent=1), encoding="utf-8")
     os.replace(draft, out)
 
 
@@ -136,7 +136,7 @@ def launch_part(name: str, target: Target, limit_s: float) -> Entry:
             except subprocess.TimeoutExpired:
                 entry = {"error": f"stopped at its time limit of {limit_s:g} s"}
             else:
-                entry = json.loads(answer.read_text()) if answer.is_file() else {"error": ending(process.returncode, log)}
+                entry = json.loads(answer.read_bytes()) if answer.is_file() else {"error": ending(process.returncode, log)}
             finally:
                 end_process(process)
     return {"seconds": time.perf_counter() - start, **entry}
@@ -157,7 +157,7 @@ def end_process(process: subprocess.Popen) -> None:
 def ending(status: int, log: Path) -> str:
     """How a process ended that gave no answer, and the last line it printed."""
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    lines = log.read_text(errors="replace").split("\n")
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return one_line(f"the process ended with {how}: {next((line for line in reversed(lines) if line.strip()), '')}")
 
 

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     from livetalk_core.bench.accept_parts import PARTS
 
     entry = answer_of(PARTS[name].run, Target(**json.loads(target)))
-    Path(answer).write_text(json.dumps(entry))
+    Path(answer).write_text(json.dumps(entry), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # a library that waits at exit would cost the part its result
 

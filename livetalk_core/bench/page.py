@@ -64,7 +64,7 @@ def read_reports(paths: Sequence[Path]) -> list[dict]:
 def read_report(path: Path) -> dict:
     """What `livetalk bench --json` printed, or the file of an acceptance run."""
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
     keys = set(report) if isinstance(report, dict) else set()

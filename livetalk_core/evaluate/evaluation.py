@@ -95,7 +95,7 @@ def write_results(results: dict, sheet: Sheet, out: Path) -> None:
     """results.json and sheet.jpg."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [vars(row) | {"passed": row.passed} for row in rows_of(results)]
-    (out / "results.json").write_text(json.dumps(results | {"rows": rows}, indent=1))
+    (out / "results.json").write_text(json.dumps(results | {"rows": rows}, indent=1), encoding="utf-8")
     contact_sheet(sheet, out / "sheet.jpg")
 
 
@@ -104,7 +104,7 @@ def read_results(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"results {path} do not exist; livetalk evaluate writes results.json into its folder")
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); give a results.json that livetalk evaluate wrote") from None
     if not isinstance(results, dict) or not {"name", "talks", "long"} <= set(results):

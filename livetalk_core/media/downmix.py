@@ -49,7 +49,7 @@ class Downmix:
         for at in range(0, count, self._hop):
             self._compare(mean_N[at : at + self._hop], half_N[at : at + self._hop], shares)
         self._share = shares[-1]
-        if not any(shares):
+        if count == 0 or not any(shares):
             return mean_N
         ramps = [np.linspace(a, b, self._hop, dtype=np.float32) for a, b in zip(shares, shares[1:], strict=False)]
         return mean_N + np.concatenate(ramps)[:count] * half_N

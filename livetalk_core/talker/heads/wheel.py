@@ -90,7 +90,7 @@ def extract(data: Path) -> Anatomy:
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """(points [N, 3], texture places [M, 2], corners [F, 4, 2] as (point, place), each face's group)."""
     points, places, corners, groups, group = [], [], [], [], ""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         kind, *rest = line.split() or [""]
         if kind == "v":
             points.append([float(value) for value in rest])
@@ -130,7 +130,7 @@ def read_targets(data: Path, kept_N: np.ndarray, count: int) -> tuple[list[str],
 
 def read_target(path: Path, count: int) -> np.ndarray:
     """Movement of each point, [count, 3]."""
-    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
     rows = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
     moved_N3 = np.zeros((count, 3))
     if rows:
@@ -141,7 +141,7 @@ def read_target(path: Path, count: int) -> np.ndarray:
 
 def read_turn(path: Path, count: int) -> np.ndarray:
     """How far each point goes along with the head's turn, 0 to 1."""
-    weights = json.loads(path.read_text())["weights"]
+    weights = json.loads(path.read_bytes())["weights"]
     with_head, whole = np.zeros(count), np.zeros(count)
     for bone, rows in weights.items():
         share = TURN.get(bone, 0.0 if bone.startswith(STILL) else 1.0)

@@ -300,7 +300,7 @@ def test_what_was_made_before_a_worker_died_stays_a_playable_file(tmp_path, port
 
 
 def test_the_command_line_makes_its_video_with_workers(tmp_path, portrait, speech, capsys):
-    options = ["--size", "48x32", "--steps", "1", "--workers", "2"]
+    options = ["--size", "48x32", "--any-size", "--steps", "1", "--workers", "2"]
     assert main(["generate", str(portrait), str(speech), str(tmp_path / "out.mp4"), *options]) == 0
     assert probe_video(tmp_path / "out.mp4").frames == 63
-    assert "workers: 2 processes on the CPU; 2 divides the 4 heads" in capsys.readouterr().err
+    assert "workers: 2 processes on the CPU; 2 divides the 4 heads" in capsys.readouterr().out

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from livetalk_core.parallel.memory import host_bytes
+
 
 def describe_machine(device: torch.device) -> dict[str, str | int | float | None]:
     """Device, its memory, torch, threads, and the load of other work on the machine."""
@@ -56,6 +58,5 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of the device on CUDA, of the machine elsewhere."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    info = Path("/proc/meminfo")
-    found = [line.split()[1] for line in info.read_text().splitlines() if line.startswith("MemAvailable")] if info.exists() else []
-    return int(found[0]) * 1024 if found else total_bytes(device)
+    host = host_bytes()
+    return total_bytes(device) if host is None else host

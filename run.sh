@@ -29,7 +29,7 @@ fi
 if [ "${1:-}" = test ]; then
     shift
     cd "$here"
-    # One process a core, each with one thread; a file's tests stay together, for they share what is slow to make.
-    exec "$python" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
+    # One process a core, each with one thread; a process that has nothing left takes tests from another.
+    exec "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"
 fi
 exec "$python" -m livetalk_core.cli "$@"

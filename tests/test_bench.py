@@ -275,3 +275,13 @@ def test_the_command_in_the_report_is_the_one_given_less_what_changes_no_number(
     options = parser().parse_args(["bench", "--model", "a folder", "--workers", "2", "--dit", "a.safetensors", "b.safetensors", "--json"])
     assert command_of(options) == "livetalk bench --model 'a folder' --workers 2 --dit a.safetensors b.safetensors"
     assert parser().parse_args(command_of(options).replace("'a folder'", "folder").split()[1:]).workers == 2
+
+
+def test_bench_prints_json_or_a_table_and_refuses_no_chunks(capsys):
+    assert main(["bench", "--model", "tiny", "--size", "48x32", "--chunks", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == "tiny" and report["size"] == "48x32" and report["random_weights"]
+    assert main(["bench", "--counters"]) == 0
+    assert "livetalk_14b at 720x416" in capsys.readouterr().out
+    assert main(["bench", "--chunks", "0"]) == 2
+    assert "chunks=0 must be 1 or more" in capsys.readouterr().err

@@ -74,13 +74,3 @@ def test_bench_times_every_stage_and_adds_up(engine):
     assert report["real_time_factor"] == pytest.approx(25 / report["fps"])
     assert report["chunk_s"]["median"] <= report["chunk_s"]["p95"] <= report["chunk_s"]["max"]
     assert report["first_frame_s"] > 0 and report["first_frame_warm_s"] > 0 and report["peak_memory_mb"] > 50
-
-
-def test_bench_prints_json_or_a_table_and_refuses_no_chunks(capsys):
-    assert main(["bench", "--model", "tiny", "--size", "48x32", "--chunks", "1", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["model"] == "tiny" and report["size"] == "48x32" and report["random_weights"]
-    assert main(["bench", "--counters"]) == 0
-    assert "livetalk_14b at 720x416" in capsys.readouterr().out
-    assert main(["bench", "--chunks", "0"]) == 2
-    assert "chunks=0 must be 1 or more" in capsys.readouterr().err

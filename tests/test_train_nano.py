@@ -68,7 +68,9 @@ def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypat
         assert (folder / name).read_bytes() == (made / "nano" / name).read_bytes()
 
 
-def test_a_stage_that_a_signal_stopped_ends_the_command(short, tmp_path, monkeypatch):
+def test_a_stage_that_a_signal_stopped_ends_the_command(made, tmp_path, monkeypatch):
+    for name in ("films", "first"):
+        shutil.copytree(made / name, tmp_path / name)
     seen = []
     monkeypatch.setattr(nano, "train", lambda job: seen.append(job.recipe.name))
     assert nano.train_nano(tmp_path, "cpu") is None

@@ -189,7 +189,8 @@ class Engine:
         key = (plan.latent_frames, self.deviations.fp8)
         if key not in self.absorbs:
             free = free_bytes(self.device)
-            needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
+            frames = self.models.dit.sequence.frames(plan.latent_frames, plan.tokens_per_latent)
+            needed = absorbed_bytes(self.models.dit.config, frames.stop - frames.start, self.dtype)
             self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.models.dit.sequence)
         return Cuts(absorb_audio=self.absorbs[key])
 

@@ -101,6 +101,10 @@ class StreamSettings:
             raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colors matched to the picture)")
 
 
+class NoRoom(RuntimeError):
+    """No memory for another stream. Those that are open go on."""
+
+
 class Denoiser(Protocol):
     """Hides what the network predicts: x0 = x - t v."""
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from livetalk_core.engine.options import EngineOptions, option
 from livetalk_core.presets import tiny
-from livetalk_core.types import Chunk, Reference
+from livetalk_core.types import Chunk, NoRoom, Reference
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -36,6 +36,8 @@ class Light:
         gate = None if prompt is None or not prompt.startswith("wait for ") else Path(prompt.removeprefix("wait for "))
         while gate is not None and not gate.exists():
             time.sleep(0.01)
+        if gate is not None:
+            gate.with_suffix(".passed").touch()
         if prompt == "no rows":
             raise ValueError("prompt='no rows' must be another; try 'none'")
         return {}
@@ -47,6 +49,8 @@ class Light:
             time.sleep(1000)
         if prompt == "refuse":
             raise ValueError("prompt='refuse' must be another; try 'none'")
+        if prompt == "no room":
+            raise NoRoom("no memory for another stream; end a stream first")
         self.meet()
         empty = torch.zeros(1)
         return Reference(text_LD=empty, image_LD=empty, cond_CTHW=empty, first_CTHW=empty, pixels_CHW=pixels_CHW)
@@ -92,7 +96,7 @@ class LightStream:
 
 def uneven(group, options):
     """A tiny engine on ranks of which the last has no memory left; its audio features say whether it absorbs audio keys."""
-    from livetalk_core.engine import engine as module
+    from livetalk_core.engine import room as module
     from livetalk_core.engine.load import load_member
 
     module.free_bytes = lambda device: 0 if group.rank == group.size - 1 else 1 << 40

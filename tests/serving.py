@@ -20,7 +20,7 @@ from livetalk_core.serve.access import Access
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.server import listening
 from livetalk_core.serve.service import Service
-from livetalk_core.types import Chunk, Reference
+from livetalk_core.types import Chunk, NoRoom, Reference
 
 UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="}
 LIMITS = ClientLimits(size="48x32", sessions=20, sessions_per_address=20)
@@ -45,7 +45,11 @@ class NearPool:
     def plan(self, width, height):
         return self.preset.plan(width, height)
 
-    def reference(self, pixels_CHW, prompt="none"):
+    def reference(self, pixels_CHW, prompt="none", on_step=None):
+        if prompt == "no room":
+            raise NoRoom("no memory for another stream: it needs 6.6 GiB free on each GPU; end a stream first")
+        while prompt == "wait for ever":
+            on_step(0, 0)
         if prompt == "refuse":
             raise ValueError("prompt='refuse' must be another; see /home/someone/models/prompts.txt")
         if prompt == "break":

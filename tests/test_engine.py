@@ -11,11 +11,11 @@ import torch
 from made import pixels, speech_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from livetalk_core.engine import engine as module
+from livetalk_core.engine import room as module
 from livetalk_core.engine.load import KeptEncoder, load_engine
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session
-from livetalk_core.types import AudioWindow, Reference, StreamSettings
+from livetalk_core.types import AudioWindow, NoRoom, Reference, StreamSettings
 
 
 def frames_of(chunks):
@@ -260,11 +260,36 @@ def test_all_streams_of_an_engine_absorb_audio_keys_or_none_does(monkeypatch):
     reference = engine.reference(pixels())
     monkeypatch.setattr(module, "free_bytes", lambda device: 1 << 40)
     first = engine.open(reference, StreamSettings())
-    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(module, "free_bytes", lambda device: module.stream_bytes(engine.preset.dit, engine.dtype))
     second = engine.open(reference, StreamSettings())
     assert [stream.session.denoiser.cuts.absorb_audio for stream in (first, second)] == [True, True]
     poor = load_engine("tiny", device="cpu").open(reference, StreamSettings())
     assert not poor.session.denoiser.cuts.absorb_audio, "control: without memory they are not absorbed"
+
+
+def test_another_stream_that_does_not_fit_is_refused_and_the_first_goes_on(monkeypatch):
+    engine = load_engine("tiny", device="cpu")
+    reference = engine.reference(pixels())
+    needed = module.stream_bytes(engine.preset.dit, engine.dtype)
+    monkeypatch.setattr(module, "free_bytes", lambda device: needed - 1)
+    first = engine.open(reference, StreamSettings(steps=1))
+    with pytest.raises(NoRoom, match="no memory for another stream: it needs 0.0 GiB free on each GPU; end a stream first"):
+        engine.open(reference, StreamSettings(steps=1))
+    assert len(list(first.push(torch.zeros(17920)))) == 3
+    monkeypatch.setattr(module, "free_bytes", lambda device: needed)
+    second = engine.open(reference, StreamSettings(steps=1))
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    del first, second
+    gc.collect()
+    engine.open(reference, StreamSettings(steps=1))
+
+
+def test_a_streams_memory_is_that_of_its_prompts_and_pictures_keys():
+    engine = load_engine("tiny", device="cpu")
+    stream = engine.open(engine.reference(pixels(), "more letters than it may have rows"), StreamSettings(steps=1))
+    list(stream.push(torch.zeros(17920)))
+    keys = [pair for block in stream.session.denoiser.context for pair in (block.text, block.image)]
+    assert sum(tensor.nbytes for pair in keys for tensor in pair) == module.stream_bytes(engine.preset.dit, engine.dtype)
 
 
 def test_a_prompt_is_encoded_while_other_streams_get_their_chunks():

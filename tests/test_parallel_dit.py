@@ -17,6 +17,7 @@ import torch
 from made import HANG_S
 
 from livetalk_core.cli.end import leave
+from livetalk_core.engine.denoiser import absorbed_bytes
 from livetalk_core.models.attention import attention, kernel_as
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
@@ -57,7 +58,13 @@ def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int) -> tuple:
         masks = torch.zeros(3, *shape[1:])
         masks[0, :, :4], masks[1, :, 6:], masks[2, :, 4:6] = 1, 1, 1
     time_embedding = model.embed_time(torch.tensor([700.0]))
-    return latent, condition, time_embedding, model.embed_context(text, image), model.embed_audio(audio), masks
+    return latent, condition, time_embedding, model.embed_context(text, image), audio, masks
+
+
+def velocity(model: AudioDiT, latent, condition, time_embedding, context, features, masks) -> torch.Tensor:
+    """With the audio keys that this process needs, and no others."""
+    frames = model.sequence.frames(latent.shape[2], latent.shape[3] * latent.shape[4] // 4)
+    return model(latent, condition, time_embedding, context, model.embed_audio(features, frames), masks)
 
 
 def fake_usp(group, lengths):
@@ -114,7 +121,7 @@ def run_process(rank: int, folder: Path) -> None:
     )
     errors, plain = {}, small_model()
     arguments = {name: inputs(plain, shape, people) for name, shape, people in CASES}
-    expected = {name: plain(*arguments[name]) for name in arguments} if rank == 0 else {}
+    expected = {name: velocity(plain, *arguments[name]) for name in arguments} if rank == 0 else {}
     for ulysses, ring in TOPOLOGIES:
         group = connect(range(ulysses * ring), ulysses, ring, torch.device("cpu"))
         if group is None:
@@ -122,9 +129,9 @@ def run_process(rank: int, folder: Path) -> None:
         model = small_model()
         model.sequence = SequenceParallel(group, model.config.num_heads)
         for name in arguments:
-            found, again = (model(*arguments[name]) for _ in range(2))
+            found, again = (velocity(model, *arguments[name]) for _ in range(2))
             with kernel_as("cudnn"):
-                other = model(*arguments[name])
+                other = velocity(model, *arguments[name])
             alike = gather_parts(found[None], 0, [1] * group.size, group.whole)
             if rank == 0:
                 errors[f"{ulysses} x {ring} {name}"] = difference(found, expected[name])
@@ -152,7 +159,7 @@ def run_controls(group, arguments: dict[str, tuple], expected: dict[str, torch.T
         model = small_model()
         model.sequence = SequenceParallel(group, model.config.num_heads)
         model.sequence.attentions[45] = kind(lengths, group)
-        found = model(*arguments[case])
+        found = velocity(model, *arguments[case])
         errors |= {name: difference(found, expected[case])} if expected else {}
     return errors
 
@@ -192,6 +199,33 @@ def test_a_group_gives_one_processs_velocity_every_time_and_on_every_process(err
     assert errors[f"{ulysses} x {ring} {case} by any kernel"] <= LIMIT
     assert errors[f"{ulysses} x {ring} {case} again"] == 0
     assert errors[f"{ulysses} x {ring} {case} elsewhere"] == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+def test_a_process_makes_the_audio_keys_of_its_own_tokens_frames_only(size):
+    """At 720 x 416: the frames of all processes cover the chunk, and each has its tokens' frames and no more."""
+    model, tokens = small_model(), 1170
+    lengths = slice_lengths(9 * tokens, size)
+    features = torch.randn(1, 1, 33, 5, 48, generator=torch.Generator().manual_seed(0))
+    whole = model.embed_audio(features)
+    for rank in range(size):
+        model.sequence = SequenceParallel(SimpleNamespace(rank=rank, size=size, ulysses_degree=1, ring_degree=size), 8)
+        first = sum(lengths[:rank])
+        needed = sorted({token // tokens for token in range(first, first + lengths[rank])})
+        frames = model.sequence.frames(9, tokens)
+        assert [*range(9)][frames] == needed
+        for mine, all_keys in zip(model.embed_audio(features, frames), whole, strict=True):
+            assert mine.k_BMNK.shape[0] == len(needed) and torch.equal(mine.v_BMNK, all_keys.v_BMNK[frames])
+
+
+def test_on_8_processes_audio_keys_take_a_third_of_the_memory_or_less():
+    """Of the 9.4 GB that they take in one process at 14B."""
+    taken = []
+    for rank in range(8):
+        sequence = SequenceParallel(SimpleNamespace(rank=rank, size=8, ulysses_degree=8, ring_degree=1), 40)
+        frames = sequence.frames(9, 1170)
+        taken.append(absorbed_bytes(DiTConfig(), frames.stop - frames.start, torch.bfloat16) / 1e9)
+    assert max(taken) < 3.2 and sum(taken) / 8 < 2.5
 
 
 @pytest.mark.parametrize("control", ["padded keys attended", "own keys only", "own extremes only"])

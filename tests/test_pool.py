@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from made import pixels, speech_like, write_small_folder
+from made import HANG_S, pixels, speech_like, write_small_folder
 from pool_engines import GOLDEN, LightOptions, golden, golden_reference
 
 from livetalk_core.checks.parity import Golden
@@ -17,7 +17,7 @@ from livetalk_core.engine.load import load_engine
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Limits, Placement, Pool, PoolClosed, Recipe
 from livetalk_core.pool.workers import Workers
-from livetalk_core.types import Start, StreamSettings
+from livetalk_core.types import NoRoom, Start, StreamSettings
 
 CHUNK = torch.zeros(17920)
 DEGREES = {1: (1, 1), 2: (2, 1), 4: (4, 1), 8: (4, 2)}
@@ -343,17 +343,70 @@ def test_a_prompt_that_cannot_be_encoded_is_an_error_of_its_caller_only(light):
     assert light.state.kind == "ready" and light.reference(pixels()) is not None
 
 
+def test_a_reference_that_nobody_waits_for_any_more_is_dropped(light, tmp_path):
+    """A client that leaves while its prompt, or one before it, is encoded. The rows of neither are kept."""
+    gates, calls = [tmp_path / "first", tmp_path / "second"], []
+
+    class Left(Exception):
+        pass
+
+    def leave(step, steps):
+        calls.append((step, steps))
+        if len(calls) == 2:
+            raise Left
+
+    newcomers = []
+    for gate in gates:
+        newcomer = threading.Thread(target=lambda gate=gate: newcomers.append(stopped(light, gate, leave, Left)))
+        newcomer.start()
+        newcomer.join(HANG_S)
+        calls.clear()
+    assert newcomers == [True, True], "they come back although the gates are closed"
+    gates[0].touch()
+    assert light.reference(pixels()) is not None, "the encoder is free for the next"
+    assert gates[0].with_suffix(".passed").exists() and not gates[1].with_suffix(".passed").exists(), "the second was not begun"
+
+
+def stopped(pool, gate, on_step, error) -> bool:
+    try:
+        pool.reference(pixels(), f"wait for {gate}", on_step=on_step)
+    except error:
+        return True
+    return False
+
+
+def test_no_room_for_a_stream_is_an_error_of_its_own_and_the_pool_goes_on(light):
+    with pytest.raises(NoRoom, match="no memory for another stream; end a stream first"):
+        light.reference(pixels(), "no room")
+    assert light.state.kind == "ready" and light.reference(pixels()) is not None
+
+
+def test_no_memory_for_frames_is_no_room_either(light, monkeypatch):
+    reference = light.reference(pixels())
+
+    def full(num_bytes):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(light.workers, "reserve", full)
+    with pytest.raises(NoRoom, match="no memory for the frames of another stream: Cannot allocate memory; end a stream first"):
+        light.open(reference, StreamSettings())
+
+
 def test_deadlines_are_long_until_a_size_is_warm_and_then_follow_what_was_measured(tests_on_path):
-    pool = make_pool(1, limits=Limits(first_s=500, chunk_s=0.001), step_s=0.0)
+    pool = make_pool(1, limits=Limits(first_s=500, chunk_s=0.001, reference_s=0.001), step_s=0.0)
     try:
         stream = pool.open(pool.reference(pixels()), StreamSettings(steps=1))
         limits = []
         for _ in range(4):
             limits.append(stream.limit_s())
             list(stream.push(CHUNK))
-            stream.workers.piece_seconds.update({size: 2.5 for size in stream.workers.piece_seconds})
+            deadlines = stream.workers.deadlines
+            deadlines.longest.update({work: 2.5 for work in deadlines.longest})
         assert limits == [500, 500, 500, 50], "twenty times the longest piece since the third chunk, above the least of 1 ms"
         other = pool.open(pool.reference(torch.zeros(3, 64, 64)), StreamSettings(steps=1))
         assert other.limit_s() == 500, "another size is met for the first time"
+        assert deadlines.limit_s(("reference", 48, 32)) == 50 and deadlines.limit_s(("reference", 640, 640)) == 500
+        deadlines.longest["reference", 48, 32] = 100.0
+        assert deadlines.limit_s(("reference", 48, 32)) == 500, "never longer than the ranks wait for each other"
     finally:
         pool.close()

@@ -211,7 +211,7 @@ def test_a_rank_that_raises_ends_the_pool_with_its_own_words(light):
 
 
 def test_a_rank_that_waits_for_ever_meets_its_limit_and_leaves_its_stack(tests_on_path):  # noqa: F811
-    pool = make_pool(2, limits=Limits(reference_s=1))
+    pool = make_pool(2, limits=Limits(reference_s=1, first_s=1))
     try:
         with pytest.raises(WorkerFailure, match=r"prepare took longer than 1 s: no answer from rank 0, 1; the stacks of all ranks are in "):
             pool.reference(pixels(), "sleep on rank 1")

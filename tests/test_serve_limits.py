@@ -25,8 +25,9 @@ from livetalk_core.cli.serve import add_serve, limits_of  # noqa: E402
 from livetalk_core.serve.inbox import Inbox  # noqa: E402
 from livetalk_core.serve.limits import ClientLimits  # noqa: E402
 from livetalk_core.serve.picture import read_picture  # noqa: E402
-from livetalk_core.serve.refusal import Gone, Refused  # noqa: E402
+from livetalk_core.serve.refusal import Gone, Refused, explain  # noqa: E402
 from livetalk_core.serve.sound_queue import SoundQueue  # noqa: E402
+from livetalk_core.types import NoRoom  # noqa: E402
 
 PICTURE = picture_file()
 LONG = sound(2.0)
@@ -145,6 +146,25 @@ def test_a_picture_that_would_be_scaled_to_very_many_pixels_is_refused():
 )
 def test_a_client_that_keeps_the_stream_waiting_is_let_go(messages, limits, line):
     assert refusal(messages, replace(LIMITS, **limits)) == ("slow", line)
+
+
+def test_a_stream_without_room_is_told_so_and_no_failure():
+    reason, line = refusal([json.dumps({"prompt": "no room"}), PICTURE])
+    assert (reason, line) == ("memory", "no memory for another stream: it needs 6.6 GiB free on each GPU; end a stream first")
+    assert explain(NoRoom(line)).status == 503
+
+
+def test_a_client_that_leaves_while_its_prompt_is_encoded_frees_its_place():
+    async def visit(site):
+        socket = await site.connect()
+        await socket.send_json({"prompt": "wait for ever"})
+        await socket.send_bytes(PICTURE)
+        await until(lambda: site.service.admission.num_streams == 1)
+        await socket.close()
+        await site.service.admission.empty.wait()
+        return True
+
+    assert run(visit)
 
 
 def test_a_stream_has_its_end():

@@ -240,10 +240,9 @@ def test_what_cannot_be_served_is_refused_before_a_model_is_loaded(capsys):
         assert message in capsys.readouterr().err
 
 
-def test_all_sizes_are_warmed_when_compiled_and_else_the_largest():
+def test_all_sizes_are_warmed_the_largest_first():
     limits = replace(LIMITS, size="48x32")
-    assert sizes_to_warm(limits, "64", compiled=True) == ((64, 64), (80, 48), (48, 80), (48, 32))
-    assert sizes_to_warm(limits, "64", compiled=False) == ((64, 64),)
+    assert sizes_to_warm(limits, "64") == ((64, 64), (80, 48), (48, 80), (48, 32))
 
 
 @pytest.mark.slow

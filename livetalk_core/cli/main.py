@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         message = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
         return fail(message)
     except RuntimeError as error:
-        if type(error).__name__ == "WorkerFailure":
+        if type(error).__name__ in ("WorkerFailure", "NoRoom"):
             return fail(str(error), FAILED)
         if type(error).__name__ != "OutOfMemoryError":
             raise

@@ -59,13 +59,13 @@ def run_serve(options: argparse.Namespace) -> int:
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
-    sizes = sizes_to_warm(limits, pools[0].preset.bucket, options.compile)
+    sizes = sizes_to_warm(limits, pools[0].preset.bucket)
     service = Service(pools, limits, access, options.box, sizes)
     asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s))
     return 0
 
 
-def sizes_to_warm(limits: ClientLimits, bucket: str, compiled: bool) -> tuple[Size, ...]:
-    """All offered sizes if the model is compiled for each; otherwise the largest, which shows that there is enough memory."""
+def sizes_to_warm(limits: ClientLimits, bucket: str) -> tuple[Size, ...]:
+    """All sizes that clients may ask for, the largest first: it shows whether there is enough memory."""
     sizes = dict.fromkeys(size for offered in limits.sizes(bucket).values() for size in offered)
-    return tuple(sizes) if compiled else (max(sizes, key=lambda size: size[0] * size[1]),)
+    return tuple(sorted(sizes, key=lambda size: -size[0] * size[1]))

@@ -12,6 +12,7 @@ from livetalk_core.models.audio_attention import AbsorbedAudio
 from livetalk_core.models.dit import AudioDiT, EmbeddedCondition, TimeEmbedding
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue
+from livetalk_core.models.runner import EVERY_FRAME
 from livetalk_core.types import AudioWindow, Reference
 
 
@@ -28,7 +29,7 @@ class Cuts:
 
 
 def absorbed_bytes(config: DiTConfig, latent_frames: int, dtype: torch.dtype) -> int:
-    """Bytes of a chunk's absorbed audio keys and values."""
+    """Bytes of the absorbed audio keys and values of so many of a chunk's latent frames."""
     return 2 * config.num_layers * latent_frames * config.num_heads * config.audio_tokens * config.dim * dtype.itemsize
 
 
@@ -56,7 +57,8 @@ class DiTDenoiser:
         if reference is not self.reference:
             self.hold_reference(reference)
         if window is not self.window:
-            self.hold_window(window, x_CTHW.device)
+            frames = self.dit.sequence.frames(x_CTHW.shape[1], self.condition.grid.tokens_per_frame)
+            self.hold_window(window, x_CTHW.device, frames)
         answer = self.dit(
             x_CTHW[None],
             self.condition,
@@ -76,9 +78,9 @@ class DiTDenoiser:
             self.embedded_time(t, reference.cond_CTHW.device)
         self.reference = reference
 
-    def hold_window(self, window: AudioWindow, device: torch.device) -> None:
-        """Compute the audio keys of a chunk."""
-        self.audio = self.dit.embed_audio(window.features_PTWSD[None].flatten(-2).to(device))
+    def hold_window(self, window: AudioWindow, device: torch.device, frames: slice = EVERY_FRAME) -> None:
+        """Compute the audio keys of a chunk, for the latent frames that this process needs."""
+        self.audio = self.dit.embed_audio(window.features_PTWSD[None].flatten(-2).to(device), frames)
         if self.cuts.absorb_audio and window.features_PTWSD.shape[0] == 1:
             self.audio = self.dit.absorb_audio(self.audio)
         self.window = window

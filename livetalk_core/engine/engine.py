@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from livetalk_core.engine.denoiser import Cuts, DiTDenoiser, absorbed_bytes
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.deviation import Deviations, FirstChunk
+from livetalk_core.engine.room import Room
 from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
-from livetalk_core.models.runner import SequenceRunner
 from livetalk_core.models.text import TextEncoder, Tokenizer
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
-from livetalk_core.parallel.context import SequenceParallel
-from livetalk_core.parallel.memory import free_bytes
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
@@ -57,8 +55,7 @@ class Engine:
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn, self.encoding = threading.Lock(), threading.Lock()
         self.prompts: dict[str, Tensor] = {}
-        self.absorbs: dict[tuple[int, bool], bool] = {}
-        """Whether audio keys are absorbed, by latent frames and by whether 8-bit products are still to begin."""
+        self.room, self.streams = Room(models.dit, device, dtype), weakref.WeakSet[Stream]()
         self.deviations = Deviations(models.dit, device, preset.steps)
         normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter now, which takes half a second
 
@@ -154,12 +151,13 @@ class Engine:
         start: Start | None = None,
     ) -> Stream:
         """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
-        each chunk's latents. `start`: make the chunks from there on only."""
+        each chunk's latents. `start`: make the chunks from there on only. NoRoom if it does not fit beside the streams that are open."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         settings = self.preset.settled(settings)
+        self.room.check(len(self.streams))
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
@@ -178,20 +176,13 @@ class Engine:
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
             denoiser.cuts = self.cuts(plan)  # 8-bit weights may have left room
 
-        return Stream(session, windows, self.turn, measure)
+        stream = Stream(session, windows, self.turn, measure)
+        self.streams.add(stream)
+        return stream
 
     def cuts(self, plan: StreamPlan) -> Cuts:
-        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory.
-
-        Decided once for all streams of the engine, which hold these keys one after another, and in a group the same on all processes;
-        decided again when 8-bit products begin. Every process of a group must call it at the same time.
-        """
-        key = (plan.latent_frames, self.deviations.fp8)
-        if key not in self.absorbs:
-            free = free_bytes(self.device)
-            needed = absorbed_bytes(self.models.dit.config, plan.latent_frames, self.dtype)
-            self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.models.dit.sequence)
-        return Cuts(absorb_audio=self.absorbs[key])
+        """The optimizations that there is room for. Every process of a group must call it at the same time."""
+        return self.room.cuts(plan, self.deviations.fp8)
 
     def close(self) -> None:
         """Clears cached prompts; the models are freed with the engine."""
@@ -209,15 +200,6 @@ def beside_streams(device: torch.device) -> Iterator[None]:
     with torch.cuda.stream(beside):
         yield
     beside.synchronize()
-
-
-def all_agree(wanted: bool, sequence: SequenceRunner) -> bool:
-    """Whether all processes that share the DiT want it."""
-    if not isinstance(sequence, SequenceParallel):
-        return wanted
-    votes = torch.tensor([wanted], dtype=torch.int32, device=sequence.group.device)
-    dist.all_reduce(votes, dist.ReduceOp.MIN, group=sequence.group.whole)
-    return bool(votes)
 
 
 class BandSession(Session):

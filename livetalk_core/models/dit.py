@@ -22,7 +22,7 @@ from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
 from livetalk_core.models.precision import float64_device
 from livetalk_core.models.rope import Grid, rope_table, rotate
-from livetalk_core.models.runner import WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
+from livetalk_core.models.runner import EVERY_FRAME, WHOLE, Attention, BlockRunner, SequenceRunner, WholeSequence
 
 TEXT_ROWS = 64
 """The number of a prompt's keys is rounded up to a multiple of this."""
@@ -73,7 +73,8 @@ class AudioDiT(nn.Module):
     ) -> Tensor:
         """The velocity [B, 16, T, H, W] float32. The first `skip_frames` latent frames are not computed and are 0.
 
-        `condition`: [B, 4 + 16, T, H, W], or the result of `embed_condition`. `context` and `audio` have one item per block.
+        `condition`: [B, 4 + 16, T, H, W], or the result of `embed_condition`. `context` and `audio` have one item per block, and
+        `audio` has the latent frames that `sequence` names.
         Two people need masks, and then no frame is skipped.
         """
         if isinstance(condition, Tensor):
@@ -134,10 +135,13 @@ class AudioDiT(nn.Module):
             bias_M = F.pad(bias_M, (0, held - rows - 1), value=-math.inf)
         return [block.context_keys(text_BLD, image_BLD)._replace(text_bias_M=bias_M) for block in self.runners]
 
-    def embed_audio(self, features_BPTWX: Tensor) -> list[KeyValue]:
-        """Audio keys and values per block, from features [B, people, 4 t - 3 frames, window, layers x channels]."""
+    def embed_audio(self, features_BPTWX: Tensor, frames: slice = EVERY_FRAME) -> list[KeyValue]:
+        """Audio keys and values per block, from features [B, people, 4 t - 3 frames, window, layers x channels].
+
+        `frames`: the latent frames to make them for, which are those that `sequence` names.
+        """
         people = features_BPTWX.shape[1]
-        tokens_BTAD = self.audio_proj(features_BPTWX.to(self.patch_embedding.weight.dtype))
+        tokens_BTAD = self.audio_proj(features_BPTWX.to(self.patch_embedding.weight.dtype))[:, frames]
         return [block.audio_keys(tokens_BTAD, people) for block in self.runners]
 
     def absorb_audio(self, audio: list[KeyValue], batch: int = 1) -> list[AbsorbedAudio]:

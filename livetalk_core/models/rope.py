@@ -17,7 +17,7 @@ class Grid(NamedTuple):
     sin_LK: Tensor
     tokens_per_frame: int
     first: int = 0
-    """Index of the first local token in the chunk."""
+    """Index of the first local token, counted from the start of the first latent frame whose audio keys are there."""
 
     def after(self, skip: int) -> Grid:
         """The grid without its first `skip` tokens."""

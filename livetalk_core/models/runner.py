@@ -52,6 +52,7 @@ class BlockRunner(Protocol):
     ) -> Tensor: ...
 
 
+EVERY_FRAME = slice(None)
 RunBlocks = Callable[[Tensor, Grid, int, Attention], Tensor]
 """Runs all blocks and the head on tokens [B, L, D]: (tokens, grid, skip, attention). The first `skip` tokens are not in the result."""
 
@@ -59,6 +60,10 @@ RunBlocks = Callable[[Tensor, Grid, int, Attention], Tensor]
 class SequenceRunner(Protocol):
     def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
         """The output of `blocks` for a chunk's tokens from token `skip` on, the same on every process."""
+        ...
+
+    def frames(self, num_frames: int, tokens_per_frame: int) -> slice:
+        """The latent frames of a chunk whose audio keys this process needs: those of its tokens."""
         ...
 
 
@@ -80,3 +85,6 @@ class WholeSequence:
 
     def run(self, blocks: RunBlocks, x_BLD: Tensor, grid: Grid, skip: int) -> Tensor:
         return blocks(x_BLD, grid, skip, WHOLE)
+
+    def frames(self, num_frames: int, tokens_per_frame: int) -> slice:
+        return slice(0, num_frames)

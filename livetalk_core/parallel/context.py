@@ -37,9 +37,15 @@ class SequenceParallel:
         lengths = slice_lengths(x_BLD.shape[1], self.group.size)
         first = sum(lengths[: self.group.rank])
         mine = slice(first, first + lengths[self.group.rank])
-        part = Grid(grid.cos_LK[mine], grid.sin_LK[mine], grid.tokens_per_frame, grid.first + first)
+        part = Grid(grid.cos_LK[mine], grid.sin_LK[mine], grid.tokens_per_frame, first % grid.tokens_per_frame)
         y_BLD = blocks(x_BLD[:, mine], part, 0, self.attention_over(lengths))
         return gather_parts(y_BLD, 1, lengths, self.group.whole)[:, skip:]
+
+    def frames(self, num_frames: int, tokens_per_frame: int) -> slice:
+        """The latent frames that this process's tokens are part of: two or three of nine on each of 8 processes at 720 x 416."""
+        lengths = slice_lengths(num_frames * tokens_per_frame, self.group.size)
+        first = sum(lengths[: self.group.rank])
+        return slice(first // tokens_per_frame, -(-(first + lengths[self.group.rank]) // tokens_per_frame))
 
     def attention_over(self, lengths: list[int]) -> Attention:
         total = sum(lengths)

@@ -24,7 +24,7 @@ from torch import Tensor
 from livetalk_core.pool import wire
 from livetalk_core.pool.memory import PAGE_BYTES, WORD_BYTES, Segment, StopWord
 from livetalk_core.pool.wire import messages, pack
-from livetalk_core.types import AvatarEngine, Chunk, Reference
+from livetalk_core.types import AvatarEngine, Chunk, NoRoom, Reference
 
 
 class Warnings(logging.Handler):
@@ -71,7 +71,7 @@ class Worker:
                 value, large = self.execute(order.command)
         except Cancelled:
             return wire.Stopped(job=order.job)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, NoRoom) as error:
             return wire.Refused(job=order.job, error=error)
         if self.rank and not isinstance(order.command, wire.Stats):
             return wire.Done(job=order.job)
@@ -93,6 +93,9 @@ class Worker:
                     self.rows[command.number] = self.encoder.submit(self.engine.encode_rows, command.prompt, command.pixels_CHW)
             case wire.TakeRows():
                 return self.take_rows(command.number), None
+            case wire.DropRows():
+                if (future := self.rows.pop(command.number, None)) is not None:
+                    future.cancel()
             case wire.Listen():
                 return self.engine.encode_audio(command.samples_N, command.loudness), None
             case wire.Open():

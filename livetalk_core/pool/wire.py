@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.options import EngineOptions
-from livetalk_core.types import Reference, Start, StreamSettings
+from livetalk_core.types import NoRoom, Reference, Start, StreamSettings
 
 HEADER = struct.Struct("!Q")
 RECEIVE_BYTES = 1 << 20
@@ -94,6 +94,13 @@ class EncodeRows:
 @dataclass(frozen=True, kw_only=True)
 class TakeRows:
     """The answer is Rows once they are ready, else None."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropRows:
+    """Forget an encoding that nobody waits for any more; it is not begun if it has not."""
 
     number: int
 
@@ -220,10 +227,10 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Bad input, found before any work began; the worker's state is unchanged."""
+    """Bad input, or no memory for a stream, found before any work began; the worker's state is unchanged."""
 
     job: int
-    error: ValueError | FileNotFoundError
+    error: ValueError | FileNotFoundError | NoRoom
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from livetalk_core.pool import wire
+from livetalk_core.pool.deadlines import Deadlines
 from livetalk_core.pool.launch import Member, start_worker
 from livetalk_core.pool.memory import WORD_BYTES, Segment, StopWord
 from livetalk_core.pool.schedule import Job, OnStep, PoolClosed, Schedule, State, WorkerFailure
@@ -41,18 +42,15 @@ DUMP_S = 0.5
 class Workers:
     """Worker processes from start to end. All ranks work on one order at a time; any thread may call `ask`."""
 
-    def __init__(self, load: wire.Load, load_s: float, idle_s: float, folder: Path) -> None:
-        """`idle_s`: the deadline of idle workers' reply to a ping."""
-        self.folder, self.idle_s = folder, idle_s
+    def __init__(self, load: wire.Load, deadlines: Deadlines, folder: Path) -> None:
+        self.folder, self.deadlines = folder, deadlines
         self.next_idle_check = float("inf")
         """time.monotonic of the next ping if no job comes before."""
         self.state = State(kind="starting", text=f"starting {load.placement.num_workers} processes")
         self.failure: WorkerFailure | None = None
         self.closing_since: float | None = None
-        self.piece_seconds: dict[tuple[int, int], float] = {}
-        """The longest piece of a chunk so far, by width and height; none before a stream of that size has made its first chunks."""
         self.error_since: float | None = None
-        self.to_forget: deque[Job] = deque()
+        self.to_post: deque[Job] = deque()
         self.segments = [Segment.create("livetalk-stop", WORD_BYTES), *(Segment.create("livetalk-slot") for _ in range(NUM_SLOTS))]
         self.selector, (self.wake_reader, self.wake_writer) = selectors.DefaultSelector(), socket.socketpair()
         for end in (self.wake_reader, self.wake_writer):
@@ -60,7 +58,7 @@ class Workers:
         self.selector.register(self.wake_reader, selectors.EVENT_READ, None)
         self.schedule = Schedule(self.segments[1:], StopWord(self.segments[0]), self.wake)
         self.members = self.launch(load)
-        self.loaded = self.schedule.submit(Job(load, load_s))
+        self.loaded = self.schedule.submit(Job(load, deadlines.limits.load_s))
         self.thread = threading.Thread(target=self.watch, name="livetalk-pool", daemon=True)
         self.thread.start()
 
@@ -92,7 +90,11 @@ class Workers:
 
     def forget(self, session: int, limit_s: float) -> None:
         """Make the workers drop a session soon. Takes no lock, so the garbage collector may call it at any time."""
-        self.to_forget.append(Job(wire.Close(session=session), limit_s, awaited=False))
+        self.post(wire.Close(session=session), limit_s)
+
+    def post(self, command: object, limit_s: float) -> None:
+        """Have a command executed soon, without waiting for it. Takes no lock."""
+        self.to_post.append(Job(command, limit_s, awaited=False))
         self.wake()
 
     def reserve(self, num_bytes: int) -> None:
@@ -140,11 +142,11 @@ class Workers:
             self.fail(f"rank {first.rank} failed: {first.broken.error}", first)
         if self.failure is None and job is not None and now > job.limit:
             self.end_hang(job)
-        while self.to_forget:
-            self.schedule.submit(self.to_forget.popleft())
+        while self.to_post:
+            self.schedule.submit(self.to_post.popleft())
         if job is None and now > self.next_idle_check:
             self.next_idle_check = float("inf")
-            self.schedule.submit(Job(wire.Ping(), self.idle_s, awaited=False))
+            self.schedule.submit(Job(wire.Ping(), self.deadlines.limits.idle_s, awaited=False))
         if self.failure is None:
             self.hand_out()
 

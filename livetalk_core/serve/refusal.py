@@ -6,6 +6,7 @@ import logging
 import re
 
 from livetalk_core.pool.pool import PoolClosed, WorkerFailure
+from livetalk_core.types import NoRoom
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def explain(error: Exception) -> Refused:
             return error
         case ValueError():
             return Refused("input", one_line(str(error)))
+        case NoRoom():
+            return Refused("memory", one_line(str(error)), 503)
         case WorkerFailure(rank=rank):
             log.error("a stream failed: %s", error)
             worker = "the workers" if rank is None else f"worker {rank}"

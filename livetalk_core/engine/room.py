@@ -1,0 +1,67 @@
+"""Whether there is room for audio keys and for another stream: one answer for all processes that share the DiT."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from livetalk_core.engine.denoiser import Cuts, absorbed_bytes
+from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.runner import SequenceRunner
+from livetalk_core.parallel.context import SequenceParallel
+from livetalk_core.parallel.memory import WORKING_BYTES, free_bytes
+from livetalk_core.plan import StreamPlan
+from livetalk_core.types import NoRoom
+
+IMAGE_ROWS = 257
+
+
+class Room:
+    """The memory of one engine. Every process of a group must make the same calls at the same time."""
+
+    def __init__(self, dit: AudioDiT, device: torch.device, dtype: torch.dtype):
+        self.dit, self.device, self.dtype = dit, device, dtype
+        self.absorbs: dict[tuple[int, int, bool], bool] = {}
+        """Whether audio keys are absorbed, by latent frames, tokens in each, and whether 8-bit products are still to begin."""
+
+    def cuts(self, plan: StreamPlan, before_fp8: bool) -> Cuts:
+        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory.
+
+        Decided once for all streams of the engine, which hold these keys one after another; decided again when 8-bit products begin.
+        """
+        key = (plan.latent_frames, plan.tokens_per_latent, before_fp8)
+        if key not in self.absorbs:
+            free, frames = free_bytes(self.device), self.dit.sequence.frames(plan.latent_frames, plan.tokens_per_latent)
+            needed = absorbed_bytes(self.dit.config, frames.stop - frames.start, self.dtype)
+            self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.dit.sequence)
+        return Cuts(absorb_audio=self.absorbs[key])
+
+    def check(self, num_streams: int) -> None:
+        """NoRoom if another stream does not fit beside `num_streams` others on any of the processes. The first is always tried."""
+        free = free_bytes(self.device)
+        if free is None:
+            return
+        needed = stream_bytes(self.dit.config, self.dtype) + working_bytes(self.dit)
+        if not all_agree(num_streams == 0 or free >= needed, self.dit.sequence):
+            raise NoRoom(f"no memory for another stream: it needs {needed / 2**30:.1f} GiB free on each GPU; end a stream first")
+
+
+def stream_bytes(config: DiTConfig, dtype: torch.dtype) -> int:
+    """Bytes that a stream keeps for its length: the keys and values of its prompt, of the longest kind, and of its picture."""
+    return 2 * config.num_layers * (config.text_len + IMAGE_ROWS) * config.dim * dtype.itemsize
+
+
+def working_bytes(dit: AudioDiT) -> int:
+    """Bytes for a chunk's activations. Small models are assumed to need none."""
+    large = sum(weight.numel() for weight in dit.parameters()) > WORKING_BYTES
+    return WORKING_BYTES if large else 0
+
+
+def all_agree(wanted: bool, sequence: SequenceRunner) -> bool:
+    """Whether all processes that share the DiT want it."""
+    if not isinstance(sequence, SequenceParallel):
+        return wanted
+    votes = torch.tensor([wanted], dtype=torch.int32, device=sequence.group.device)
+    dist.all_reduce(votes, dist.ReduceOp.MIN, group=sequence.group.whole)
+    return bool(votes)

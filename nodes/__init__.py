@@ -3,6 +3,7 @@
 from . import host, live, startup
 from .audio import AudioEmbedding
 from .decode import ParallelVAEDecode
+from .from_video import FromVideo
 from .load import LoadModel
 from .options import SetEngineOptions
 from .preview import LivePreview
@@ -20,6 +21,7 @@ NODES = (
     ParallelVAEDecode,
     Generate,
     LivePreview,
+    FromVideo,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -15,6 +16,8 @@ from .types import ComfyAPISync
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 MODEL_FOLDER = "livetalk"
 
@@ -41,6 +44,12 @@ def show_text(text: str) -> None:
     context, server = get_executing_context(), prompt_server()
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id)
+
+
+def tell(note: str) -> None:
+    """A note for the user: on the running node, and in the log."""
+    log.info("LiveTalk: %s", note)
+    show_text(note)
 
 
 def free_memory() -> int:
@@ -97,6 +106,15 @@ class TempFile(str):
 def remove(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
+
+
+def save_picture(picture_HWC: Tensor) -> TempFile:
+    """A temporary PNG of a picture [H, W, 3] in [0, 1]."""
+    from PIL import Image
+
+    path = temp_path(".png")
+    Image.fromarray((picture_HWC * 255).round().byte().numpy()).save(path)
+    return TempFile(path)
 
 
 def view_of(file: str) -> dict[str, str]:

@@ -63,6 +63,8 @@ class Channel:
     init: Fragment | None = None
     ended: bool = False
     num_published: int = 0
+    crop: host.TempFile | None = None
+    """The video's crop of the picture, shown until there are frames."""
     file: weakref.ref[host.TempFile] | None = None
     """The finished video, as long as something needs it."""
     history: deque[Fragment] = field(default_factory=lambda: deque(maxlen=HISTORY))
@@ -72,7 +74,8 @@ class Channel:
     def describe(self) -> dict:
         file = None if self.file is None else self.file()
         names = ("node", "workflow", "mime", "ended")
-        return {"channel": self.id, **{name: vars(self)[name] for name in names}, "file": file and host.view_of(file)}
+        files = {"crop": self.crop and host.view_of(self.crop), "file": file and host.view_of(file)}
+        return {"channel": self.id, **{name: vars(self)[name] for name in names}, **files}
 
     def keep(self, file: host.TempFile) -> None:
         """Pages that come later show the finished video."""
@@ -165,7 +168,7 @@ def add_routes(server) -> None:
 
     @server.routes.get("/livetalk/live")
     async def list_channels(request):
-        return web.json_response([channel.describe() for channel in CHANNELS.values() if channel.init or channel.file])
+        return web.json_response([channel.describe() for channel in CHANNELS.values() if channel.init or channel.file or not channel.ended])
 
     @server.routes.get("/livetalk/live/{channel}")
     async def watch(request):

@@ -28,14 +28,20 @@ class LivePreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, stream) -> io.NodeOutput:
-        file = play(stream, cls.hidden)
-        return io.NodeOutput(stream, ui={"livetalk_video": [host.view_of(file)]})
+        return io.NodeOutput(stream, ui=shown([play(stream, cls.hidden)]))
+
+
+def shown(files: list[host.TempFile]) -> dict:
+    """What the page gets to show finished videos."""
+    return {"livetalk_video": [host.view_of(file) for file in files]}
 
 
 def play(stream: TalkStream, hidden) -> host.TempFile:
-    """The stream's video file. It is published on a channel of this node while it is made; a finished one is only shown."""
+    """The stream's video file. It is published on a channel of this node while it is made, its crop first; a finished one is only shown."""
     workflow = (hidden.extra_pnginfo or {}).get("workflow", {}).get("id", "")
     channel = live.open_channel(str(hidden.unique_id), workflow, stream.num_frames)
+    channel.crop = host.save_picture(stream.picture)
+    announce(channel)
     broadcast = live.Broadcast(channel, announce)
     try:
         file = stream.write(broadcast.send)

@@ -22,8 +22,9 @@ NEW_FRAMES = StreamPlan.chunk_frames - StreamPlan.motion_frames
 class Progress:
     """Progress of one stream, in frames. Half of a chunk's frames count when it is denoised, half when they are decoded."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, total: int, pictures: bool = True) -> None:
+        """`pictures`: show the last picture too; a node with a player has it in its player."""
+        self.total, self.done, self.pictures = total, 0, pictures
         self.denoised = 0.0
         """Fraction of the steps of the chunk that is being made."""
         self.denoising = False
@@ -51,7 +52,8 @@ class Progress:
         self.done += len(piece.frames_THWC)
         if self.done % NEW_FRAMES == 0 or self.done == self.total:
             self.denoised, self.denoising = 0.0, False
-        host.show_progress(self.done if self.done == self.total else self.value, self.total, piece.frames_THWC[-1])
+        picture = piece.frames_THWC[-1] if self.pictures else None
+        host.show_progress(self.done if self.done == self.total else self.value, self.total, picture)
         self.show_text("")
 
     def show(self, before: str) -> None:

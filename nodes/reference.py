@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from livetalk_core.sizes import BUCKETS, choose_size
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
 
     from livetalk_core.types import Reference
 
-log = logging.getLogger(__name__)
-
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The core's own default, repeated here so that the list of nodes does not load torch."""
 SIZES = ("auto", *BUCKETS, "custom")
+Masks = tuple["Tensor | None", "Tensor | None"]
+"""The first and the second speaker's."""
 
 
 class ReferenceConditioning(io.ComfyNode):
@@ -35,7 +34,10 @@ class ReferenceConditioning(io.ComfyNode):
             has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
             inputs=[
                 EngineWire.Input("engine", tooltip="From Load LiveTalk Model."),
-                io.Image.Input("image", tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first, or each.",
+                ),
                 *prompt_and_size(),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
@@ -45,18 +47,47 @@ class ReferenceConditioning(io.ComfyNode):
                 *mask_inputs(),
                 crop_input(),
                 any_size_input(),
+                each_picture_input(),
             ],
-            outputs=[ReferenceWire.Output("reference", display_name="reference", tooltip="Picture and prompt, for the sampler.")],
+            outputs=[
+                ReferenceWire.Output(
+                    "reference",
+                    display_name="reference",
+                    tooltip="Picture and prompt, for the sampler. With each_picture, one for each picture.",
+                    is_output_list=True,
+                )
+            ],
         )
 
     @classmethod
     def execute(
         cls, engine, image, prompt, size, width, height,
         clip_vision_output=None, first_mask=None, second_mask=None, crop="center", any_size=False,
+        each_picture=False,
     ) -> io.NodeOutput:  # fmt: skip
         features_LD = None if clip_vision_output is None else clip_vision_output["penultimate_hidden_states"][0]
-        reference = make_reference(engine, image, prompt, size, width, height, (first_mask, second_mask), features_LD, crop, any_size)
-        return io.NodeOutput(reference, ui=ui.PreviewImage(picture_of(reference)[None], cls=cls))
+        references = [
+            make_reference(engine, picture, prompt, size, width, height, masks, features_LD, crop, any_size)
+            for picture, masks in pictures_of(image, (first_mask, second_mask), each_picture)
+        ]
+        return io.NodeOutput(references, ui=ui.PreviewImage(shown_together([picture_of(each) for each in references]), cls=cls))
+
+
+def pictures_of(image_BHWC: Tensor, masks: Masks, each: bool) -> list[tuple[Tensor, Masks]]:
+    """Every picture [1, H, W, C] of a batch with its masks [1, H, W], or the first alone, with a note if there are more."""
+    num_pictures = image_BHWC.shape[0] if each else 1
+    if image_BHWC.shape[0] > num_pictures:
+        host.tell(f"image is a batch of {image_BHWC.shape[0]}; the first picture is used; each_picture makes a video of each")
+    mask_of = lambda mask, k: None if mask is None else mask[min(k, len(mask) - 1)][None]  # noqa: E731
+    first, second = masks
+    return [(image_BHWC[k : k + 1], (mask_of(first, k), mask_of(second, k))) for k in range(num_pictures)]
+
+
+def shown_together(pictures: list[Tensor]) -> Tensor:
+    """[B, H, W, 3]; pictures of a batch have one size, so their crops have one too."""
+    import torch
+
+    return torch.stack(pictures)
 
 
 def picture_of(reference: Reference) -> Tensor:
@@ -92,6 +123,16 @@ def any_size_input() -> io.Input:
     )
 
 
+def each_picture_input() -> io.Input:
+    return io.Boolean.Input(
+        "each_picture",
+        optional=True,
+        default=False,
+        tooltip="Make one video for each picture of a batch, all with the same speech, instead of one video of the first picture.",
+        advanced=True,
+    )
+
+
 def prompt_and_size() -> list[io.Input]:
     """The prompt and size inputs, also of LiveTalk Generate."""
     return [
@@ -123,29 +164,30 @@ def prompt_and_size() -> list[io.Input]:
 
 
 def make_reference(
-    spec, image_BHWC: Tensor, prompt, size, width, height, masks=(None, None), image_LD=None, crop: str = "center", any_size: bool = False
+    spec,
+    image_1HWC: Tensor,
+    prompt,
+    size,
+    width,
+    height,
+    masks: Masks = (None, None),
+    image_LD=None,
+    crop: str = "center",
+    any_size: bool = False,
 ) -> Reference:
-    """Crop and encode the first picture of [B, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask."""
+    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask."""
     from livetalk_core.media.image import crop_cover, crop_note, parse_focus, picture_from_tensor
 
-    if image_BHWC.shape[0] != 1:
-        tell(f"image is a batch of {image_BHWC.shape[0]}; the first picture is used")
     with naming_inputs({"picture tensor: picture": "image"}):
-        picture = picture_from_tensor(image_BHWC[0])
+        picture = picture_from_tensor(image_1HWC[0])
     engine = engines.engine_for(spec)
     plan = engine.plan(*video_size(engine.preset, picture.size, size, width, height, any_size))
     focus = parse_focus(crop)
     if note := crop_note(*picture.size, plan.width, plan.height, focus):
-        tell(f"image {note}; crop keeps another part")
+        host.tell(f"image {note}; crop keeps another part")
     pixels_CHW = crop_cover(picture, plan.width, plan.height, focus=focus)
     masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height, focus)
     return engines.reference_for(spec, pixels_CHW, prompt, masks_KHW, image_LD)
-
-
-def tell(note: str) -> None:
-    """A note for the user: on the running node, and in the log."""
-    log.info("LiveTalk: %s", note)
-    host.show_text(note)
 
 
 def video_size(preset, picture_size: tuple[int, int], size: str, width: int, height: int, any_size: bool) -> tuple[int, int]:
@@ -157,7 +199,7 @@ def video_size(preset, picture_size: tuple[int, int], size: str, width: int, hei
     return chosen
 
 
-def crop_masks(masks, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor | None:
+def crop_masks(masks: Masks, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor | None:
     """[3, H, W] of 0 and 1: first speaker, second speaker, background, cropped as the picture is. None without masks.
 
     With the first mask alone the rest of the picture is the second speaker, who is silent.

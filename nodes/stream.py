@@ -13,6 +13,7 @@ from . import engines, host
 from .film import Film, write_video
 from .latent import join_latents
 from .progress import Progress, showing_warnings
+from .reference import picture_of
 from .speech import Speech
 from .spool import Spool
 
@@ -44,16 +45,21 @@ class TalkStream:
         return self.reference.pixels_CHW.shape[1]
 
     @property
+    def picture(self) -> Tensor:
+        """The video's crop of the picture [H, W, 3] in [0, 1]."""
+        return picture_of(self.reference)
+
+    @property
     def num_frames(self) -> int:
         return self.speech.num_frames
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The chunks, in pieces: those of an earlier complete run, or computed now and kept."""
-        return self.run() if self.spool is None else self.spool.chunks()
+    def chunks(self, pictures: bool = True) -> Iterator[Chunk]:
+        """The chunks, in pieces: those of an earlier complete run, or computed now and kept. `pictures`: show them on the running node."""
+        return self.run(pictures) if self.spool is None else self.spool.chunks()
 
-    def run(self) -> Iterator[Chunk]:
+    def run(self, pictures: bool) -> Iterator[Chunk]:
         """Compute the chunks. Everything is kept on disk, unless it is too large; then later readers compute it again."""
-        spool, latents, progress = Spool(host.temp_path("_stream"), host.spool_limit()), [], Progress(self.num_frames)
+        spool, latents, progress = Spool(host.temp_path("_stream"), host.spool_limit()), [], Progress(self.num_frames, pictures)
         with showing_warnings(progress):
             for piece in self.make(progress.step, latents.append):
                 spool.add(piece, latents)
@@ -75,18 +81,19 @@ class TalkStream:
         finally:
             opened.close()
 
-    def write(self, watch: Callable[[Chunk], None] = lambda piece: None) -> TempFile:
-        """The stream's video file, written now unless it is there. `watch` is called with each piece while it is written."""
+    def write(self, watch: Callable[[Chunk], None] | None = None) -> TempFile:
+        """The stream's video file, written now unless it is there. `watch` is called with each piece, which it shows to the user."""
         if self.video is None:
             self.video = write_video(self.film(watch))
         return self.video
 
-    def film(self, watch: Callable[[Chunk], None] = lambda piece: None) -> Film:
+    def film(self, watch: Callable[[Chunk], None] | None = None) -> Film:
         """The stream's frames and sound."""
 
         def pieces() -> Iterator[Tensor]:
-            for piece in self.chunks():
-                watch(piece)
+            for piece in self.chunks(pictures=watch is None):
+                if watch is not None:
+                    watch(piece)
                 yield piece.frames_THWC
 
         return Film(width=self.width, height=self.height, num_frames=self.num_frames, pieces=pieces, speech=self.speech)

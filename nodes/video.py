@@ -1,13 +1,13 @@
 """LiveTalk Generate: the whole graph in one node."""
 
-from . import engines, host
+from . import engines
 from .audio import loudness_input
 from .load import fill_in, model_input
-from .preview import play
-from .reference import any_size_input, crop_input, make_reference, mask_inputs, picture_of, prompt_and_size
+from .preview import play, shown
+from .reference import any_size_input, crop_input, each_picture_input, make_reference, mask_inputs, pictures_of, prompt_and_size
 from .sample import make_stream, settings_inputs
 from .speech import speech_from
-from .types import CATEGORY, InputImpl, OptionsWire, io, ui
+from .types import CATEGORY, InputImpl, OptionsWire, io
 
 
 class Generate(io.ComfyNode):
@@ -22,7 +22,10 @@ class Generate(io.ComfyNode):
             has_intermediate_output=True,  # what it shows is shown again when the node comes from the cache
             inputs=[
                 model_input(),
-                io.Image.Input("image", tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture, each side 32 pixels or more; 512 or more looks good. Of a batch, the first, or each.",
+                ),
                 io.Audio.Input("audio", tooltip="The speech, at least 0.04 s (one frame at 25 frames a second)."),
                 *prompt_and_size(),
                 *settings_inputs(),
@@ -32,8 +35,16 @@ class Generate(io.ComfyNode):
                 OptionsWire.Input("options", optional=True, tooltip="Settings of the engine, from LiveTalk Engine Options."),
                 crop_input(),
                 any_size_input(),
+                each_picture_input(),
             ],
-            outputs=[io.Video.Output("video", display_name="video", tooltip="MP4 at 25 frames a second with its sound.")],
+            outputs=[
+                io.Video.Output(
+                    "video",
+                    display_name="video",
+                    tooltip="MP4 at 25 frames a second with its sound. With each_picture, one for each picture.",
+                    is_output_list=True,
+                )
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
@@ -41,18 +52,12 @@ class Generate(io.ComfyNode):
     def execute(
         cls, model, image, audio, prompt, size, width, height, seed, steps, shift, color_strength, loudness,
         second_audio=None, first_mask=None, second_mask=None, options=None, crop="center", any_size=False,
+        each_picture=False,
     ) -> io.NodeOutput:  # fmt: skip
         spec = engines.EngineSpec(model=model) if options is None else engines.EngineSpec(model=model, options=fill_in(options, {}))
         speech = speech_from(audio, second_audio, loudness)
-        reference = make_reference(spec, image, prompt, size, width, height, (first_mask, second_mask), None, crop, any_size)
-        picture_HWC = picture_of(reference)
-        host.show_progress(0, speech.num_frames, (picture_HWC * 255).byte())
-        stream = make_stream(spec, reference, speech, seed, steps, shift, color_strength)
-        file = play(stream, cls.hidden)
-        shown = ui.PreviewImage(picture_HWC[None], cls=cls)
-        return io.NodeOutput(InputImpl.VideoFromFile(file), ui={**as_dict(shown), "livetalk_video": [host.view_of(file)]})
-
-
-def as_dict(shown) -> dict:
-    """ComfyUI's ui object as the dictionary that a page gets."""
-    return shown if isinstance(shown, dict) else shown.as_dict()
+        files = []
+        for picture, masks in pictures_of(image, (first_mask, second_mask), each_picture):
+            reference = make_reference(spec, picture, prompt, size, width, height, masks, None, crop, any_size)
+            files.append(play(make_stream(spec, reference, speech, seed, steps, shift, color_strength), cls.hidden))
+        return io.NodeOutput([InputImpl.VideoFromFile(file) for file in files], ui=shown(files))

@@ -96,7 +96,7 @@ def modules(host: Host) -> dict[str, ModuleType]:
         "comfy_api": {},
         "comfy_api.latest": {
             "io": Io(), "ui": pictures, "ComfyExtension": object, "ComfyAPISync": sync,
-            "InputImpl": SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=Path(path), file=path)),
+            "InputImpl": SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=Path(path), file=path), VideoFromComponents=Held),
         },
         "comfy": {},
         "comfy.model_management": {
@@ -121,6 +121,13 @@ def modules(host: Host) -> dict[str, ModuleType]:
         vars(made[name]).update(values)
     made["comfy"].model_management = made["comfy.model_management"]
     return made
+
+
+class Held:
+    """ComfyUI's VIDEO of frames in memory."""
+
+    def __init__(self, components) -> None:
+        self.get_components = lambda: components
 
 
 class Patcher:

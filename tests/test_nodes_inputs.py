@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made import speech_like
+from PIL import Image
 from standin import ROOT
 
 from livetalk_core.media.audio import probe_audio, read_audio, to_mono
@@ -130,7 +131,7 @@ def test_one_mask_lets_one_speaker_talk_and_the_rest_be_silent(nodes):
     mask = torch.zeros(1, 64, 64)
     mask[:, :, :32] = 1
     spec = nodes.load.engines.EngineSpec()
-    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE, first_mask=mask).args[0]
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE, first_mask=mask).args[0][0]
     assert torch.equal(reference.speaker_masks_KHW.sum(0), torch.ones(32, 32)) and not reference.speaker_masks_KHW[2].any()
     stream = nodes.sample.make_stream(spec, reference, nodes.audio.speech_from(sound(0.5), None, True), 0, 1, 5.0, 1.0)
     assert sum(len(chunk.frames_THWC) for chunk in stream.chunks()) == 13
@@ -140,7 +141,7 @@ def test_the_crop_can_be_moved(nodes):
     image = torch.linspace(0, 1, 96)[None, :, None, None].expand(1, 96, 64, 3).contiguous()
     spec = nodes.load.engines.EngineSpec()
     means = [
-        float(nodes.ReferenceConditioning.execute(spec, image, **SIZE, **how).args[0].pixels_CHW.mean())
+        float(nodes.ReferenceConditioning.execute(spec, image, **SIZE, **how).args[0][0].pixels_CHW.mean())
         for how in ({}, {"crop": "center"}, {"crop": "top"}, {"crop": "0.5,1"})
     ]
     assert means[0] == means[1] and means[2] < means[1] - 0.2 and means[3] > means[1] + 0.2
@@ -171,7 +172,7 @@ def test_the_preview_is_the_crop_that_the_stream_uses(nodes):
     out = nodes.ReferenceConditioning.execute(nodes.load.engines.EngineSpec(), torch.rand(1, 100, 60, 3), **SIZE)
     preview = out.ui["images"]
     assert preview.shape == (1, 32, 32, 3)
-    assert torch.allclose(preview[0].permute(2, 0, 1) * 2 - 1, out.args[0].pixels_CHW, atol=1e-6)
+    assert torch.allclose(preview[0].permute(2, 0, 1) * 2 - 1, out.args[0][0].pixels_CHW, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,12 @@ def test_clip_features_from_another_node_take_the_place_of_the_models_own(nodes)
     made = nodes.ReferenceConditioning.execute(
         nodes.load.engines.EngineSpec(), IMAGE, **SIZE, clip_vision_output={"penultimate_hidden_states": given}
     )
-    assert torch.equal(made.args[0].image_LD, given[0])
+    assert torch.equal(made.args[0][0].image_LD, given[0])
 
 
 def test_speakers_and_masks_must_fit(nodes):
     spec = nodes.load.engines.EngineSpec()
-    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0]
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0][0]
     two = nodes.audio.speech_from(sound(0.5), sound(0.5), True)
     with pytest.raises(ValueError, match=r"2 speaker\(s\) with no speaker masks"):
         nodes.sample.make_stream(spec, reference, two, 0, 1, 5.0, 1.0)
@@ -222,7 +223,7 @@ def test_a_latent_of_another_model_is_refused_with_the_channels_of_this_one(node
 @pytest.mark.parametrize("shift, want", [(0.0, None), (0, None), (0.1, 0.1), (3.0, 3.0), (20.0, 20.0)])
 def test_a_shift_of_zero_leaves_it_to_the_model(nodes, shift, want):
     spec = nodes.load.engines.EngineSpec()
-    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0]
+    reference = nodes.ReferenceConditioning.execute(spec, IMAGE, **SIZE).args[0][0]
     speech = nodes.audio.speech_from(sound(0.5), None, True)
     assert nodes.sample.make_stream(spec, reference, speech, 0, 1, shift, 1.0).settings.shift == want
 
@@ -251,8 +252,8 @@ def test_the_page_knows_the_sizes_of_each_model():
 def test_a_batch_of_pictures_gives_the_first_with_a_note(nodes, host):
     batch = torch.rand(4, 64, 64, 3)
     spec = nodes.load.engines.EngineSpec()
-    first, alone = (nodes.ReferenceConditioning.execute(spec, x, **SIZE).args[0] for x in (batch, batch[:1]))
-    assert first is alone and "image is a batch of 4; the first picture is used" in host.lines
+    first, alone = (nodes.ReferenceConditioning.execute(spec, x, **SIZE).args[0][0] for x in (batch, batch[:1]))
+    assert first is alone and "image is a batch of 4; the first picture is used; each_picture makes a video of each" in host.lines
 
 
 def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host):
@@ -263,7 +264,10 @@ def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host
     more = {"second_audio": sound(0.6), "first_mask": left, "second_mask": 1 - left, "options": options, "crop": "top"}
     out = nodes.Generate.execute("nano", IMAGE, sound(0.4), **SIZE, **settings, **more)
     (spec,) = nodes.load.engines.SLOTS
-    assert spec.options.dtype == "bfloat16" and probe_audio(out.args[0].path).duration >= 0.6
-    assert out.ui["images"].shape == (1, 32, 32, 3) and out.ui["livetalk_video"][0]["filename"] == out.args[0].path.name
-    assert [channel.num_published > 1 for channel in nodes.live.CHANNELS.values()] == [True], "the live picture"
-    assert host.pictures[0] == ((32, 32), True), "the crop comes first"
+    assert spec.options.dtype == "bfloat16" and probe_audio(out.args[0][0].path).duration >= 0.6
+    assert [file["filename"] for file in out.ui["livetalk_video"]] == [out.args[0][0].path.name]
+    (channel,) = nodes.live.CHANNELS.values()
+    assert channel.num_published > 1, "the live picture"
+    with Image.open(channel.crop) as crop:
+        assert crop.size == (32, 32), "stands in the player before it"
+    assert not host.pictures, "the player has them; a second picture on the node would be too many"

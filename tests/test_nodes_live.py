@@ -139,6 +139,7 @@ class Source:
     """A stream whose video takes two pieces; `stops` raises after the first."""
 
     num_frames, width, height, speech = 56, 48, 32, None
+    picture = torch.zeros(32, 48, 3)
 
     def __init__(self, folder, stops: bool = False) -> None:
         self.folder, self.stops, self.runs, self.file = folder, stops, 0, None

@@ -33,7 +33,7 @@ def stream_of(nodes, image, sound: dict | None = None):
     """(stream, latent) of the sampler."""
     spec = nodes.LoadModel.execute("nano", "auto", "auto", 1, False).args[0]
     speech = nodes.AudioEmbedding.execute(sound or audio(), True).args[0]
-    reference = nodes.ReferenceConditioning.execute(spec, image, **SIZE).args[0]
+    (reference,) = nodes.ReferenceConditioning.execute(spec, image, **SIZE).args[0]
     return nodes.StreamingBidirectionalSampler.execute(spec, reference, speech, **SETTINGS).args
 
 
@@ -105,11 +105,13 @@ def test_a_video_and_then_its_images_and_latents_take_one_run(nodes, image):
 
 def test_temporary_files_go_when_no_cached_result_needs_them(nodes, image, host):
     sound = audio(0.5)
-    videos = [nodes.Generate.execute("nano", image, sound, **SIZE, **SETTINGS | {"seed": k}, loudness=True).args[0] for k in range(3)]
+    videos = [nodes.Generate.execute("nano", image, sound, **SIZE, **SETTINGS | {"seed": k}, loudness=True).args[0][0] for k in range(3)]
     gc.collect()
-    assert {path.name for path in host.folder.glob("temp/*")} == {video.path.name for video in videos}
+    assert {path.name for path in host.folder.glob("temp/*.mp4")} == {video.path.name for video in videos}
     del videos[:2]
-    assert [path.name for path in host.folder.glob("temp/*")] == [videos[0].path.name]
+    assert [path.name for path in host.folder.glob("temp/*.mp4")] == [videos[0].path.name]
+    nodes.live.CHANNELS.clear()
+    assert not list(host.folder.glob("temp/*.png")), "crops go with their channels, of which the last few are kept"
 
 
 def test_what_was_kept_on_disk_goes_with_the_stream(nodes, image, host):
@@ -146,11 +148,12 @@ def test_a_latent_decodes_to_the_streams_length_and_first_frames(nodes, image):
 
 def test_a_video_has_every_frame_and_the_whole_sound(nodes, image, host):
     sound = audio(1.51, 44100, channels=2)
-    (video,) = nodes.Generate.execute("nano", image, sound, **SIZE, **SETTINGS, loudness=True).args
+    (video,) = nodes.Generate.execute("nano", image, sound, **SIZE, **SETTINGS, loudness=True).args[0]
     info = probe_video(video.path)
     assert (info.frames, info.width, info.height, info.audio_channels, info.audio_rate) == (38, 32, 32, 2, 44100)
     assert 0 <= info.audio_duration - 1.51 < 1024 / 44100
-    assert [path.suffix for path in (host.folder / "temp").iterdir()] == [".mp4"], "the sound track's file is gone"
+    suffixes = {path.suffix for path in (host.folder / "temp").iterdir()}
+    assert suffixes == {".mp4", ".png"}, "video and crop are there, the sound track's file is gone"
     pieces = [value for value, _ in host.progress if value]
     assert pieces == sorted(pieces) and pieces[-1] == 38 and 0 < pieces[0] < 28 and {total for _, total in host.progress} == {38}
 
@@ -160,7 +163,7 @@ def test_two_speakers_talk_in_one_picture_and_one_sound_track(nodes, image):
     speech, frames = nodes.AudioEmbedding.execute(audio(0.5), True, audio(1.2, 48000)).args
     left = torch.zeros(1, 48, 40)
     left[:, :, :20] = 1
-    reference = nodes.ReferenceConditioning.execute(spec, image, **SIZE, first_mask=left, second_mask=1 - left).args[0]
+    (reference,) = nodes.ReferenceConditioning.execute(spec, image, **SIZE, first_mask=left, second_mask=1 - left).args[0]
     assert frames == 30 and reference.speaker_masks_KHW.sum(0).unique().tolist() == [1]
     stream = nodes.sample.make_stream(spec, reference, speech, **SETTINGS)
     info = probe_video(nodes.ParallelVAEDecode.execute("video", stream=stream).args[1].path)

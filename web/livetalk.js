@@ -1,6 +1,7 @@
 // The player of Live Preview and Generate, the line of text on Audio Embedding and the loader, and size inputs that hide.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { colorWires, fixPrompt, fixPromptsVue } from "./looks.mjs";
 import { LivePlayer } from "./player.mjs";
 import { sizesOf } from "./sizes.mjs";
 
@@ -11,6 +12,7 @@ const players = new WeakMap();
 const texts = new WeakMap();
 const lastText = new Map(); // by workflow and node: widgets are made anew when the user changes the tab
 const lastVideo = new Map();
+const SHOWN = { serialize: false, hideOnZoom: false, hideInPanel: true, surfaces: { canvas: "shown", vueNode: "shown", panel: "never" } };
 let joining = 0;
 
 app.registerExtension({
@@ -19,7 +21,11 @@ app.registerExtension({
   nodeCreated(node) {
     if (WITH_PLAYER.includes(node.comfyClass)) addPlayer(node);
     if (WITH_TEXT.includes(node.comfyClass)) addText(node);
-    if (WITH_SIZE.includes(node.comfyClass)) hideSize(node);
+    if (WITH_SIZE.includes(node.comfyClass)) {
+      hideSize(node);
+      fixPrompt(node);
+    }
+    if (node.comfyClass?.startsWith("LiveTalk")) restoreSoon();
   },
 
   loadedGraphNode(node) {
@@ -27,6 +33,8 @@ app.registerExtension({
   },
 
   setup() {
+    colorWires(app.canvas);
+    app.ui?.settings?.addEventListener?.("Comfy.ColorPalette.change", () => setTimeout(() => colorWires(app.canvas), 200));
     api.addEventListener("livetalk.live", (event) => watch(event.detail));
     api.addEventListener("executed", (event) => showResult(event.detail));
   },
@@ -35,23 +43,20 @@ app.registerExtension({
 function addPlayer(node) {
   const player = new LivePlayer((path) => api.apiURL(path));
   players.set(node, player);
-  node.addDOMWidget("", "LIVETALK_PLAYER", player.element, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => 220,
-  });
+  node.addDOMWidget("livetalk_player", "LIVETALK_PLAYER", player.element, { ...SHOWN, getMinHeight: () => 240 });
   const removed = node.onRemoved;
   node.onRemoved = function () {
     player.close();
     removed?.apply(this, arguments);
   };
-  restoreSoon();
 }
 
 // Players and lines that were created after a run, by a reload or a change of tab, show what is known. Nodes get their ids after creation.
 function restoreSoon() {
   clearTimeout(joining);
   joining = setTimeout(async () => {
+    colorWires(app.canvas);
+    fixPromptsVue(allNodes(graph()).filter((node) => WITH_SIZE.includes(node.comfyClass)));
     for (const [key, text] of lastText) if (inThisGraph(key)) showText(key.split("/").pop(), text);
     for (const [key, file] of lastVideo) if (inThisGraph(key)) players.get(findNode(graph(), key.split("/").pop()))?.show(file);
     const response = await api.fetchApi("/livetalk/live");
@@ -64,13 +69,7 @@ function addText(node) {
   const line = document.createElement("div");
   line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center; overflow: hidden";
   texts.set(node, line);
-  node.addDOMWidget("", "LIVETALK_TEXT", line, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => 18,
-    getMaxHeight: () => 18,
-  });
-  restoreSoon();
+  node.addDOMWidget("livetalk_text", "LIVETALK_TEXT", line, { ...SHOWN, getMinHeight: () => 18, getMaxHeight: () => 18 });
 }
 
 // Width and height are for size "custom" only.
@@ -112,8 +111,9 @@ function watch(channel) {
   const root = graph();
   if (channel.workflow && root?.id && channel.workflow !== root.id) return;
   const player = players.get(findNode(root, channel.node));
-  if (!channel.ended) player?.watch(channel.channel);
-  else if (channel.file) player?.finish(channel.channel, channel.file);
+  if (channel.ended && channel.file) player?.finish(channel.channel, channel.file);
+  else if (channel.mime && !channel.ended) player?.watch(channel.channel);
+  else if (!channel.ended) player?.showCrop(channel.crop);
 }
 
 function showResult(detail) {
@@ -124,7 +124,7 @@ function showResult(detail) {
     lastText.set(keyOf(id), joined);
     showText(id, joined);
   }
-  const file = detail.output?.livetalk_video?.[0];
+  const file = detail.output?.livetalk_video?.at(-1);
   if (file) {
     lastVideo.set(keyOf(id), file);
     players.get(findNode(graph(), id))?.show(file);
@@ -138,6 +138,10 @@ function showText(id, text) {
 
 function graph() {
   return app.rootGraph ?? app.graph;
+}
+
+function allNodes(graph) {
+  return (graph?.nodes ?? []).flatMap((node) => [node, ...allNodes(node.subgraph)]);
 }
 
 function keyOf(id) {

@@ -7,15 +7,18 @@ export class LivePlayer {
   constructor(url) {
     this.url = url;
     this.element = document.createElement("div");
-    this.element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%";
+    this.element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 240px";
+    const frame = document.createElement("div"); // the video fills it, whatever its own size
+    frame.style.cssText = "position: relative; flex: 1; min-height: 200px";
     this.video = document.createElement("video");
     this.video.controls = true;
     this.video.playsInline = true;
-    this.video.style.cssText = "flex: 1; min-height: 0; width: 100%; object-fit: contain; background: #000; border-radius: 4px";
+    this.video.style.cssText = "position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; background: #000; border-radius: 4px";
     this.line = document.createElement("div");
-    this.line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; min-height: 15px";
+    this.line.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); text-align: center; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; min-height: 14px";
     this.line.textContent = "Plays here while the video is made";
-    this.element.append(this.video, this.line);
+    frame.append(this.video);
+    this.element.append(frame, this.line);
     this.video.addEventListener("waiting", () => this.skipGap());
     this.video.addEventListener("ended", () => this.replayable());
   }
@@ -23,8 +26,17 @@ export class LivePlayer {
   watch(channel) {
     if (this.run?.channel === channel) return;
     this.close();
+    this.video.removeAttribute("poster");
     this.run = { channel, seen: 0, waiting: [], retries: 0, ended: false, started: false };
     this.connect(this.run);
+  }
+
+  // A new run: its crop of the picture stands in the player until the first frames are there.
+  showCrop(file) {
+    if (!file) return;
+    this.close();
+    this.video.poster = this.url(`/view?${new URLSearchParams(file)}`);
+    this.line.textContent = "The video's crop of the picture";
   }
 
   // The video of a channel is complete: the one that was watched plays on, any other page gets the file.
@@ -160,8 +172,8 @@ export class LivePlayer {
 
   showPace({ frames, total, ttff_s, fps, rtf }) {
     if (ttff_s === undefined || ttff_s === null) return;
-    const pace = `first frame ${ttff_s.toFixed(1)} s · ${fps.toFixed(1)} fps · real-time factor ${rtf.toFixed(2)}`;
-    this.line.textContent = `${pace} · ${frames} / ${total} frames`;
-    this.line.title = this.line.textContent;
+    const numbers = [ttff_s.toFixed(1), fps.toFixed(1), rtf.toFixed(2)];
+    this.line.textContent = `first ${numbers[0]} s · ${numbers[1]} fps · RTF ${numbers[2]} · ${frames}/${total} frames`;
+    this.line.title = `first frame after ${numbers[0]} s, ${numbers[1]} frames a second, real-time factor ${numbers[2]}, ${frames} of ${total} frames`;
   }
 }

@@ -1,0 +1,35 @@
+// How the pack's nodes look: colors of their wires, and a prompt box of five lines that keeps its size.
+const COLORS = {
+  LIVETALK_ENGINE: "#e0a458",
+  LIVETALK_OPTIONS: "#b8a68a",
+  LIVETALK_AUDIO: "#4fb3a5",
+  LIVETALK_REFERENCE: "#d9738f",
+  LIVETALK_STREAM: "#8f7ee7",
+};
+const PROMPT_HEIGHT = 84; // five lines in the classic canvas
+const PROMPT_HEIGHT_VUE = 108; // the same in Nodes 2.0, with its label
+
+const sheet = document.createElement("style");
+const promptSheet = document.createElement("style");
+sheet.textContent = `:root { ${Object.entries(COLORS).map(([type, color]) => `--color-datatype-${type}: ${color}`).join("; ")} }`;
+document.head.append(sheet, promptSheet);
+
+// For the classic canvas, whose colors a change of the palette resets. Nodes 2.0 reads the style sheet.
+export function colorWires(canvas) {
+  if (!canvas) return;
+  Object.assign(canvas.default_connection_color_byType, COLORS);
+  Object.assign(canvas.constructor.link_type_colors, COLORS);
+  canvas.setDirty?.(true, true);
+}
+
+export function fixPrompt(node) {
+  const prompt = node.widgets?.find((widget) => widget.name === "prompt");
+  if (!prompt?.options) return;
+  prompt.options.getMinHeight = prompt.options.getMaxHeight = () => PROMPT_HEIGHT;
+}
+
+// Nodes 2.0 draws its own text box, which is found by its node's id.
+export function fixPromptsVue(nodes) {
+  const boxes = nodes.map((node) => `[data-node-id="${node.id}"] textarea`);
+  promptSheet.textContent = boxes.length ? `${boxes.join(", ")} { height: ${PROMPT_HEIGHT_VUE}px; min-height: ${PROMPT_HEIGHT_VUE}px }` : "";
+}

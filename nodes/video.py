@@ -3,11 +3,12 @@
 from . import engines, host
 from .audio import loudness_input
 from .load import fill_in, model_input
+from .marks import video_from
 from .preview import play
 from .reference import any_size_input, crop_input, make_reference, mask_inputs, picture_of, prompt_and_size
 from .sample import make_stream, settings_inputs
 from .speech import speech_from
-from .types import CATEGORY, InputImpl, OptionsWire, io, ui
+from .types import CATEGORY, OptionsWire, io, ui
 
 
 class Generate(io.ComfyNode):
@@ -50,7 +51,7 @@ class Generate(io.ComfyNode):
         stream = make_stream(spec, reference, speech, seed, steps, shift, color_strength)
         file = play(stream, cls.hidden)
         shown = ui.PreviewImage(picture_HWC[None], cls=cls)
-        return io.NodeOutput(InputImpl.VideoFromFile(file), ui={**as_dict(shown), "livetalk_video": [host.view_of(file)]})
+        return io.NodeOutput(video_from(file), ui={**as_dict(shown), "livetalk_video": [host.view_of(file)]})
 
 
 def as_dict(shown) -> dict:

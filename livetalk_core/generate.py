@@ -16,10 +16,11 @@ from torch import Tensor
 from livetalk_core.engine.engine import Engine
 from livetalk_core.job import Inputs, Job, check_inputs, crop_of, load_masks, plan_for, read_speakers, side_by_side, with_silent
 from livetalk_core.media.background import BackgroundWriter
-from livetalk_core.media.video import VideoWriter
+from livetalk_core.media.video import Seal, VideoWriter
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.pool import Pool
 from livetalk_core.presets import Preset
+from livetalk_core.provenance.manifest import Origin, hash_of
 from livetalk_core.resume import Fingerprint, Leftover, ResumeFile, checksum, find_leftover, leftover_notes
 from livetalk_core.stream.window import mix
 from livetalk_core.types import AvatarStream, Chunk
@@ -57,14 +58,18 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
     left = look_for_leftover(job, fingerprint, plan, report)
     reference = engine.reference(pixels_CHW, job.prompt, masks_KHW)
     total = plan.frames_in(inputs.duration)
+    mark = inputs.marking.watermark(left.mark_id if left else None)
+    mark_id = None if mark is None else mark.mark_id
     with ExitStack() as stack:
-        writer = stack.enter_context(open_writer(job, plan, left, report))
-        resume_file = ResumeFile(writer.part, fingerprint, plan.motion_latents, left.start.index if left else 0)
+        writer = stack.enter_context(
+            open_writer(job, plan, left, report, inputs.marking.seal(origin_of(job, engine, mark_id), job.output.name))
+        )
+        resume_file = ResumeFile(writer.part, fingerprint, plan.motion_latents, left.start.index if left else 0, mark_id)
         stack.callback(resume_file.remove)
         later = {"start": left.start} if left else {}
         stream = engine.open(reference, job.settings, people=job.people, on_latents=resume_file.keep, **later)
         stack.callback(stream.close)
-        encoder = stack.enter_context(BackgroundWriter(writer))
+        encoder = stack.enter_context(BackgroundWriter(writer, change=mark))
         for chunk in talk(stream, with_silent(read_speakers(job), job.people), total):
             encoder.write(chunk.frames_THWC)
             on_chunk(chunk, total)
@@ -72,12 +77,12 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
 
 
 @contextmanager
-def open_writer(job: Job, plan: StreamPlan, left: Leftover | None, report: Report) -> Iterator[VideoWriter]:
+def open_writer(job: Job, plan: StreamPlan, left: Leftover | None, report: Report, seal: Seal | None = None) -> Iterator[VideoWriter]:
     """The video's file, beginning with the frames of an earlier run. At any exit, the frames made are saved and the path reported."""
     with ExitStack() as stack:
         sound = job.audio[0] if len(job.audio) == 1 else stack.enter_context(mixed_file(job))
         how = {"audio": sound, "audio_track": job.audio_track if len(job.audio) == 1 else None, "piece_frames": plan.new_frames}
-        writer = VideoWriter(job.output, width=plan.width, height=plan.height, fps=plan.fps, overwrite=job.overwrite, **how)
+        writer = VideoWriter(job.output, width=plan.width, height=plan.height, fps=plan.fps, overwrite=job.overwrite, seal=seal, **how)
         try:
             if left is not None:
                 writer.copy(left.part, left.num_frames)
@@ -100,6 +105,8 @@ def keep(writer: VideoWriter, left: Leftover | None, report: Report, *, partial:
     path = writer.close(partial=partial)
     if path != writer.target.path:
         report.note(f"{writer.target.path} was there already or was made meanwhile, so this video is {path}")
+    if writer.unsealed:
+        report.note(f"{path} has no Content Credentials: {writer.unsealed}")
     if left is not None:
         left.remove()
     report.saved(path, writer.num_frames)
@@ -114,6 +121,12 @@ def look_for_leftover(job: Job, fingerprint: Fingerprint, plan: StreamPlan, repo
     return None
 
 
+def origin_of(job: Job, engine: Engine | Pool, mark_id: int | None) -> Origin:
+    """What the video's Content Credentials say."""
+    sound = tuple(hash_of(path) for path in job.audio)
+    return Origin(model=engine.preset.name, picture=hash_of(job.picture), sound=sound, prompt=job.prompt, mark_id=mark_id)
+
+
 def fingerprint_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> Fingerprint:
     """Everything that affects the video, for comparing two runs."""
     job = inputs.job
@@ -125,6 +138,7 @@ def fingerprint_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> F
         "picture": checksum([job.picture]),
         "sound": checksum(job.audio),
         "masks": checksum(job.masks),
+        **({"watermark": "on"} if job.marks.watermark else {}),
     }
 
 

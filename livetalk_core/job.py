@@ -20,6 +20,7 @@ from livetalk_core.media.source import check_file, plain_file
 from livetalk_core.media.target import check_target
 from livetalk_core.plan import StreamPlan, check_multiple
 from livetalk_core.presets import PROMPT
+from livetalk_core.provenance.marking import Marking, MarkOptions, open_marking
 from livetalk_core.sizes import BUCKETS, choose_size, parse_size
 from livetalk_core.types import AvatarEngine, StreamSettings
 
@@ -51,6 +52,8 @@ class Job:
     engine: str = ""
     """Text that describes the engine options that change the result; a run resumes only with the same text."""
     settings: StreamSettings = StreamSettings()
+    marks: MarkOptions = MarkOptions()
+    """Content Credentials and watermark."""
 
     @property
     def voices(self) -> int:
@@ -77,6 +80,7 @@ class Inputs:
     job: Job
     picture: Picture
     audio: tuple[AudioInfo, ...]
+    marking: Marking
     kept: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
     """Folder with copies of pipes; it is removed with this object."""
 
@@ -101,6 +105,7 @@ def check_inputs(job: Job) -> Inputs:
             check_multiple(name, value, 16)
     parse_focus(job.crop)
     check_speakers(job)
+    marking = open_marking(job.marks)
     job, kept = with_plain_files(job)
     picture = load_picture(job.picture)
     for path in job.masks:
@@ -109,7 +114,7 @@ def check_inputs(job: Job) -> Inputs:
     audio = tuple(probe_audio(path, track) for path, track in zip(job.audio, job.tracks, strict=True))
     if job.split_channels:
         next(read_sides(job.audio[0], track=job.audio_track))
-    return Inputs(job=job, picture=picture, audio=audio, kept=kept)
+    return Inputs(job=job, picture=picture, audio=audio, marking=marking, kept=kept)
 
 
 def check_speakers(job: Job) -> None:

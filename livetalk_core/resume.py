@@ -24,7 +24,7 @@ from livetalk_core.types import Start
 
 KEPT = 5
 """Number of chunks whose motion latents are kept: the video file lags behind by the pieces that wait for the encoder."""
-FINGERPRINT_KEY = "likeness"
+FINGERPRINT_KEY, MARK_KEY = "likeness", "watermark"
 
 Fingerprint = dict[str, str]
 """What must be equal to resume: settings by name, files by checksum."""
@@ -33,8 +33,9 @@ Fingerprint = dict[str, str]
 class ResumeFile:
     """Writes the resume file: the motion latents that each chunk begins with."""
 
-    def __init__(self, part: Path, fingerprint: Fingerprint, motion_latents: int, first: int) -> None:
+    def __init__(self, part: Path, fingerprint: Fingerprint, motion_latents: int, first: int, mark_id: int | None = None) -> None:
         self.path = resume_path(part)
+        self.mark = {} if mark_id is None else {MARK_KEY: str(mark_id)}
         self.fingerprint, self.motion_latents, self.index = fingerprint, motion_latents, first
         self.states: dict[int, Tensor] = {}
 
@@ -44,7 +45,9 @@ class ResumeFile:
         self.states = dict(list(self.states.items())[-KEPT:])
         self.index += 1
         fresh = self.path.with_name(self.path.name + ".new")
-        save_file({str(index): state for index, state in self.states.items()}, fresh, {FINGERPRINT_KEY: json.dumps(self.fingerprint)})
+        save_file(
+            {str(index): state for index, state in self.states.items()}, fresh, {FINGERPRINT_KEY: json.dumps(self.fingerprint)} | self.mark
+        )
         with fresh.open("rb") as file, suppress(OSError):
             os.fsync(file.fileno())
         os.replace(fresh, self.path)
@@ -60,6 +63,8 @@ class Leftover:
     part: Path
     start: Start
     num_frames: int
+    mark_id: int | None = None
+    """The watermark's id in the frames, if there is one."""
 
     def remove(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -77,7 +82,7 @@ def find_leftover(target: Path, fingerprint: Fingerprint, new_frames: int) -> Le
             continue
         ready = whole_frames(part) // new_frames
         found += [
-            Leftover(part=part, start=Start(index=index, motion_CTHW=state), num_frames=index * new_frames)
+            Leftover(part=part, start=Start(index=index, motion_CTHW=state), num_frames=index * new_frames, mark_id=read_mark_id(part))
             for index, state in states.items()
             if 0 < index <= ready
         ]
@@ -92,8 +97,9 @@ def difference(then: Fingerprint, now: Fingerprint) -> str:
     """The differences, in a few words."""
     if not then:
         return "an earlier run left a part without its settings"
-    names = [name for name in now if then.get(name) != now[name]]
-    shown = [f"{name} was {then.get(name)} and is {now[name]}" if len(now[name]) < 40 else f"another {name}" for name in names]
+    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+    pairs = [(name, then.get(name, "not set"), now.get(name, "not set")) for name in names]
+    shown = [f"{name} was {was} and is {new}" if len(new) < 40 else f"another {name}" for name, was, new in pairs]
     return ", ".join(shown) or "it was made by another version"
 
 
@@ -103,6 +109,14 @@ def read_resume_file(part: Path) -> tuple[dict[int, Tensor], Fingerprint]:
         fingerprint = json.loads((file.metadata() or {}).get(FINGERPRINT_KEY, "{}"))
         return {int(name): file.get_tensor(name) for name in file.keys()}, fingerprint  # noqa: SIM118 (it is no dict)
     return {}, {}
+
+
+def read_mark_id(part: Path) -> int | None:
+    """The watermark's id in a part's frames; None without one."""
+    with suppress(OSError, SafetensorError, ValueError), safe_open(resume_path(part), "pt") as file:
+        found = (file.metadata() or {}).get(MARK_KEY)
+        return None if found is None else int(found)
+    return None
 
 
 def leftover_notes(target: Path) -> list[str]:

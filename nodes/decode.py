@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from . import engines, host
 from .film import Film, film_of_latent, images_of, write_video
-from .types import CATEGORY, EngineWire, InputImpl, SpeechWire, StreamWire, io
+from .marks import video_from
+from .types import CATEGORY, EngineWire, SpeechWire, StreamWire, io
 
 OUTPUTS = ("images", "video")
 
@@ -66,4 +67,4 @@ def check_source(stream, latent, engine) -> None:
 
 def video_of(stream, film: Film):
     """A stream's video is written once; that of a latent, now."""
-    return InputImpl.VideoFromFile(write_video(film) if stream is None else stream.write())
+    return video_from(write_video(film) if stream is None else stream.write())

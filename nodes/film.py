@@ -7,12 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import host
+from . import host, marks
 from .latent import frames_to_show
 from .speech import FPS, Speech, write_sound_track
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from livetalk_core.media.video import Seal
 
 IMAGE_BYTES = 12
 """Per pixel of an IMAGE: three float32."""
@@ -27,6 +29,8 @@ class Film:
     num_frames: int
     pieces: Callable[[], Iterator[Tensor]]
     speech: Speech | None
+    seal: Seal | None = None
+    """Signs the video."""
 
 
 def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
@@ -42,9 +46,11 @@ def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
     plan = engine.plan(samples.shape[4] * stride, samples.shape[3] * stride)
     total = plan.temporal_stride * (samples.shape[2] - 1) + 1
     skip, keep = frames_to_show(latent, total, None if speech is None else speech.num_frames)
-    raw_CTHW = samples[0].as_subclass(torch.Tensor)
-    pieces = lambda: with_progress(window_of(decode_pieces(engine, raw_CTHW), skip, keep), keep)  # noqa: E731
-    return Film(width=plan.width, height=plan.height, num_frames=keep, pieces=pieces, speech=speech)
+    raw_CTHW, mark = samples[0].as_subclass(torch.Tensor), marks.marking().watermark()
+    shown = lambda: window_of(decode_pieces(engine, raw_CTHW), skip, keep)  # noqa: E731
+    pieces = lambda: with_progress(shown() if mark is None else map(mark, shown()), keep)  # noqa: E731
+    seal = marks.seal_of(engine.preset.name, None, speech, mark)
+    return Film(width=plan.width, height=plan.height, num_frames=keep, pieces=pieces, speech=speech, seal=seal)
 
 
 def decode_pieces(engine, raw_CTHW: Tensor) -> Iterator[Tensor]:
@@ -82,12 +88,15 @@ def write_video(film: Film) -> host.TempFile:
     try:
         sound = None if film.speech is None else write_sound_track(film.speech, track)
         size = {"width": film.width, "height": film.height}
-        with VideoWriter(path, fps=FPS, audio=sound, **size) as writer, closing(film.pieces()) as pieces:
+        with VideoWriter(path, fps=FPS, audio=sound, seal=film.seal, **size) as writer, closing(film.pieces()) as pieces:
             for piece_THWC in pieces:
                 writer.write(piece_THWC)
+        marks.tell(writer)
     finally:
         track.unlink(missing_ok=True)
-    return host.TempFile(path)
+    file = host.TempFile(path)
+    file.seal = film.seal
+    return file
 
 
 def images_of(film: Film) -> Tensor:

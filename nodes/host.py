@@ -17,6 +17,8 @@ from .types import ComfyAPISync
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from livetalk_core.media.video import Seal
+
 log = logging.getLogger(__name__)
 
 MODEL_FOLDER = "livetalk"
@@ -98,6 +100,9 @@ def spool_limit() -> int:
 
 class TempFile(str):
     """The path of a file that is deleted when nothing refers to this object any more, such as a VIDEO or a stream."""
+
+    seal: Seal | None = None
+    """Signs copies of the file, if it is signed itself."""
 
     def __init__(self, path: Path) -> None:
         weakref.finalize(self, remove, str(path))

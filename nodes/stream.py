@@ -6,10 +6,12 @@ Each chunk starts from the decoded end of the one before, so sampling and decodi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from . import engines, host
+from . import engines, host, marks
 from .film import Film, write_video
 from .latent import join_latents
 from .progress import Progress, showing_warnings
@@ -20,6 +22,8 @@ from .spool import Spool
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from livetalk_core.media.video import Seal
+    from livetalk_core.provenance.watermark import Watermark
     from livetalk_core.types import Chunk, Reference, StreamSettings
 
     from .host import TempFile
@@ -53,6 +57,14 @@ class TalkStream:
     def num_frames(self) -> int:
         return self.speech.num_frames
 
+    @cached_property
+    def mark(self) -> Watermark | None:
+        """The stream's own watermark, if videos are marked: in every frame that leaves it."""
+        return marks.marking().watermark()
+
+    def seal(self) -> Seal | None:
+        return marks.seal_of(PurePath(self.spec.model).name, self.reference, self.speech, self.mark)
+
     def chunks(self, pictures: bool = True) -> Iterator[Chunk]:
         """The chunks, in pieces: those of an earlier complete run, or computed now and kept. `pictures`: show them on the running node."""
         return self.run(pictures) if self.spool is None else self.spool.chunks()
@@ -77,7 +89,8 @@ class TalkStream:
         people = 1 if self.reference.speaker_masks_KHW is None else 2
         opened = engine.open(self.reference, self.settings, people, on_step, on_latents)
         try:
-            yield from talk(opened, with_silent(self.speech.blocks(), people), self.num_frames)
+            for piece in talk(opened, with_silent(self.speech.blocks(), people), self.num_frames):
+                yield piece if self.mark is None else replace(piece, frames_THWC=self.mark(piece.frames_THWC))
         finally:
             opened.close()
 
@@ -96,7 +109,7 @@ class TalkStream:
                     watch(piece)
                 yield piece.frames_THWC
 
-        return Film(width=self.width, height=self.height, num_frames=self.num_frames, pieces=pieces, speech=self.speech)
+        return Film(width=self.width, height=self.height, num_frames=self.num_frames, pieces=pieces, speech=self.speech, seal=self.seal())
 
     def latents(self) -> Tensor:
         """Normalized latents [C, t, h, w] of the whole stream: the picture's latent frame, then the new ones."""

@@ -3,11 +3,12 @@
 from . import engines
 from .audio import loudness_input
 from .load import fill_in, model_input
+from .marks import video_from
 from .preview import play, shown
 from .reference import any_size_input, crop_input, each_picture_input, make_reference, mask_inputs, pictures_of, prompt_and_size
 from .sample import make_stream, settings_inputs
 from .speech import speech_from
-from .types import CATEGORY, InputImpl, OptionsWire, io
+from .types import CATEGORY, OptionsWire, io
 
 
 class Generate(io.ComfyNode):
@@ -60,4 +61,4 @@ class Generate(io.ComfyNode):
         for picture, masks in pictures_of(image, (first_mask, second_mask), each_picture):
             reference = make_reference(spec, picture, prompt, size, width, height, masks, None, crop, any_size)
             files.append(play(make_stream(spec, reference, speech, seed, steps, shift, color_strength), cls.hidden))
-        return io.NodeOutput([InputImpl.VideoFromFile(file) for file in files], ui=shown(files))
+        return io.NodeOutput([video_from(file) for file in files], ui=shown(files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from livetalk_core.engine.load import load_engine
 # Toy networks are too small to share among threads. The tests' own processes do as this one.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# The installation's certificate is made in a folder of the tests' own.
+DATA = tempfile.TemporaryDirectory(prefix="livetalk-tests-")
+os.environ["XDG_DATA_HOME"] = DATA.name
 
 
 @pytest.fixture(scope="session")

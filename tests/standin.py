@@ -96,7 +96,7 @@ def modules(host: Host) -> dict[str, ModuleType]:
         "comfy_api": {},
         "comfy_api.latest": {
             "io": Io(), "ui": pictures, "ComfyExtension": object, "ComfyAPISync": sync,
-            "InputImpl": SimpleNamespace(VideoFromFile=lambda path: SimpleNamespace(path=Path(path), file=path), VideoFromComponents=Held),
+            "InputImpl": SimpleNamespace(VideoFromFile=Filed, VideoFromComponents=Held),
         },
         "comfy": {},
         "comfy.model_management": {
@@ -128,6 +128,24 @@ class Held:
 
     def __init__(self, components) -> None:
         self.get_components = lambda: components
+
+
+class Filed:
+    """ComfyUI's VIDEO of a file. Its metadata goes into a copy of another program's making."""
+
+    def __init__(self, path) -> None:
+        self.path, self.file = Path(path), path
+
+    def save_to(self, path, metadata=None) -> None:
+        import av
+
+        with av.open(str(self.path)) as source, av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as sink:
+            sink.metadata.update(metadata or {})
+            streams = {stream: sink.add_stream_from_template(stream) for stream in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream]
+                    sink.mux(packet)
 
 
 class Patcher:

@@ -16,6 +16,8 @@ from livetalk_core.presets import BY_NAME
 
 PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")
 OPTIONAL = {
+    "c2pa": "signs videos with Content Credentials: pip install c2pa-python; without it videos are made unsigned",
+    "cryptography": "keeps the certificate that signs them: pip install cryptography",
     "flash_attn": "FlashAttention 2: pip install flash-attn (needs CUDA); without it torch's own attention is used",
     "flash_attn_interface": "FlashAttention 3, for Hopper GPUs; without it torch's own attention is used",
     "xfuser": "optional, used only by name (--attention xfuser) on several GPUs: pip install xfuser",

@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | prepare | train | evaluate | study | curves."""
+"""The command line: livetalk generate | parity | bench | doctor | serve | inspect | prepare | train | evaluate | study | curves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
+from livetalk_core.cli.inspect import add_inspect, run_inspect
 from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, engine_fields, engine_options
 from livetalk_core.cli.say import say
 from livetalk_core.cli.serve import add_serve, run_serve
@@ -57,6 +58,7 @@ def parser() -> Parser:
     parity.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden .safetensors files")
     add_bench(command(commands, "bench", run_bench, "count the work of every part, time it on this machine, write the page of results"))
     add_serve(command(commands, "serve", run_serve, "serve streams over the network from a pool of workers"))
+    add_inspect(command(commands, "inspect", run_inspect, "tell where a video comes from: Content Credentials and watermark"))
     prepare = command(commands, "prepare", run_prepare, "encode talking videos into training shards")
     add_prepare(prepare)
     add_engine(prepare, engine_fields(pool=False))
@@ -83,6 +85,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.generate import Job, Report, check_inputs, generate
     from livetalk_core.open import open_engine
     from livetalk_core.presets import PROMPT
+    from livetalk_core.provenance.marking import MarkOptions
     from livetalk_core.types import StreamSettings
 
     asked = engine_options(options)
@@ -110,13 +113,20 @@ def run_generate(options: argparse.Namespace) -> int:
         resume=options.resume,
         engine=", ".join(f"{name} {value}" for name, value in vars(asked).items() if name not in SAME_RESULT and value is not None),
         settings=settings,
+        marks=MarkOptions(
+            credentials=not options.no_credentials,
+            watermark=options.watermark,
+            sign_cert=options.sign_cert,
+            sign_key=options.sign_key,
+            sign_prompt=options.sign_prompt,
+        ),
     )
     saved: list[tuple[Path, int]] = []
     progress = Progress()
     report = Report(chunk=progress.show, note=say, resumed=progress.begin_at, saved=lambda path, frames: saved.append((path, frames)))
     with stopped_by_signals():
         inputs = check_inputs(job)
-        for note in inputs.notes:
+        for note in (*inputs.notes, inputs.marking.note):
             say(note)
         engine = open_engine(asked, say)
         try:

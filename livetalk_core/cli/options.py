@@ -70,8 +70,23 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
         "center of the crop as fractions of width and height (default: center)",
     )
     sub.add_argument("--any-size", action="store_true", help="allow a --size that the model was not trained for; the face may not talk")
+    add_marks(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")
     sub.add_argument("--resume", action="store_true", help="continue a run of this output that was killed; the settings must be the same")
+
+
+def add_marks(sub: argparse.ArgumentParser) -> None:
+    """The arguments of MarkOptions."""
+    sub.add_argument("--no-credentials", action="store_true", help="write no Content Credentials (C2PA) into the video")
+    sub.add_argument(
+        "--sign-cert",
+        type=Path,
+        metavar="FILE",
+        help="certificate or chain that signs the Content Credentials, PEM (default: LIVETALK_SIGN_CERT, else one made here once)",
+    )
+    sub.add_argument("--sign-key", type=Path, metavar="FILE", help="its key, PEM, unencrypted (default: LIVETALK_SIGN_KEY)")
+    sub.add_argument("--sign-prompt", action="store_true", help="write the prompt into the Content Credentials too")
+    sub.add_argument("--watermark", action="store_true", help="put an invisible watermark with a random id into the frames")
 
 
 def engine_fields(*, pool: bool) -> list[Field]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from queue import Queue
 
 from torch import Tensor
@@ -16,11 +17,12 @@ MOST_PIECES = 3
 class BackgroundWriter:
     """A VideoWriter in a thread. As a context manager: leaving waits until all frames are written.
 
-    An error of the writer is raised by the next `write`, or on leaving, unless another error is already under way.
+    `change` is done to the frames in the thread, before they are encoded. An error of either is raised by the next `write`, or on leaving,
+    unless another error is already under way.
     """
 
-    def __init__(self, writer: VideoWriter, most: int = MOST_PIECES) -> None:
-        self.writer, self.error = writer, None
+    def __init__(self, writer: VideoWriter, most: int = MOST_PIECES, change: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.writer, self.change, self.error = writer, change, None
         self.waiting: Queue[Tensor | None] = Queue(most)
         self.thread = threading.Thread(target=self.run, name="livetalk-encode", daemon=True)
         self.thread.start()
@@ -35,7 +37,7 @@ class BackgroundWriter:
         while (frames_THWC := self.waiting.get()) is not None:
             try:
                 if self.error is None:
-                    self.writer.write(frames_THWC)
+                    self.writer.write(frames_THWC if self.change is None else self.change(frames_THWC))
             except Exception as error:
                 self.error = error
 

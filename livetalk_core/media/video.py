@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,12 +29,16 @@ __all__ = ["VideoInfo", "VideoWriter", "check_target", "probe_video", "read_fram
 PIECE_FRAMES = 28
 """Frames encoded together: a chunk's."""
 
+Seal = Callable[[Path, Path], None]
+"""Writes a sealed copy of a finished video, such as one with credentials: first path to second. ValueError or OSError if it cannot."""
+
 
 class VideoWriter:
     """An MP4 of H.264 frames and, if `audio` is given, that file's own sound as AAC. Frame k is shown at k / fps seconds.
 
     The file grows under a hidden name beside `path`, can be played up to its last whole piece of `piece_frames` at any time, and takes its
-    name in `close`; an older file at `path` stays whole until then. As a context manager: leaving closes the file, Ctrl-C too if any frame
+    name in `close`; an older file at `path` stays whole until then. `seal` makes the last change to the finished file; if it cannot, the
+    video is kept without, and `unsealed` says why. As a context manager: leaving closes the file, Ctrl-C too if any frame
     is in, any other error removes it. Raises ValueError or FileNotFoundError for a path that cannot be written to. If the disk fills up it
     raises OSError, which says where the whole pieces are that were written before.
     """
@@ -51,8 +55,10 @@ class VideoWriter:
         overwrite: bool = False,
         crf: int = 18,
         piece_frames: int = PIECE_FRAMES,
+        seal: Seal | None = None,
     ) -> None:
         check_frame_size(width, height)
+        self.seal, self.unsealed = seal, ""
         self.target = Target(Path(path), overwrite)
         self.width, self.height, self.fps = width, height, Fraction(fps)
         self.saved: Path | None = None
@@ -109,8 +115,11 @@ class VideoWriter:
     def _keep(self, partial: bool) -> Path:
         """The finished part as an ordinary MP4 under the target's name; where there is no room for a second copy, as it is."""
         try:
-            ordinary = self._ordinary()
-            self.saved = self.target.take(ordinary, partial=partial)
+            video = self._ordinary()
+            try:
+                video = self._sealed(video)
+            finally:  # even if sealing is interrupted, the finished video takes its name
+                self.saved = self.target.take(video, partial=partial)
             self.part.unlink(missing_ok=True)
         except OSError as error:
             self.saved = self._rescue(partial, error)
@@ -128,8 +137,27 @@ class VideoWriter:
             raise
         return ordinary
 
+    def _sealed(self, ordinary: Path) -> Path:
+        """The sealed copy in place of the finished file, or that file as it is."""
+        if self.seal is None:
+            return ordinary
+        sealed, file = self.target.open_part()
+        file.close()
+        try:
+            self.seal(ordinary, sealed)
+        except (OSError, ValueError) as error:
+            self.unsealed = str(error)
+            sealed.unlink(missing_ok=True)
+            return ordinary
+        except BaseException:
+            sealed.unlink(missing_ok=True)
+            raise
+        ordinary.unlink()
+        return sealed
+
     def _rescue(self, partial: bool, error: OSError) -> Path:
         """The part itself under the target's name; where that cannot be, in the folder for temporary files. OSError says which."""
+        self.unsealed = error.strerror if self.seal else ""
         with suppress(OSError):
             if self.part.exists():
                 return self.target.take(self.part, partial=partial)

@@ -120,7 +120,9 @@ def test_a_short_word_is_spoken_without_waiting_for_a_whole_chunk_of_sound():
         if announced:
             stage.at(5, stage.session.end_speech)
         stage.until(9)
-        assert stage.spoken().size == 15 * 640 // 2 + 320 and stage.first_speaking() - 5 < (0.3 if not announced else 0) + WORK_S + 0.2 + 0.15
+        assert (
+            stage.spoken().size == 15 * 640 // 2 + 320 and stage.first_speaking() - 5 < (0.3 if not announced else 0) + WORK_S + 0.2 + 0.15
+        )
 
 
 def test_a_late_engine_holds_frames_counts_them_and_keeps_sound_with_its_lips():

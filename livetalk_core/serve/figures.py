@@ -25,6 +25,7 @@ class Figures:
     """Frames made but not shown, since speech began or an interruption came."""
     abandoned_chunks: int
     speaking: bool
+    utterances: int
     delay_s: float | None
     """From the arrival of the sound of an utterance's first frame to that frame; None before the first utterance."""
     median_delay_s: float | None
@@ -40,6 +41,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.shown_frames = self.late_frames = self.held_frames = self.dropped_frames = self.abandoned_chunks = 0
+        self.utterances = 0
         self.excused, self.speaking = True, False
         self.delays: deque[float] = deque(maxlen=REMEMBERED)
 
@@ -53,6 +55,7 @@ class Tally:
         self.excused = False
         if shot.speaking and not self.speaking:
             self.delays.append(shot.delay_s)
+            self.utterances += 1
         self.speaking = shot.speaking
 
     def interrupted(self, num_dropped: int) -> None:
@@ -68,6 +71,7 @@ class Tally:
             dropped_frames=self.dropped_frames,
             abandoned_chunks=self.abandoned_chunks,
             speaking=self.speaking,
+            utterances=self.utterances,
             delay_s=self.delays[-1] if self.delays else None,
             median_delay_s=sorted(self.delays)[len(self.delays) // 2] if self.delays else None,
             chunk_s=chunk_s,

@@ -59,7 +59,8 @@ class Order:
 class LiveSession:
     """One avatar on an engine in this process, or in a pool. All methods may be called from any thread.
 
-    `speech_s`: seconds of speech that may wait. `now`: seconds of a clock that never goes back.
+    `speech_s`: seconds of speech that may wait. `now`: seconds of a clock that never goes back. `on_chunk` is told the seconds
+    that each chunk took.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class LiveSession:
         settings: StreamSettings = StreamSettings(),  # noqa: B008 (frozen)
         speech_s: float = 600.0,
         now: Callable[[], float] = time.monotonic,
+        on_chunk: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self.engine, self.reference, self.settings, self.now = engine, reference, settings, now
+        self.engine, self.reference, self.settings, self.now, self.on_chunk = engine, reference, settings, now, on_chunk
         height, width = reference.pixels_CHW.shape[1:]
         self.plan = engine.plan(width, height)
         self.timeline, self.speech, self.work, self.tally = Timeline(first_frame(reference)), Speech(speech_s), Work(), Tally()
@@ -214,6 +216,7 @@ class LiveSession:
             pieces.append((self.now() - start, len(frames)))
             self.add(order, frames)
         self.work.made(pieces)
+        self.on_chunk(pieces[-1][0])
 
     def add(self, order: Order, frames: list[Made]) -> None:
         with self.changed:

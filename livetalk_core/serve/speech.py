@@ -60,4 +60,3 @@ class Speech:
     def clear(self) -> None:
         self.blocks.clear()
         self.num_samples, self.announced_end = 0, False
-

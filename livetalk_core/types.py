@@ -73,6 +73,16 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a viewer saw and heard last, for a new stream that goes on from there."""
+
+    frames_THWC: Tensor
+    """[5, H, W, 3] uint8: the motion frames of its first chunk."""
+    samples_N: Tensor
+    """Mono float32 16 kHz sound up to the end of these frames; the last 8 s are used."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamSettings:
     """Settings of one stream. Raises ValueError for values out of range."""
 

@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | inspect | prepare | train | evaluate | study | curves."""
+"""The command line: livetalk generate | parity | bench | doctor | serve | live | inspect | prepare | train | evaluate | study | curves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
 from livetalk_core.cli.inspect import add_inspect, run_inspect
+from livetalk_core.cli.live import add_live, run_live
 from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, engine_fields, engine_options
 from livetalk_core.cli.say import say
 from livetalk_core.cli.serve import add_serve, run_serve
@@ -58,6 +59,7 @@ def parser() -> Parser:
     parity.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder of golden .safetensors files")
     add_bench(command(commands, "bench", run_bench, "count the work of every part, time it on this machine, write the page of results"))
     add_serve(command(commands, "serve", run_serve, "serve streams over the network from a pool of workers"))
+    add_live(command(commands, "live", run_live, "talk with an avatar in the browser: the service, and a page to try it on"))
     add_inspect(command(commands, "inspect", run_inspect, "tell where a video comes from: Content Credentials and watermark"))
     prepare = command(commands, "prepare", run_prepare, "encode talking videos into training shards")
     add_prepare(prepare)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -41,28 +43,44 @@ def limits_of(given: argparse.Namespace) -> ClientLimits:
 
 
 def run_serve(options: argparse.Namespace) -> int:
+    check_installed("serve")
+    from livetalk_core.serve.server import ready_line
+
+    return run(options, ready_line)
+
+
+def check_installed(extra: str) -> None:
+    """ValueError if a package that the service needs is missing. `extra`: the one of ours that brings it."""
+    for name in ("aiohttp", "prometheus_client"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"{extra} needs {name}, which is not installed; pip install 'livetalk[{extra}]'")
+
+
+def run(options: argparse.Namespace, ready: Callable[[str], str]) -> int:
+    """Open the pools and serve until SIGTERM. `ready`: the line that says so, from the address of /talk."""
     import asyncio
 
     from livetalk_core.open import open_pool
+    from livetalk_core.serve.access import Access, tls_context
+    from livetalk_core.serve.server import run_server
+    from livetalk_core.serve.service import Service
 
-    try:
-        from livetalk_core.serve.access import Access, tls_context
-        from livetalk_core.serve.server import run_server
-        from livetalk_core.serve.service import Service
-    except ModuleNotFoundError as error:
-        raise ValueError(f"serve needs {error.name}, which is not installed; pip install 'livetalk[serve]'") from None
     if options.pools < 1:
         raise ValueError(f"pools={options.pools} must be 1 or more")
     limits, tls = limits_of(options), tls_context(options.tls_cert, options.tls_key)
-    token = os.environ.get(TOKEN_VARIABLE, "") if options.token is None else options.token
+    token = token_of(options)
     access = Access(token=token, hosts=(options.host, *options.allow_host), origins=tuple(options.origin))
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
     sizes = sizes_to_warm(limits, pools[0].preset.bucket)
     service = Service(pools, limits, access, options.box, sizes)
-    asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s))
+    asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s, ready))
     return 0
+
+
+def token_of(options: argparse.Namespace) -> str:
+    return os.environ.get(TOKEN_VARIABLE, "") if options.token is None else options.token
 
 
 def sizes_to_warm(limits: ClientLimits, bucket: str) -> tuple[Size, ...]:

@@ -27,13 +27,14 @@ from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
 from livetalk_core.parallel.vae import BandVAE, ParallelVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import PROMPT, Preset
+from livetalk_core.stream.begin import begin_after
 from livetalk_core.stream.color import match_color
 from livetalk_core.stream.condition import encode_condition, first_latent
 from livetalk_core.stream.flow import flow_times, seeded_noise
 from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, Start, StreamSettings
+from livetalk_core.types import AudioWindow, Chunk, Reference, Shown, Start, StreamSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +149,11 @@ class Engine:
         people: int = 1,
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
-        start: Start | None = None,
+        start: Start | Shown | None = None,
     ) -> Stream:
         """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
-        each chunk's latents. `start`: make the chunks from there on only. NoRoom if it does not fit beside the streams that are open."""
+        each chunk's latents. `start`: make the chunks from there on only, or go on from what was shown. NoRoom if it does not fit beside
+        the streams that are open."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
@@ -161,15 +163,18 @@ class Engine:
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
         denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
-        make, vae = Session, self.models.vae
+        make, vae, begin = Session, self.models.vae, start if isinstance(start, Start) else None
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, start, denoiser.release_window)
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, denoiser.release_window)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
         windows = kind(
-            plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, 0 if start is None else start.index
+            plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, 0 if begin is None else begin.index
         )
+        if isinstance(start, Shown):
+            with self.turn:
+                begin_after(start, session, windows, self.models.vae)
 
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window}

@@ -28,7 +28,7 @@ from livetalk_core.pool.schedule import POLL_S, Job, OnStep, PoolClosed, State, 
 from livetalk_core.pool.stream import PoolStream
 from livetalk_core.pool.wire import Facts, Placement, Recipe
 from livetalk_core.pool.workers import Workers
-from livetalk_core.types import NoRoom, Reference, Start, StreamSettings
+from livetalk_core.types import NoRoom, Reference, Shown, Start, StreamSettings
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +177,10 @@ class Pool:
         people: int = 1,
         on_step: OnStep | None = None,
         on_latents: Callable[[Tensor], None] | None = None,
-        start: Start | None = None,
+        start: Start | Shown | None = None,
     ) -> PoolStream:
         """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents.
-        `start`: make the chunks from there on only."""
+        `start`: make the chunks from there on only, or go on from what was shown."""
         plan, workers, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
         with no_room_if_it_fails():
             workers.reserve(plan.new_frames * plan.height * plan.width * 3)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.options import EngineOptions
-from livetalk_core.types import NoRoom, Reference, Start, StreamSettings
+from livetalk_core.types import NoRoom, Reference, Shown, Start, StreamSettings
 
 HEADER = struct.Struct("!Q")
 RECEIVE_BYTES = 1 << 20
@@ -131,7 +131,7 @@ class Open:
     people: int
     latents: bool
     """Whether a chunk's first piece includes the chunk's latents."""
-    start: Start | None = None
+    start: Start | Shown | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ BY_MACHINE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicM
 """IPTC's word for media that a trained model has made."""
 OURS = "livetalk.generation"
 """Label of the assertion with what only this project says."""
-MARK_METHOD = "livetalk watermark 1"
+MARK_METHOD = "livetalk-watermark-1"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,40 +6,23 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
 from torch import Tensor
 
 from livetalk_core.pool.pool import Pool, PoolStream
+from livetalk_core.serve.ending import Ending, Shared
 from livetalk_core.serve.inbox import Inbox
-from livetalk_core.serve.limits import ClientLimits
-from livetalk_core.serve.metrics import Metrics
 from livetalk_core.serve.pace import Pace
 from livetalk_core.serve.picture import read_picture
-from livetalk_core.serve.refusal import Gone, Refused, explain, one_line
+from livetalk_core.serve.refusal import Gone
 from livetalk_core.serve.sound_queue import SoundQueue
-from livetalk_core.serve.tasks import run_together, send_within, timeout
+from livetalk_core.serve.tasks import run_together, send_within
 from livetalk_core.serve.video import VideoSender
 from livetalk_core.types import Chunk, Reference, StreamSettings
 
 Result = TypeVar("Result")
-GOODBYE_S = 5
-"""For the last line, and for the client to close the connection too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What all connections of a server share."""
-
-    limits: ClientLimits
-    metrics: Metrics
-    threads: Executor
-    closing: asyncio.Event
-    """Set when all streams are to end."""
 
 
 class Connection:
@@ -54,42 +37,8 @@ class Connection:
         self.gone = threading.Event()
 
     async def run(self) -> None:
-        how, last_line = await self.outcome()
-        self.pace.end()
-        self.shared.metrics.ended.labels(how=how).inc()
-        await self.say_goodbye(last_line)
-
-    async def outcome(self) -> tuple[str, dict[str, object] | None]:
-        """Hold the stream; how it ended, and what the client is told of it."""
-        try:
-            await run_together(self.talk(), beside=(self.expire(),))
-        except (Gone, ConnectionError):
-            return "left", None
-        except Exception as error:
-            refused = explain(error)
-            if refused.reason == "failure":
-                self.shared.metrics.failures.inc()
-                return "failed", {"error": str(refused)}
-            self.shared.metrics.refused.labels(reason=refused.reason).inc()
-            return "refused", {"error": one_line(str(refused))}
-        return "finished", {"ended": True}
-
-    async def say_goodbye(self, last_line: dict[str, object] | None) -> None:
-        """Send the last line and close the connection, whether the client reads it or not."""
-        with suppress(Refused, ConnectionError):
-            if last_line is not None and not self.socket.closed:
-                await send_within(GOODBYE_S, self.socket.send_json(last_line))
-            await send_within(2 * GOODBYE_S, self.socket.close())
-        self.transport.abort()  # else what was not read would keep it open
-
-    async def expire(self) -> None:
-        """Ends when this stream's time is over, or the server's."""
-        try:
-            async with timeout(self.limits.session_s):
-                await self.shared.closing.wait()
-        except asyncio.TimeoutError:
-            raise Refused("session", f"a stream may last {self.limits.session_s:g} s; open a new one", 408) from None
-        raise Refused("draining", "this server is shutting down; open a new stream elsewhere", 503)
+        ending = Ending(shared=self.shared, socket=self.socket, transport=self.transport)
+        await ending.hold(self.talk(), self.pace.end)
 
     async def talk(self) -> None:
         """Wishes, picture, then sound in and video out at once."""

@@ -32,9 +32,9 @@ class Inbox:
         self.socket, self.limits = socket, limits
         self.num_messages = self.num_samples = 0
 
-    async def wishes(self) -> dict[str, object]:
+    async def wishes(self, known: dict[str, type] = WISHES) -> dict[str, object]:
         message = await self.message(self.limits.first_s, "the first message")
-        return read_wishes(message.data, self.limits)
+        return read_wishes(message.data, self.limits, known)
 
     async def picture(self) -> bytes:
         message = await self.message(self.limits.picture_s, "the picture")
@@ -92,11 +92,13 @@ class Inbox:
             raise Refused("messages", f"{self.num_messages} messages for so little sound; send longer ones, of 20 ms or more")
 
 
-def read_wishes(text: object, limits: ClientLimits) -> dict[str, object]:
+def read_wishes(text: object, limits: ClientLimits, known: dict[str, type] = WISHES) -> dict[str, object]:
     """The client's first message. Refused for anything but known names with values of their type and range."""
     wishes = read_json(text, TEXT_CHARACTERS + 6 * limits.prompt_characters)  # a character may be written as \uXXXX
-    if any(name not in WISHES or type(value) is not WISHES[name] for name, value in wishes.items()):
-        raise Refused("wishes", "the first message may hold: prompt (text), size (text), seed (number), steps (number)")
+    if any(name not in known or type(value) is not known[name] for name, value in wishes.items()):
+        words = {str: "text", int: "number", bool: "true or false"}
+        may = ", ".join(f"{name} ({words[kind]})" for name, kind in known.items())
+        raise Refused("wishes", f"the first message may hold: {may}")
     check_prompt(wishes.get("prompt", ""), limits.prompt_characters)
     if not 1 <= wishes.get("steps", 1) <= limits.max_steps:
         raise Refused("steps", f"steps={short(wishes['steps'])} must be 1 to {limits.max_steps}")

@@ -33,6 +33,7 @@ class ClientLimits:
     picture_s: float = option(60.0, help="seconds until its picture")
     silence_s: float = option(600.0, help="seconds between two messages of sound")
     answer_s: float = option(20.0, help="seconds until a silent client is asked whether it is there, and until it must have answered")
+    speech_s: float = option(600.0, help="seconds of speech that may wait in a live session")
     unread_s: float = option(30.0, help="seconds that a client may take to read a piece of video")
 
     def __post_init__(self) -> None:

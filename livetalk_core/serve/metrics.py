@@ -28,6 +28,10 @@ class Metrics:
         self.first_s = Histogram(
             "livetalk_first_frame_seconds", "from a stream's first sound to its first frame sent", buckets=FIRST_SECONDS, registry=registry
         )
+        self.delay_s = Histogram(
+            "livetalk_live_delay_seconds", "from an utterance's first sound to its lips, in live sessions", buckets=FIRST_SECONDS,
+            registry=registry,
+        )  # fmt: skip
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -6,22 +6,36 @@ import asyncio
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
-from livetalk_core.serve.connection import GOODBYE_S
+from livetalk_core.serve.ending import GOODBYE_S
 from livetalk_core.serve.service import Service
 from livetalk_core.serve.tasks import timeout
 
 
-async def run_server(service: Service, host: str, port: int, tls: ssl.SSLContext | None = None, drain_s: float = 30.0) -> None:
-    """Serve until SIGTERM, then let streams finish for `drain_s`; a second SIGTERM, or Ctrl-C, ends them at once."""
+def ready_line(address: str) -> str:
+    return f"livetalk: ready at {address}"
+
+
+async def run_server(
+    service: Service,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    drain_s: float = 30.0,
+    ready: Callable[[str], str] = ready_line,
+) -> None:
+    """Serve until SIGTERM, then let streams finish for `drain_s`; a second SIGTERM, or Ctrl-C, ends them at once.
+
+    `ready`: the line that is printed once streams can come, from the address of /talk.
+    """
     asked_to_stop: asyncio.Queue[None] = asyncio.Queue()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_stop.put_nowait, None)
     async with listening(service, host, port, tls) as address:
-        print(f"livetalk: ready at {address}", flush=True)
+        print(ready(address), flush=True)
         await asked_to_stop.get()
         service.admission.draining = True
         print(f"livetalk: stopping; {service.admission.num_streams} streams may finish within {drain_s:g} s", file=sys.stderr, flush=True)

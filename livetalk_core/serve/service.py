@@ -3,6 +3,8 @@
 GET /health: 200 when a pool takes streams, else 503. Needs no token.
 GET /state: what each pool is doing, and how many streams it has, for a balancer to choose by.
 GET /metrics: counts for Prometheus.
+GET /: a page on which a person can try a live session. Needs no token itself.
+GET /live: a WebSocket with a live session (live.py).
 GET /talk: a WebSocket. The client sends
     {"prompt": text, "size": text, "seed": number, "steps": number}, each of which may be left out; then
     the picture file (JPEG, PNG or WebP) as one binary message; then
@@ -19,21 +21,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from aiohttp import web
 
 from livetalk_core.pool.pool import Pool
 from livetalk_core.serve.access import Access
 from livetalk_core.serve.admission import Admission
-from livetalk_core.serve.connection import GOODBYE_S, Connection, Shared
+from livetalk_core.serve.connection import Connection
+from livetalk_core.serve.ending import GOODBYE_S, Shared
 from livetalk_core.serve.limits import ClientLimits
+from livetalk_core.serve.live import LiveConnection
 from livetalk_core.serve.metrics import CONTENT_TYPE, Metrics
+from livetalk_core.serve.page import PAGE, show_page
 from livetalk_core.serve.readiness import Readiness
 from livetalk_core.serve.refusal import Refused
 from livetalk_core.sizes import Size
 
 THREADS_A_STREAM = 2
 """One makes pieces, one encodes them."""
+Door = type[Connection] | type[LiveConnection]
+DOORS: dict[str, Door] = {"/talk": Connection, "/live": LiveConnection}
+"""Paths of WebSockets, and who speaks there."""
+OPEN = {"/health", *PAGE}
+"""Paths that need no token."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -56,15 +67,17 @@ class Service:
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self.guard])
-        paths = {"/health": self.health, "/state": self.state, "/metrics": self.show_metrics, "/talk": self.talk}
-        application.add_routes([web.get(path, handler) for path, handler in paths.items()])
+        paths = {"/health": self.health, "/state": self.state, "/metrics": self.show_metrics}
+        doors = {path: partial(self.enter, door) for path, door in DOORS.items()}
+        pages = {path: partial(show_page, name) for path, name in PAGE.items()}
+        application.add_routes([web.get(path, handler) for path, handler in (paths | doors | pages).items()])
         return application
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn away who may not come in, in one line."""
         try:
-            if request.path != "/health":
+            if request.path not in OPEN:
                 self.access.check(request)
             return await handler(request)
         except Refused as refused:
@@ -90,8 +103,8 @@ class Service:
             self.metrics.ready.labels(pool=index).set(self.readiness.is_ready(pool))
         return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def talk(self, request: web.Request) -> web.StreamResponse:
-        """One stream, from its first message to its last."""
+    async def enter(self, door: Door, request: web.Request) -> web.StreamResponse:
+        """One stream through this door, from its first message to its last."""
         most = 2 * self.limits.picture_bytes  # a picture that is too large is told so, up to this
         socket = web.WebSocketResponse(max_msg_size=most, timeout=GOODBYE_S, autoping=False, compress=False)
         if not socket.can_prepare(request):
@@ -100,7 +113,7 @@ class Service:
         with self.admission.place(request.remote or "") as pool:
             await socket.prepare(request)
             place = {"box": self.box, "pool": self.pools.index(pool)}
-            await Connection(shared, pool, place, socket, request.transport).run()
+            await door(shared, pool, place, socket, request.transport).run()
         return socket
 
     def close(self) -> None:

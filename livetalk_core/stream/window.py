@@ -45,6 +45,11 @@ class LiveWindows:
         while self.waiting_PN.shape[1] >= self.plan.new_samples:
             yield from self.advance(self.plan.new_frames)
 
+    def recall(self, samples_PN: Tensor) -> None:
+        """Take sound, [people, N] or [N], as heard before the start; no windows are made of it."""
+        samples_PN = check_samples(samples_PN, self.people)[:, -self.plan.context_samples :]
+        self.context_PN = F.pad(samples_PN, (self.plan.context_samples - samples_PN.shape[1], 0))
+
     def finish(self, num_frames: int | None = None) -> Iterator[AudioWindow]:
         """Yields the windows still due for `num_frames` frames in all (default: what the samples pushed come to), silence after the end."""
         total = self.plan.frames_in(Fraction(self.num_samples, self.plan.sample_rate)) if num_frames is None else num_frames

@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | inspect | prepare | train | evaluate | study | curves."""
+"""The command line: livetalk generate, parity, bench, doctor, serve, inspect, prepare, train, evaluate, talkbench, study, curves."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from livetalk_core import __version__
 from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
 from livetalk_core.cli.inspect import add_inspect, run_inspect
-from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, engine_fields, engine_options
+from livetalk_core.cli.options import BAD_INPUT, SAME_RESULT, Parser, add_engine, add_generate, engine_fields, engine_options
 from livetalk_core.cli.say import say
 from livetalk_core.cli.serve import add_serve, run_serve
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
+from livetalk_core.cli.talkbench import add_talkbench, run_talkbench
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
 INTERRUPTED, FAILED = 130, 1
@@ -64,6 +65,7 @@ def parser() -> Parser:
     add_engine(prepare, engine_fields(pool=False))
     add_train(command(commands, "train", run_train, "train by a recipe; an interrupted run resumes"))
     add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
+    add_talkbench(command(commands, "talkbench", run_talkbench, "measure talking videos as the technical report does"))
     add_study(command(commands, "study", run_study, "compare Stage 2 settings on a small model, several seeds each"))
     add_curves(command(commands, "curves", run_curves, "plot the curves of training runs"))
     doctor = command(commands, "doctor", run_doctor, "check this machine and the model files; list what is missing")
@@ -139,10 +141,6 @@ def run_generate(options: argparse.Namespace) -> int:
     ((path, frames),) = saved
     say(f"{path}: {frames} frames, {frames / 25:.2f} s of video in {progress.seconds:.1f} s")
     return 0
-
-
-SAME_RESULT = ("memory", "size")
-"""Engine options that may differ when a run is resumed, since the result does not depend on them."""
 
 
 def run_parity(options: argparse.Namespace) -> int:

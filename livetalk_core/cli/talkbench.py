@@ -30,6 +30,38 @@ def add_talkbench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", default="auto", metavar="WxH", help="size of the model's videos (default: auto)")
 
 
+def add_sets(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("list", type=Path, help="JSON list of TalkVid or SpeakerVid-5M")
+    sub.add_argument("out", type=Path, help="folder for train.json, and for the clips in test/short and test/long")
+    sub.add_argument("--videos", type=Path, metavar="DIR", help="folder of the videos (default: beside the list)")
+    sub.add_argument("--short", type=int, default=100, metavar="N", help="clips under 10 s, each of another speaker (default: 100)")
+    sub.add_argument("--long", type=int, default=20, metavar="N", help="clips of 5 minutes, each of another speaker (default: 20)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the choice of speakers (default: 0)")
+
+
+def run_sets(options: argparse.Namespace) -> int:
+    """Make the benchmark's sets."""
+    from livetalk_core.evaluate.talkbench.sets import Sets, make_sets
+
+    if min(options.short, options.long) < 0:
+        raise ValueError(f"--short {options.short} and --long {options.long} must be 0 or more")
+    sets = Sets(out=options.out, short=options.short, long=options.long, seed=options.seed)
+    counts = make_sets(options.list, options.videos, sets, tell)
+    print(f"{options.out}: {counts['short']} short and {counts['long']} long clips; {counts['train']} rows of other speakers in train.json")
+    return 0
+
+
+def metric_findings(folder: Path | None) -> list:
+    """What the benchmark's measures need, as doctor lists it."""
+    from livetalk_core.checks.doctor import Finding
+    from livetalk_core.evaluate.talkbench.needs import find_needs
+
+    return [
+        Finding(what=need.what, good=need.there, found=need.found, needed=False, way_out=need.way_out)
+        for need in find_needs(check_folder(folder))
+    ]
+
+
 def run_talkbench(options: argparse.Namespace) -> int:
     """0 if every clip has its video, else 1. What was measured before is not measured again."""
     from livetalk_core.evaluate.talkbench.bench import measure_all
@@ -50,7 +82,7 @@ def run_talkbench(options: argparse.Namespace) -> int:
             raise ValueError(f"a baseline is named {making.system.name} like the model; give the model another --name")
         failed, systems = make_missing(options, making, clips), [making.system, *systems]
     results = measure_all(clips, systems, measures, options.out, tell)
-    print(write_outcome(results, options.out))
+    print(write_outcome(results, options.out, tell))
     for name in failed:
         tell(f"not made: {name}")
     return 1 if failed else 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bench_films import shown, write_film
-from formula import made_frames
+from formula import made_frames, uniform
 from made import HANG_S, speech_like
 
 from livetalk_core.cli.main import main
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 def blurred(frames_THWC: np.ndarray) -> np.ndarray:
     pictures = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float()
-    return torch.nn.functional.avg_pool2d(pictures, 5, 1, 2).permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
+    return torch.nn.functional.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False).permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
 
 
 def test_blur_lowers_the_quality_of_a_judge_who_sees_it_and_each_task_goes_to_its_column(tmp_path):
@@ -44,7 +44,7 @@ def test_blur_lowers_the_quality_of_a_judge_who_sees_it_and_each_task_goes_to_it
         sharp = float(sharpness((picture_13HW * 255).permute(0, 2, 3, 1)).magnitude_T)
         return sharp if task == "quality" else 1.0
 
-    film = made_frames(30, 40, 56)
+    film = (200 * uniform(30 * 40 * 56 * 3, 1) + 128).astype(np.uint8).reshape(30, 40, 56, 3)
     found = [
         Quality(judge, CPU, "toy").measure(shown(write_film(tmp_path / f"{k}.mkv", f))).numbers for k, f in enumerate((film, blurred(film)))
     ]
@@ -122,7 +122,7 @@ def test_doctor_lists_what_the_measures_need(tmp_path, capsys):
 def a_result(system: str, clip: str, video: Path, offset: float) -> Result:
     return Result(
         system=system, set="long", clip=clip, measure="sync", video=str(video), fingerprint="",
-        numbers={"sync_c": 2.0 + offset, "sync_offset": offset}, series={"sync_c": [3.0, 2.0, 1.0]}, window_s=5.0,
+        numbers={"sync_c": 2.0 + offset, "sync_offset": offset}, series={"sync_c": [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]}, window_s=5.0,
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from livetalk_core.evaluate.talkbench.files import Checksums, write_json
 from livetalk_core.evaluate.talkbench.measure import Measure, Measured, NotMeasured, Shown
 
 Tell = Callable[[str], None]
+UNAVAILABLE = "unavailable"
+"""Version of a measure whose weights or package are missing; the tables say so once, not each video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,14 @@ def measure_once(system: str, shown: Shown, measure: Measure, out: Path, checksu
     path = result_file(out, system, shown.clip, measure.name)
     fingerprint = f"{measure.version}; {checksums.of(files_of(shown))}"
     known = read_result(path)
-    if known is not None and known.fingerprint == fingerprint:
+    if known is not None and known.fingerprint == fingerprint and measure.version != UNAVAILABLE:
         return known
     who = {"system": system, "set": shown.clip.set, "clip": shown.clip.name, "measure": measure.name}
     result = Result(**who, video=str(shown.video.resolve()), fingerprint=fingerprint, **answer(measure, shown))
     write_json(path, asdict(result))
-    found = ", ".join(f"{name} {value:.4g}" for name, value in result.numbers.items()) or f"not measured: {result.not_measured}"
-    tell(f"{system}, {shown.clip.set}/{shown.clip.name}: {found}")
+    if measure.version != UNAVAILABLE:
+        found = ", ".join(f"{name} {value:.4g}" for name, value in result.numbers.items()) or f"not measured: {result.not_measured}"
+        tell(f"{system}, {shown.clip.set}/{shown.clip.name}: {found}")
     return result
 
 

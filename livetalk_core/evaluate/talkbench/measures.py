@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from livetalk_core.evaluate.talkbench import weights
+from livetalk_core.evaluate.talkbench.bench import UNAVAILABLE
 from livetalk_core.evaluate.talkbench.clip_image import background_consistency
 from livetalk_core.evaluate.talkbench.dino import subject_consistency
 from livetalk_core.evaluate.talkbench.drift import PictureDrift
@@ -33,7 +34,7 @@ class Unavailable:
 
     @property
     def version(self) -> str:
-        return f"unavailable: {self.reason}"
+        return UNAVAILABLE
 
     def measure(self, shown: Shown) -> Measured:
         raise NotMeasured(self.reason)

@@ -9,6 +9,8 @@ from statistics import median
 
 from livetalk_core.evaluate.talkbench.bench import Result
 
+LEAST_SLOPE_S = 30.0
+"""Series shorter than this have no slope, because a change in a minute would be guessed from seconds."""
 LONGEST_SLOPE = 600
 """Windows that a slope is found from; of more, every Nth is taken, so that the pairs stay few."""
 
@@ -44,9 +46,10 @@ BESIDE = (
 
 
 def summarize(results: Sequence[Result]) -> dict:
-    """What results.json holds: `sets` {set: {system: {number: mean and count}}}, `slopes` a minute, `missing` and `clips`."""
+    """What results.json holds: numbers and slopes of every system by set, short ones first; what is missing; every result."""
     sets: dict[str, dict[str, dict]] = {}
-    for (name, system), of in grouped(results, lambda r: (r.set, r.system)).items():
+    by_set = grouped(results, lambda r: (r.set, r.system))
+    for (name, system), of in sorted(by_set.items(), key=lambda item: "short" not in item[0][0].lower()):
         sets.setdefault(name, {})[system] = {
             "numbers": means_of(of),
             "slopes": slopes_of(of),
@@ -84,11 +87,11 @@ def mean_of(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def slopes_of(results: Iterable[Result]) -> dict[str, float]:
-    """Mean over videos of each series' change a minute; series shorter than 2 windows have none."""
+    """Mean over videos of each series' change a minute; short series have none."""
     found: dict[str, list[float]] = defaultdict(list)
     for result in results:
         for name, values in result.series.items():
-            if len(values) > 1:
+            if len(values) > 1 and len(values) * result.window_s >= LEAST_SLOPE_S:
                 found[name].append(slope(values, result.window_s) * 60)
     return {name: sum(values) / len(values) for name, values in found.items()}
 

@@ -32,7 +32,8 @@ def markdown(summary: dict) -> str:
 def clips_line(systems: dict) -> str:
     counts = {name: system["clips"] for name, system in systems.items()}
     if len(set(counts.values())) == 1:
-        return f"{next(iter(counts.values()))} clips."
+        count = next(iter(counts.values()))
+        return f"{count} clip{'s' if count > 1 else ''}."
     return "Clips: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + "."
 
 

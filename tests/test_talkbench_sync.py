@@ -12,6 +12,7 @@ from formula import fill, made_frames, uniform
 from safetensors.torch import load_file
 
 from livetalk_core.evaluate.talkbench.measure import NotMeasured
+from livetalk_core.evaluate.talkbench.measures import Opening, open_measures
 from livetalk_core.evaluate.talkbench.mfcc import block_mfcc, mfcc
 from livetalk_core.evaluate.talkbench.s3fd import MEAN, S3FD, detect_faces, load_s3fd, suppress
 from livetalk_core.evaluate.talkbench.sync import Distances, Sync, distances, windows_of
@@ -112,6 +113,11 @@ def test_the_face_detector_is_the_public_one(golden):
     np.testing.assert_allclose(found, golden["s3fd_faces"][:, :4], atol=0.1)
 
 
+def test_pictures_that_are_too_small_for_the_detector_are_searched_larger():
+    blank = load_s3fd({name: torch.zeros_like(value) for name, value in S3FD().state_dict().items()})
+    assert detect_faces(blank, np.zeros((33, 90, 3), np.uint8), CPU).shape == (0, 4)
+
+
 def test_overlapping_boxes_leave_the_best():
     boxes = np.array([[0.0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
     assert suppress(boxes, 0.3).tolist() == [boxes[0].tolist(), boxes[2].tolist()]
@@ -201,6 +207,19 @@ def test_of_two_faces_the_one_seen_longest_is_measured_and_that_is_noted(tmp_pat
     found = Sync(**toy | {"detect": detect}).measure(shown(write_film(tmp_path / "film.mkv", frames, samples)))
     assert found.notes == ("2 faces are seen long enough; the one that is seen longest was measured",)
     assert abs(found.numbers["sync_offset"]) <= 1
+
+
+@pytest.mark.slow
+def test_published_files_are_found_and_used(tmp_path):
+    """SyncNet's file is of an old form, without batch norm's counters. Blank networks see no face."""
+    blank = {name: torch.zeros_like(value) for name, value in SyncNet().state_dict().items() if "num_batches" not in name}
+    torch.save(blank, tmp_path / "syncnet_v2.model", _use_new_zipfile_serialization=False)
+    torch.save({name: torch.zeros_like(value) for name, value in S3FD().state_dict().items()}, tmp_path / "sfd_face.pth")
+    (measure,) = open_measures(["sync"], Opening(folder=tmp_path, device=CPU, least_side=50))
+    with pytest.raises(NotMeasured, match="no face was found"):
+        measure.measure(shown(write_film(tmp_path / "film.mkv", *talking(count=10))))
+    assert measure.lips(torch.zeros(1, 3, 5, 224, 224)).shape == measure.sound(torch.zeros(1, 1, 13, 20)).shape == (1, 1024)
+    assert "syncnet_v2.model" in measure.version and "50 pixels" in measure.version
 
 
 @pytest.mark.parametrize("load, name", [(load_syncnet, "syncnet_v2.model"), (load_s3fd, "sfd_face.pth")])

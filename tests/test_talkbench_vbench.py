@@ -17,6 +17,7 @@ from livetalk_core.evaluate.talkbench.consistency import Consistency, Likeness, 
 from livetalk_core.evaluate.talkbench.dino import Dino, encode_dino, load_dino
 from livetalk_core.evaluate.talkbench.flicker import TemporalFlickering
 from livetalk_core.evaluate.talkbench.measure import NotMeasured
+from livetalk_core.evaluate.talkbench.measures import Opening, open_measures
 from livetalk_core.evaluate.talkbench.smoothness import MotionSmoothness
 
 CPU = torch.device("cpu")
@@ -45,7 +46,12 @@ def amt() -> AMT:
 
 
 def toy_clip() -> torch.nn.Module:
-    """The image tower of the golden file, from a state in OpenAI's names."""
+    """The image tower of the golden file."""
+    return build_clip(toy_clip_state()).eval()
+
+
+def toy_clip_state() -> dict[str, torch.Tensor]:
+    """Its tensors in OpenAI's names."""
     shapes = {
         "class_embedding": (128,), "positional_embedding": (50, 128), "proj": (128, 32), "conv1.weight": (128, 3, 32, 32),
         "ln_pre.weight": (128,), "ln_pre.bias": (128,), "ln_post.weight": (128,), "ln_post.bias": (128,),
@@ -54,7 +60,7 @@ def toy_clip() -> torch.nn.Module:
         for name, shape in (("attn.in_proj_", (384, 128)), ("attn.out_proj.", (128, 128)), ("mlp.c_fc.", (512, 128)),
                             ("mlp.c_proj.", (128, 512)), ("ln_1.", (128,)), ("ln_2.", (128,))):  # fmt: skip
             shapes |= {f"{block}.{name}weight": shape, f"{block}.{name}bias": shape[:1]}
-    return build_clip({name: formula_tensor(f"clip.{name}", torch.empty(shape), 1.0) for name, shape in shapes.items()}).eval()
+    return {name: formula_tensor(f"clip.{name}", torch.empty(shape), 1.0) for name, shape in shapes.items()}
 
 
 def subject(dino: Dino) -> Consistency:
@@ -163,6 +169,48 @@ def test_too_few_frames_are_said_and_not_measured(count, measured, dino, tmp_pat
 def test_pictures_too_small_for_amt_are_said(tmp_path):
     with pytest.raises(NotMeasured, match="56x40 pixels, and AMT-S needs 128"):
         MotionSmoothness(lambda a, b: a, CPU, "").measure(shown(write_film(tmp_path / "film.mkv", FILMS["small"])))
+
+
+def write_script(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """A TorchScript file whose tensors have these names, as OpenAI publishes CLIP."""
+    root = torch.nn.Module()
+    for name, value in state.items():
+        *folders, last = name.split(".")
+        place = root
+        for folder in folders:
+            if folder not in dict(place.named_children()):
+                place.add_module(folder, torch.nn.Module())
+            place = place.get_submodule(folder)
+        place.register_parameter(last, torch.nn.Parameter(value.half()))
+    torch.jit.script(root).save(str(path))
+    return path
+
+
+@torch.no_grad()
+def test_published_files_are_found_and_give_what_their_tensors_give(dino, amt, films, tmp_path):
+    metrics = tmp_path / "metrics"
+    (metrics / "vbench").mkdir(parents=True)
+    torch.save(dino.state_dict(), metrics / "dino_vitbase16_pretrain.pth")
+    torch.save({"epoch": 300, "state_dict": amt.state_dict(), "optim": {}}, metrics / "vbench" / "amt-s.pth")
+    state = {f"visual.{name}": value for name, value in toy_clip_state().items()}
+    write_script(metrics / "ViT-B-32.pt", {**state, "text_projection": torch.zeros(2, 2)})
+    names = ["subject_consistency", "background_consistency", "motion_smoothness"]
+    opened = open_measures(names, Opening(folder=metrics, device=CPU))
+    assert opened[0].measure(shown(films["small"])).numbers == subject(dino).measure(shown(films["small"])).numbers
+    halves = build_clip({name: value.half().float() for name, value in toy_clip_state().items()}).eval()
+    own = Consistency("background_consistency", "bg_c", lambda pictures: encode_clip(halves, pictures), CPU, "toy")
+    assert opened[1].measure(shown(films["small"])).numbers == own.measure(shown(films["small"])).numbers
+    film = shown(write_film(tmp_path / "film.mkv", made_frames(3, 136, 152)))
+    assert opened[2].measure(film).numbers == MotionSmoothness(amt, CPU, "toy").measure(film).numbers
+
+
+@torch.no_grad()
+def test_a_folder_of_transformers_gives_the_same_features(tmp_path):
+    model = toy_clip()
+    model.save_pretrained(tmp_path / "clip-vit-base-patch32")
+    pictures = pictures_of(list(FILMS["small"][:2]), CPU)
+    opened = open_measures(["background_consistency"], Opening(folder=tmp_path, device=CPU))[0]
+    torch.testing.assert_close(opened.encode(pictures), encode_clip(model, pictures))
 
 
 @pytest.mark.parametrize("load, name", [(load_dino, "dino_vitbase16_pretrain.pth"), (load_amt, "amt-s.pth")])

@@ -49,7 +49,7 @@ def load_folder(path: Path) -> torch.nn.Module:
     from transformers import CLIPVisionModelWithProjection
 
     try:
-        return CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True, torch_dtype=torch.float32)
+        return CLIPVisionModelWithProjection.from_pretrained(path, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: holds no CLIP model ({error}); download openai/clip-vit-base-patch32 again") from None
 

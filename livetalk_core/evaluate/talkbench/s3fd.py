@@ -18,6 +18,8 @@ SIDES, STEPS = (16, 32, 64, 128, 256, 512), (4, 8, 16, 32, 64, 128)
 """Pixels of a face at each scale, and between the places where it is looked for."""
 SCALE, LEAST_SCORE = 0.25, 0.9
 """As SyncNet's pipeline sets them: pictures are searched at a quarter of their size."""
+LEAST_SIDE = 32
+"""Pixels that the network's poolings need; smaller pictures are searched at that size."""
 OVERLAPS = (0.3, 0.1)
 VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Channels of VGG-16's convolutions; 0 is a pooling."""
@@ -107,7 +109,8 @@ def detect_faces(model: S3FD, frame_HWC: np.ndarray, device: torch.device, scale
     """Boxes [faces, 4] in pixels of a uint8 frame, the surest first."""
     height, width = frame_HWC.shape[:2]
     picture = torch.from_numpy(frame_HWC).to(device).permute(2, 0, 1)[None].float()
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    scale = max(scale, LEAST_SIDE / min(height, width))
+    size = (round(height * scale), round(width * scale))
     small = F.interpolate(picture, size=size, mode="bilinear", align_corners=False).add(0.5).floor()  # halves up, as OpenCV
     boxes_P4, scores_P = model(small - torch.tensor(MEAN, device=device)[:, None, None])
     sure = scores_P > least

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from livetalk_core.evaluate.talkbench.consistency import file_version
 from livetalk_core.evaluate.talkbench.measure import Measured, NotMeasured, Shown, in_batches
-from livetalk_core.evaluate.talkbench.mfcc import mfcc
+from livetalk_core.evaluate.talkbench.mfcc import RATE, mfcc
 from livetalk_core.evaluate.talkbench.s3fd import detect_faces, load_s3fd
 from livetalk_core.evaluate.talkbench.syncnet import load_syncnet
 from livetalk_core.evaluate.talkbench.tracks import LEAST_DETECTIONS, LEAST_SIDE, Track, crop_track, find_tracks, usable
@@ -140,7 +140,8 @@ def read_sound(shown: Shown) -> np.ndarray:
     """The video's own sound, or the clip's if it has none: 16 kHz, 16 bits. NotMeasured for silence."""
     blocks = read_audio(sound_of(shown))
     heard_N = np.concatenate([(block * 32768).round().clip(-32768, 32767).astype(np.int16) for block in blocks])
-    if np.sqrt(np.square(heard_N, dtype=np.float64).mean()) < SILENT_RMS:
+    seconds = (heard_N[first : first + RATE] for first in range(0, len(heard_N), RATE))
+    if sum(float(np.square(second_N, dtype=np.float64).sum()) for second_N in seconds) < len(heard_N) * SILENT_RMS**2:
         raise NotMeasured("the sound is silent, and lips cannot fit silence")
     return heard_N
 

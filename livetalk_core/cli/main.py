@@ -1,4 +1,4 @@
-"""The command line: livetalk generate | parity | bench | doctor | serve | live | inspect | prepare | train | evaluate | study | curves."""
+"""The command line: livetalk generate, parity, bench, doctor, serve, live, inspect, prepare, train, evaluate, talkbench, study, curves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from livetalk_core.cli.bench import add_bench, run_bench
 from livetalk_core.cli.evaluate import add_evaluate, run_evaluate
 from livetalk_core.cli.inspect import add_inspect, run_inspect
 from livetalk_core.cli.live import add_live, run_live
-from livetalk_core.cli.options import BAD_INPUT, Parser, add_engine, add_generate, engine_fields, engine_options
+from livetalk_core.cli.options import BAD_INPUT, SAME_RESULT, Parser, add_engine, add_generate, engine_fields, engine_options
 from livetalk_core.cli.say import say
 from livetalk_core.cli.serve import add_serve, run_serve
 from livetalk_core.cli.study import add_curves, add_study, run_curves, run_study
+from livetalk_core.cli.talkbench import add_sets, add_talkbench, metric_findings, run_sets, run_talkbench
 from livetalk_core.cli.train import add_prepare, add_train, run_train
 
 INTERRUPTED, FAILED = 130, 1
@@ -66,10 +67,14 @@ def parser() -> Parser:
     add_engine(prepare, engine_fields(pool=False))
     add_train(command(commands, "train", run_train, "train by a recipe; an interrupted run resumes"))
     add_evaluate(command(commands, "evaluate", run_evaluate, "measure how well a small model talks, on drawn people it has never seen"))
+    add_talkbench(command(commands, "talkbench", run_talkbench, "measure talking videos as the technical report does"))
+    add_sets(command(commands, "talkbench-sets", run_sets, "make the benchmark's clips from TalkVid or SpeakerVid-5M, speakers apart"))
     add_study(command(commands, "study", run_study, "compare Stage 2 settings on a small model, several seeds each"))
     add_curves(command(commands, "curves", run_curves, "plot the curves of training runs"))
     doctor = command(commands, "doctor", run_doctor, "check this machine and the model files; list what is missing")
     add_engine(doctor, engine_fields(pool=False))
+    doctor.add_argument("--talkbench", action="store_true", help="list the weights and packages that talkbench's measures need")
+    doctor.add_argument("--metrics-folder", type=Path, metavar="DIR", help="folder of those weights")
     for sub in (parity, doctor):
         sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return top
@@ -143,10 +148,6 @@ def run_generate(options: argparse.Namespace) -> int:
     return 0
 
 
-SAME_RESULT = ("memory", "size")
-"""Engine options that may differ when a run is resumed, since the result does not depend on them."""
-
-
 def run_parity(options: argparse.Namespace) -> int:
     from livetalk_core.checks.parity import run_parity
 
@@ -174,7 +175,7 @@ def run_prepare(options: argparse.Namespace) -> int:
 def run_doctor(options: argparse.Namespace) -> int:
     from livetalk_core.checks.doctor import examine
 
-    findings = examine(engine_options(options).model)
+    findings = metric_findings(options.metrics_folder) if options.talkbench else examine(engine_options(options).model)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:

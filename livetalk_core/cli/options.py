@@ -13,6 +13,8 @@ from livetalk_core.engine.options import EngineOptions, option_of
 
 BAD_INPUT = 2
 ASSETS = Path(__file__).parents[1] / "assets"
+SAME_RESULT = ("memory", "size")
+"""Engine options that may differ when a run is resumed, since the result does not depend on them."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,1 @@
+"""TalkBench: the technical report's measures of talking videos, of any model and of any folder of videos."""

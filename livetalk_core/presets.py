@@ -19,6 +19,11 @@ from livetalk_core.types import StreamSettings
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The prompt the published model is used with."""
 
+OWN = ("steps", "shift", "last_noise", "sampler", "text_guidance", "audio_guidance", "negative_prompt")
+"""Settings of a stream for which each model has a value of its own."""
+LARGE_PIXELS = 627 * 960
+"""Between the areas of the buckets 627 and 960."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -38,12 +43,23 @@ class Preset:
     last_noise: float = 1.0
     """Scale of the noise before the last step. A small network does not remove all of it, which leaves specks."""
     trained: bool = True
+    sampler: str = "renoise"
+    """How noise becomes latents; see stream/flow.py."""
+    large_shift: float | None = None
+    """Shift for pictures of more than LARGE_PIXELS; None: the same."""
+    text_guidance: float = 1.0
+    audio_guidance: float = 1.0
+    negative_prompt: str = ""
+    chunk_frames: int = 33
+    motion_frames: int = 5
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
         return StreamPlan(
             width=width,
             height=height,
+            chunk_frames=self.chunk_frames,
+            motion_frames=self.motion_frames,
             audio_window=self.dit.audio_window,
             latent_channels=self.vae.z_dim,
             temporal_stride=self.vae.temporal_stride,
@@ -61,9 +77,11 @@ class Preset:
             f"size {width}x{height} is not one that {self.name} was trained on, so the face would not talk; use {some}, {way_out}"
         )
 
-    def settled(self, settings: StreamSettings) -> StreamSettings:
-        """The settings, with None replaced by the model's own values."""
-        own = {name: getattr(self, name) for name in ("shift", "last_noise") if getattr(settings, name) is None}
+    def settled(self, settings: StreamSettings, plan: StreamPlan | None = None) -> StreamSettings:
+        """The settings, with None replaced by the model's own values for the plan's size."""
+        own = {name: vars(self)[name] for name in OWN if vars(settings)[name] is None}
+        if "shift" in own and plan is not None and self.large_shift is not None and plan.width * plan.height > LARGE_PIXELS:
+            own["shift"] = self.large_shift
         return replace(settings, **own)
 
 
@@ -79,6 +97,51 @@ def livetalk_14b() -> Preset:
         bucket="416",
         made_for=("416", "627", "960"),
     )
+
+
+NEGATIVE = (
+    "bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall gray, worst quality, "
+    "low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, poorly drawn faces, deformed, disfigured, "
+    "misshapen limbs, fused fingers, still picture, messy background, three legs, many people in the background, walking backwards"
+)
+"""The negative prompt that InfiniteTalk and MultiTalk are used with."""
+
+
+def infinitetalk() -> Preset:
+    """InfiniteTalk on Wan 2.1 I2V 14B, as published (MeiGen-AI/InfiniteTalk)."""
+    return replace(
+        livetalk_14b(),
+        name="infinitetalk",
+        bucket="627",
+        made_for=("627", "960"),
+        steps=40,
+        shift=7.0,
+        large_shift=11.0,
+        sampler="euler",
+        text_guidance=5.0,
+        audio_guidance=4.0,
+        negative_prompt=NEGATIVE,
+        chunk_frames=81,
+        motion_frames=9,
+    )
+
+
+def multitalk() -> Preset:
+    """MultiTalk on Wan 2.1 I2V 14B, as published (MeiGen-AI/MultiTalk): each chunk's condition shows the end of the one before."""
+    return replace(infinitetalk(), name="multitalk", sampler="euler_noised", motion_frames=25)
+
+
+def in_4_steps(preset: Preset) -> Preset:
+    """The settings published for a LoRA that distills guidance by the prompt and steps."""
+    return replace(preset, name=f"{preset.name}_4step", steps=4, text_guidance=1.0, audio_guidance=2.0)
+
+
+def infinitetalk_4step() -> Preset:
+    return in_4_steps(infinitetalk())
+
+
+def multitalk_4step() -> Preset:
+    return in_4_steps(multitalk())
 
 
 def nano() -> Preset:
@@ -123,4 +186,6 @@ def tiny() -> Preset:
     )  # fmt: skip
 
 
+LARGE = {preset.__name__: preset for preset in (livetalk_14b, infinitetalk, infinitetalk_4step, multitalk, multitalk_4step)}
+"""Models with the published DiT; its tensors do not tell which it is."""
 BY_NAME = {"livetalk_14b": livetalk_14b, "nano": nano, "tiny": tiny}

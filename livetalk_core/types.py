@@ -5,6 +5,7 @@ Axes in names: T frames (latent frames in latents), H W size, C channels, L toke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -83,32 +84,76 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedPrompt:
+    """A prompt from a time on. Raises ValueError for a negative time or an empty text."""
+
+    seconds: float
+    """It begins with the first chunk that starts then or later."""
+    text: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"prompt at {self.seconds:g} s: the time must be 0 or more seconds from the start")
+        if not self.text.strip():
+            raise ValueError(f"prompt at {self.seconds:g} s: the text is empty; write it after the colon, or leave the line out")
+
+
+SAMPLERS = ("renoise", "euler", "euler_noised")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamSettings:
-    """Settings of one stream. Raises ValueError for values out of range."""
+    """Settings of one stream. None is the model's own value. Raises ValueError for values out of range."""
 
     seed: int = 9999
-    steps: int = 4
+    steps: int | None = None
+    """Denoising steps a chunk (published: 4)."""
     shift: float | None = None
-    """Shift of the schedule's times; None: the model's own (published: 5)."""
+    """Shift of the schedule's times (published: 5)."""
     last_noise: float | None = None
-    """Scale of the noise before the last step, 0 to 1; None: the model's own (published: 1)."""
+    """Scale of the noise before the last step, 0 to 1 (published: 1)."""
     color_strength: float = 1.0
     loudness: bool = True
     """Normalize the sound to -23 LUFS before the audio encoder, as in training."""
     whole_audio: bool = False
     """Encode the whole recording at once when it ends, instead of the last 8 s of each chunk."""
+    audio_strength: float = 1.0
+    """Multiplies the output of the DiT's audio attention, 0 to 2."""
+    prompts: tuple[TimedPrompt, ...] = ()
+    """Prompts that replace the reference's later on."""
+    text_guidance: float | None = None
+    """Scale of guidance by the prompt, 0 to 20; 1 is none (published: 1, for InfiniteTalk 5)."""
+    audio_guidance: float | None = None
+    """Scale of guidance by the sound, 0 to 20; 1 is none (published: 1, for InfiniteTalk 4)."""
+    negative_prompt: str | None = None
+    """What guidance by the prompt leads away from."""
+    sampler: str | None = None
+    """One of SAMPLERS; see stream/flow.py."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must be 0 to 2^63 - 1; the default is 9999")
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be 1 or more; the model was distilled for 4")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be 1 or more; leave it out for the model's own")
         if self.shift is not None and not self.shift > 0:
             raise ValueError(f"shift={self.shift} must be above 0; leave it out for the model's own")
         if self.last_noise is not None and not 0 <= self.last_noise <= 1:
             raise ValueError(f"last_noise={self.last_noise} must be 0 (none) to 1 (as trained); leave it out for the model's own")
         if not 0 <= self.color_strength <= 1:
             raise ValueError(f"color_strength={self.color_strength} must be 0 (off) to 1 (colors matched to the picture)")
+        if not 0 <= self.audio_strength <= 2:
+            raise ValueError(f"audio_strength={self.audio_strength} must be 0 (the sound moves nothing) to 2; 1 is as trained")
+        for name in ("text_guidance", "audio_guidance"):
+            if (scale := vars(self)[name]) is not None and not 0 <= scale <= 20:
+                raise ValueError(f"{name}={scale} must be 0 to 20; 1 is none, and leave it out for the model's own")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler={self.sampler!r} must be one of {', '.join(SAMPLERS)}")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that must be encoded beside the reference's prompt, of settled settings."""
+        negative = (self.negative_prompt or "",) if self.text_guidance not in (None, 1) else ()
+        return (*negative, *(prompt.text for prompt in self.prompts))
 
 
 class NoRoom(RuntimeError):
@@ -147,6 +192,10 @@ class AvatarStream(Protocol):
 
     def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
         """End the sound: yields the remaining frames, up to `num_frames` in all (default: the length of the pushed sound)."""
+        ...
+
+    def set_prompt(self, text: str) -> None:
+        """Change the prompt from the next chunk on. Waits for the text encoder; chunks are made meanwhile. May be called by any thread."""
         ...
 
     def close(self) -> None: ...

@@ -4,8 +4,8 @@ from .latent import LazyLatent
 from .stream import TalkStream
 from .types import CATEGORY, EngineWire, ReferenceWire, SpeechWire, StreamWire, io
 
-OWN_SHIFT = 0.0
-"""Means the model's own shift, since a widget cannot be empty."""
+OWN_STEPS, OWN_SHIFT, OWN_SCALE = 0, 0.0, 0.0
+"""Mean the model's own value, since a widget cannot be empty."""
 
 
 class StreamingBidirectionalSampler(io.ComfyNode):
@@ -25,6 +25,7 @@ class StreamingBidirectionalSampler(io.ComfyNode):
                 ReferenceWire.Input("reference", tooltip="From Reference Conditioning."),
                 SpeechWire.Input("speech", tooltip="From Audio Embedding."),
                 *settings_inputs(),
+                *steering_inputs(),
             ],
             outputs=[
                 StreamWire.Output("stream", display_name="stream", tooltip="For Parallel VAE Decode or Live Preview."),
@@ -40,8 +41,8 @@ class StreamingBidirectionalSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, engine, reference, speech, seed, steps, shift, color_strength) -> io.NodeOutput:
-        stream = make_stream(engine, reference, speech, seed, steps, shift, color_strength)
+    def execute(cls, engine, reference, speech, seed, steps, shift, color_strength, **steering) -> io.NodeOutput:
+        stream = make_stream(engine, reference, speech, seed, steps, shift, color_strength, **steering)
         return io.NodeOutput(stream, LazyLatent(stream))
 
 
@@ -56,7 +57,16 @@ def settings_inputs() -> list[io.Input]:
             control_after_generate="fixed",
             tooltip="0 to 2^63 - 1. The same seed gives the same video.",
         ),
-        io.Int.Input("steps", default=4, min=1, max=50, tooltip="Denoising steps per chunk, 1 to 50. The model was distilled for 4."),
+        io.Int.Input(
+            "steps",
+            default=OWN_STEPS,
+            min=OWN_STEPS,
+            max=50,
+            tooltip=(
+                "Denoising steps per chunk, 1 to 50. 0: the model's own. The published 14B and nano were distilled for 4; InfiniteTalk and "
+                "MultiTalk take 40 without a distillation LoRA."
+            ),
+        ),
         io.Float.Input(
             "shift",
             default=OWN_SHIFT,
@@ -81,8 +91,63 @@ def settings_inputs() -> list[io.Input]:
     ]
 
 
-def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, color_strength: float) -> TalkStream:
+def steering_inputs() -> list[io.Input]:
+    """Further settings of a stream. All are optional, so that older saved prompts still run."""
+    shown = {"optional": True, "advanced": True}
+    scale = {"default": OWN_SCALE, "min": OWN_SCALE, "max": 20.0, "step": 0.1, **shown}
+    return [
+        io.Float.Input(
+            "audio_strength",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.05,
+            tooltip="How strongly the sound moves the face, 0 to 2. 1 is as trained.",
+            **shown,
+        ),
+        io.String.Input(
+            "prompt_at",
+            default="",
+            multiline=True,
+            tooltip="Prompts for later, one on each line as SECONDS:TEXT, such as 12.5:A person is laughing. nano ignores them.",
+            **shown,
+        ),
+        io.Float.Input(
+            "text_guidance",
+            tooltip="Guidance by the prompt, 0.1 to 20. 1: none. 0: the model's own, 5 for InfiniteTalk. Each chunk takes longer with it.",
+            **scale,
+        ),
+        io.Float.Input(
+            "audio_guidance",
+            tooltip="Guidance by the sound, 0.1 to 20. 1: none. 0: the model's own, 4 for InfiniteTalk. Each chunk takes longer with it.",
+            **scale,
+        ),
+        io.String.Input(
+            "negative_prompt",
+            default="",
+            multiline=True,
+            tooltip="What text_guidance leads away from. Empty: the model's own.",
+            **shown,
+        ),
+    ]
+
+
+def make_stream(
+    spec,
+    reference,
+    speech,
+    seed: int,
+    steps: int,
+    shift: float,
+    color_strength: float,
+    audio_strength: float = 1.0,
+    prompt_at: str = "",
+    text_guidance: float = OWN_SCALE,
+    audio_guidance: float = OWN_SCALE,
+    negative_prompt: str = "",
+) -> TalkStream:
     """A stream, not yet run. ValueError for settings out of range, or a number of masks that does not fit the speakers."""
+    from livetalk_core.stream.prompts import parse_prompts
     from livetalk_core.types import StreamSettings
 
     masks_KHW = reference.speaker_masks_KHW
@@ -92,9 +157,14 @@ def make_stream(spec, reference, speech, seed: int, steps: int, shift: float, co
         raise ValueError(f"{speech.people} speaker(s) with {given} speaker masks; two speakers need two, one needs one or none")
     settings = StreamSettings(
         seed=seed,
-        steps=steps,
+        steps=None if steps == OWN_STEPS else steps,
         shift=None if shift == OWN_SHIFT else shift,
         color_strength=color_strength,
         loudness=speech.loudness,
+        audio_strength=audio_strength,
+        prompts=parse_prompts(prompt_at.splitlines()),
+        text_guidance=None if text_guidance == OWN_SCALE else text_guidance,
+        audio_guidance=None if audio_guidance == OWN_SCALE else audio_guidance,
+        negative_prompt=negative_prompt.strip() or None,
     )
     return TalkStream(spec=spec, reference=reference, speech=speech, settings=settings)

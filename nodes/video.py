@@ -6,7 +6,7 @@ from .load import fill_in, model_input
 from .marks import video_from
 from .preview import play, shown
 from .reference import any_size_input, crop_input, each_picture_input, make_reference, mask_inputs, pictures_of, prompt_and_size
-from .sample import make_stream, settings_inputs
+from .sample import make_stream, settings_inputs, steering_inputs
 from .speech import speech_from
 from .types import CATEGORY, OptionsWire, io
 
@@ -37,6 +37,7 @@ class Generate(io.ComfyNode):
                 crop_input(),
                 any_size_input(),
                 each_picture_input(),
+                *steering_inputs(),
             ],
             outputs=[
                 io.Video.Output(
@@ -53,12 +54,13 @@ class Generate(io.ComfyNode):
     def execute(
         cls, model, image, audio, prompt, size, width, height, seed, steps, shift, color_strength, loudness,
         second_audio=None, first_mask=None, second_mask=None, options=None, crop="center", any_size=False,
-        each_picture=False,
+        each_picture=False, **steering,
     ) -> io.NodeOutput:  # fmt: skip
         spec = engines.EngineSpec(model=model) if options is None else engines.EngineSpec(model=model, options=fill_in(options, {}))
         speech = speech_from(audio, second_audio, loudness)
         files = []
         for picture, masks in pictures_of(image, (first_mask, second_mask), each_picture):
             reference = make_reference(spec, picture, prompt, size, width, height, masks, None, crop, any_size)
-            files.append(play(make_stream(spec, reference, speech, seed, steps, shift, color_strength), cls.hidden))
+            stream = make_stream(spec, reference, speech, seed, steps, shift, color_strength, **steering)
+            files.append(play(stream, cls.hidden))
         return io.NodeOutput([video_from(file) for file in files], ui=shown(files))

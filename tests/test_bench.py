@@ -75,7 +75,8 @@ def test_a_later_step_is_the_network_alone():
     denoiser, x_CTHW, motion = inputs.denoiser(), inputs.latents(inputs.plan.latent_frames, torch.float32), inputs.plan.motion_latents
     reference, window = inputs.reference(), inputs.window()
     denoiser(x_CTHW, inputs.times[0], reference, window, motion)
-    constant = (denoiser.condition, denoiser.embedded_time(inputs.times[1], x_CTHW.device), denoiser.context, denoiser.audio)
+    (batch,) = denoiser.batches
+    constant = (denoiser.condition, denoiser.embedded_time(inputs.times[1], x_CTHW.device), batch.context, batch.audio)
     network = count_work(lambda: inputs.engine.models.dit(x_CTHW[None], *constant, None, motion))
     x0 = count_work(lambda: x_CTHW - inputs.times[1] * x_CTHW)
     for t in inputs.times[1:]:

@@ -75,7 +75,8 @@ def test_padding_rows_counted_once_would_give_another_result(dit):
     reference, (window, _), x = inputs(dit.config, PLAN)
     denoiser = DiTDenoiser(dit, TIMES, replace(PLAIN, merge_padding=True))
     right = denoiser(x, 0.9375, reference, window, 0)
-    denoiser.context = [keys._replace(text_bias_M=None) for keys in denoiser.context]
+    (batch,) = denoiser.batches
+    batch.context = [keys._replace(text_bias_M=None) for keys in batch.context]
     assert (denoiser(x, 0.9375, reference, window, 0) - right).abs().max() > 1e-4
 
 
@@ -136,7 +137,7 @@ def test_absorbed_keys_take_as_much_memory_as_counted(dit):
     reference, (window, _), x = inputs(dit.config, PLAN)
     denoiser = DiTDenoiser(dit, TIMES)
     denoiser(x, 0.9375, reference, window, 2)
-    held = sum(keys.keys_BTND.nbytes + keys.values_BTND.nbytes for keys in denoiser.audio)
+    held = sum(keys.keys_BTND.nbytes + keys.values_BTND.nbytes for keys in denoiser.batches[0].audio)
     assert held == absorbed_bytes(dit.config, 9, torch.float32)
     assert absorbed_bytes(DiTConfig(), 9, torch.bfloat16) == pytest.approx(9.4e9, rel=0.01)
 

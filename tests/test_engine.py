@@ -190,7 +190,7 @@ def test_motion_latents_of_a_chunk_are_the_encoded_end_of_the_one_before(engine)
         still,
         still,
         reference,
-        StreamSettings(color_strength=0, shift=5.0, last_noise=1.0),
+        StreamSettings(steps=4, color_strength=0, shift=5.0, last_noise=1.0),
         seeded_noise((16, 9, 2, 3), 0, torch.device("cpu")),
     )
     for index, level in enumerate((0.2, -0.4)):
@@ -243,16 +243,17 @@ def test_a_stream_holds_no_audio_keys_between_chunks_nor_after_a_stop(engine):
 
     stream = engine.open(engine.reference(pixels()), StreamSettings(steps=2), on_step=on_step)
     denoiser, seen = stream.session.denoiser, []
-    stream.session.on_latents = lambda latents_CTHW: seen.append(denoiser.audio)
+    stream.session.on_latents = lambda latents_CTHW: seen.append(denoiser.batches[0].audio)
     pieces = stream.push(torch.zeros(17920))
     next(pieces)
-    assert seen == [[]] and denoiser.audio == [] and denoiser.window is None and denoiser.context, "before the decode begins"
+    (batch,) = denoiser.batches
+    assert seen == [()] and batch.audio == () and denoiser.window is None and batch.context, "before the decode begins"
     list(pieces)
-    denoiser.audio = ["keys"]
+    batch.audio = ("keys",)
     stopped.append(True)
     with pytest.raises(KeyboardInterrupt):
         list(stream.push(torch.zeros(17920)))
-    assert denoiser.audio == []
+    assert batch.audio == ()
 
 
 def test_all_streams_of_an_engine_absorb_audio_keys_or_none_does(monkeypatch):

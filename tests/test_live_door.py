@@ -191,9 +191,9 @@ def test_a_seed_and_a_prompt_take_effect_while_it_runs():
 
     async def talk(client, site):
         await client.until(lambda client: figures(client)["shown_frames"] > 20)
-        await client.socket.send_json({"seed": 70})
+        await client.socket.send_json({"seed": 70_000})
         await client.socket.send_json({"prompt": "another"})
-        await until(lambda: any(settings.seed >= 70 for _, settings, _ in pool.opened))
+        await until(lambda: any(settings.seed >= 70_000 for _, settings, _ in pool.opened))
 
     client = visit(talk, pool=pool)
     assert not client.find("problem") and pool.opened[-1][2] is not None

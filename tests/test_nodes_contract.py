@@ -45,10 +45,13 @@ def test_every_input_and_output_has_a_tooltip_and_numbers_name_their_range(nodes
 def test_defaults_are_the_cores_own(nodes):
     fields = {part.id: part.fields for node in nodes.NODES for part in node.define_schema().inputs}
     settings = StreamSettings()
-    for name in ("seed", "steps", "color_strength", "loudness"):
+    for name in ("seed", "color_strength", "loudness", "audio_strength"):
         assert fields[name]["default"] == vars(settings)[name]
     assert fields["prompt"]["default"] == PROMPT
-    assert settings.shift is None and fields["shift"]["default"] == nodes.sample.OWN_SHIFT
+    for name in ("steps", "shift", "text_guidance", "audio_guidance"):
+        assert vars(settings)[name] is None and fields[name]["default"] == 0, f"{name}: 0 is the model's own"
+    assert settings.prompts == () and settings.negative_prompt is None
+    assert fields["prompt_at"]["default"] == fields["negative_prompt"]["default"] == ""
 
 
 def test_what_the_texts_say_of_the_shipped_model_is_so(nodes):

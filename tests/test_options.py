@@ -15,9 +15,10 @@ from livetalk_core.cli import options as command_line
 from livetalk_core.cli.main import main, parser
 from livetalk_core.cli.options import engine_options
 from livetalk_core.engine.files import SHIPPED, ModelFiles
-from livetalk_core.engine.options import FAST, KERNELS, EngineOptions, option, option_of
+from livetalk_core.engine.options import FAST, KERNELS, KINDS, EngineOptions, option, option_of
 from livetalk_core.models import attention
 from livetalk_core.open import open_engine
+from livetalk_core.presets import LARGE
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"generate": [], "serve": [], "bench": [], "prepare": ["talker", "out"], "doctor": [], "evaluate": ["out"]}
@@ -42,6 +43,10 @@ def test_every_field_says_what_it_is_and_has_a_default_that_it_may_have():
         assert not told.choices or field.default in told.choices and all(choice in told.help for choice in told.choices), field.name
 
 
+def test_kinds_are_those_that_there_are():
+    assert ("auto", *LARGE) == KINDS
+
+
 def test_kernels_are_those_that_there_are():
     assert KERNELS == attention.KERNELS and set(FAST) == {"none", "fp8"}
 
@@ -54,9 +59,10 @@ def test_every_command_asks_for_the_defaults_when_nothing_is_said(command):
 
 def test_every_word_reaches_its_field():
     words = "--model m --dit a b --vae v --text t --image i --audio-encoder w --tokenizer k --device cpu --dtype float32 --memory offload"
-    words += " --attention sdpa --compile --fast fp8 --decoder d --gpus auto --pool 3"
+    words += " --attention sdpa --compile --fast fp8 --decoder d --gpus auto --pool 3 --kind multitalk"
     files = {"dit": (Path("a"), Path("b")), "vae": Path("v"), "text": Path("t"), "image": Path("i"), "audio_encoder": Path("w")}
     named = {"model": "m", "tokenizer": Path("k"), "device": "cpu", "dtype": "float32", "memory": "offload", "attention": "sdpa"}
+    named["kind"] = "multitalk"
     expected = EngineOptions(**files, **named, compile=True, fast="fp8", decoder=Path("d"), gpus="auto", workers=3)
     assert engine_options(parser().parse_args(["generate", *words.split()])) == expected
     changed = {field.name for field in fields(expected) if vars(expected)[field.name] != field.default}
@@ -89,6 +95,7 @@ def test_a_new_field_is_on_the_command_line_and_in_the_node(nodes, monkeypatch, 
     "asked, message",
     [
         ({"memory": "disk"}, "memory='disk' must be one of auto, resident, offload, sharded"),
+        ({"kind": "wan"}, "kind='wan' must be one of auto, livetalk_14b, infinitetalk"),
         ({"fast": "fp4"}, "fast='fp4' must be one of none, fp8"),
         ({"dtype": "float16"}, "dtype='float16' must be one of auto, bfloat16, float32"),
         ({"attention": "magic"}, "attention kernel 'magic' must be one of auto, sdpa"),

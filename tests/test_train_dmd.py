@@ -58,7 +58,7 @@ def test_the_roll_out_is_what_serving_makes(vae):
         DiTDenoiser(dit, cuts=PLAIN),
         vae,
         sample.reference,
-        StreamSettings(shift=5.0, last_noise=1.0),
+        StreamSettings(steps=4, shift=5.0, last_noise=1.0),
         noise,
         on_latents=made.append,
     )

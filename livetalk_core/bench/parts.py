@@ -13,7 +13,7 @@ from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.engine import Engine
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.condition import encode_condition
-from livetalk_core.stream.flow import flow_times
+from livetalk_core.stream.flow import times_of
 from livetalk_core.stream.session import DECODE_GROUPS, Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
@@ -60,7 +60,7 @@ class RandomInputs:
     def __init__(self, engine: Engine, plan: StreamPlan, cuts: Cuts, steps: int):
         self.engine, self.plan, self.cuts = engine, plan, cuts
         self.settings = engine.preset.settled(StreamSettings(steps=steps))
-        self.times = flow_times(steps, self.settings.shift)[:-1]
+        self.times = times_of(self.settings)[:-1]
 
     def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.randn(shape, device=self.engine.device, dtype=dtype or self.engine.dtype)
@@ -100,7 +100,9 @@ class RandomInputs:
         return run
 
     def audio_keys(self) -> Call:
-        return partial(self.denoiser().hold_window, self.window(), self.engine.device)
+        denoiser = self.denoiser()
+        denoiser.hold_reference(self.reference())
+        return partial(denoiser.hold_window, self.window(), self.engine.device)
 
     def stream_keys(self) -> Call:
         """With the embeddings of the schedule's times."""

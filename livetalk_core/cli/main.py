@@ -93,6 +93,7 @@ def run_generate(options: argparse.Namespace) -> int:
     from livetalk_core.open import open_engine
     from livetalk_core.presets import PROMPT
     from livetalk_core.provenance.marking import MarkOptions
+    from livetalk_core.stream.prompts import parse_prompts
     from livetalk_core.types import StreamSettings
 
     asked = engine_options(options)
@@ -104,6 +105,11 @@ def run_generate(options: argparse.Namespace) -> int:
         color_strength=options.color_strength,
         loudness=not options.no_loudness,
         whole_audio=options.whole_audio,
+        audio_strength=options.audio_strength,
+        prompts=parse_prompts(options.prompt_at or ()),
+        text_guidance=options.text_guidance,
+        audio_guidance=options.audio_guidance,
+        negative_prompt=options.negative_prompt,
     )
     job = Job(
         picture=options.picture,

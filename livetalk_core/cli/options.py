@@ -38,18 +38,33 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
     )
+    sub.add_argument(
+        "--prompt-at",
+        action="append",
+        metavar="SECONDS:TEXT",
+        help="another prompt from that time on, with the first chunk that starts then or later; may be given several times",
+    )
     sub.add_argument("--seed", type=int, default=9999, help="0 or more; the same seed gives the same video (default: 9999)")
     sub.add_argument(
         "--steps",
         type=int,
-        default=4,
-        help="denoising steps a chunk; 3 or 2 are faster but lossy, and their error is printed (default: 4)",
+        help="denoising steps a chunk; fewer than 4 are faster but lossy, and their error is printed (default: the model's own, mostly 4)",
     )
     sub.add_argument("--shift", type=float, help="time shift of the schedule, above 0 (default: the model's own)")
     sub.add_argument("--last-noise", type=float, help="0 to 1: how much noise is added before the last step (default: the model's own)")
     sub.add_argument(
         "--color-strength", type=float, default=1.0, help="how strongly colors are matched to the picture, 0 to 1 (default: 1)"
     )
+    sub.add_argument(
+        "--audio-strength", type=float, default=1.0, help="how strongly the sound moves the face, 0 to 2 (default: 1, as trained)"
+    )
+    sub.add_argument(
+        "--text-guidance", type=float, metavar="SCALE", help="guidance by the prompt, 0 to 20; 1: none (default: the model's own)"
+    )
+    sub.add_argument(
+        "--audio-guidance", type=float, metavar="SCALE", help="guidance by the sound, 0 to 20; 1: none (default: the model's own)"
+    )
+    sub.add_argument("--negative-prompt", metavar="TEXT", help="what --text-guidance leads away from (default: the model's own)")
     sub.add_argument("--no-loudness", action="store_true", help="do not normalize the sound to -23 LUFS before the audio encoder")
     sub.add_argument(
         "--whole-audio", action="store_true", help="encode the whole recording at once instead of the last 8 s (for minutes, not hours)"

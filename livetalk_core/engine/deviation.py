@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
+from livetalk_core.engine.guidance import Guidance
 from livetalk_core.models.attention import INEXACT, kernel_as, wanted_kernel
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.plan import StreamPlan
-from livetalk_core.stream.flow import denoise_steps, flow_times, seeded_noise
+from livetalk_core.stream.flow import first_motion, seeded_noise, steps_of, times_of
 from livetalk_core.stream.session import DECODE_GROUPS, OnStep
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
@@ -41,13 +42,14 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstChunk:
-    """A stream's first chunk. `settings` has a definite shift."""
+    """A stream's first chunk. `settings` is settled."""
 
     plan: StreamPlan
     reference: Reference
     settings: StreamSettings
     window: AudioWindow
     cuts: Cuts
+    guidance: Guidance = Guidance()
     on_step: OnStep | None = None
 
 
@@ -108,7 +110,7 @@ class Deviations:
     def ways(self, settings: StreamSettings) -> list[Way]:
         """One variant for each lossy option; 8-bit products last, since they stay on."""
         found, kernel = [], self.exact_kernel()
-        if settings.steps < self.steps:
+        if settings.sampler in (None, "renoise") and settings.steps < self.steps:
             found.append(Way(option=f"--steps {settings.steps}", steps=settings.steps, kernel=kernel))
         if wanted_kernel() in INEXACT:
             found.append(Way(option=f"--attention {wanted_kernel()}", steps=self.steps, kernel=wanted_kernel()))
@@ -127,11 +129,11 @@ class Deviations:
         if way.fp8:
             use_fp8(self.dit)
             self.fp8 = False
-        motion_CTHW, times = first.reference.first_CTHW, flow_times(way.steps, first.settings.shift)
+        motion_CTHW, times = first_motion(first.settings, first.reference), times_of(first.settings, way.steps)
         noise = seeded_noise(first.plan.latent_shape, first.settings.seed, self.device)
-        denoiser = DiTDenoiser(self.dit, times[:-1], first.cuts)
+        denoiser = DiTDenoiser(self.dit, times[:-1], first.cuts, first.guidance, first.settings.audio_strength)
         with kernel_as(way.kernel):
-            steps = denoise_steps(denoiser, motion_CTHW, times, noise, first.reference, first.window, first.settings.last_noise)
+            steps = steps_of(first.settings, denoiser, motion_CTHW, times, noise, first.reference, first.window)
             for i in range(way.steps):
                 if first.on_step is not None:
                     first.on_step(i, way.steps)

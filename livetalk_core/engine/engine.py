@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.deviation import Deviations, FirstChunk
+from livetalk_core.engine.guidance import Guidance
 from livetalk_core.engine.room import Room
+from livetalk_core.engine.stream import Stream
 from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageEncoder
@@ -30,11 +30,12 @@ from livetalk_core.presets import PROMPT, Preset
 from livetalk_core.stream.begin import begin_after
 from livetalk_core.stream.color import match_color
 from livetalk_core.stream.condition import encode_condition, first_latent
-from livetalk_core.stream.flow import flow_times, seeded_noise
+from livetalk_core.stream.flow import seeded_noise, times_of
 from livetalk_core.stream.loudness import Leveler
+from livetalk_core.stream.prompts import first_chunk
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Chunk, Reference, Shown, Start, StreamSettings
+from livetalk_core.types import AudioWindow, Reference, Shown, Start, StreamSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,23 +151,29 @@ class Engine:
         on_step: OnStep | None = None,
         on_latents: OnLatents | None = None,
         start: Start | Shown | None = None,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> Stream:
         """A new stream of this reference. `on_step` is called before each denoising step and may raise to stop; `on_latents` with
-        each chunk's latents. `start`: make the chunks from there on only, or go on from what was shown. NoRoom if it does not fit beside
-        the streams that are open."""
+        each chunk's latents. `start`: make the chunks from there on only, or go on from what was shown. `rows`: ready-made rows of the
+        settings' texts. NoRoom if it does not fit beside the streams that are open."""
         if people > 1 and reference.speaker_masks_KHW is None:
             raise ValueError(f"{people} speakers need speaker masks in the reference: one per person and one for the background")
         if people not in (1, 2):
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
-        settings = self.preset.settled(settings)
-        self.room.check(len(self.streams))
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
-        noise = seeded_noise(plan.latent_shape, settings.seed, self.device)
-        denoiser = DiTDenoiser(self.models.dit, flow_times(settings.steps, settings.shift)[:-1], self.cuts(plan))
+        settings = self.preset.settled(settings, plan)
+        passes = len(Guidance.of(settings).passes)
+        self.room.check(len(self.streams), passes)
+        rows = {text: self.text_rows(text) if rows is None else rows[text].to(self.device, self.dtype) for text in settings.texts}
+        guidance = Guidance.of(settings, rows)
+        noise, cuts = seeded_noise(plan.latent_shape, settings.seed, self.device), self.cuts(plan, passes)
+        denoiser = DiTDenoiser(self.models.dit, times_of(settings)[:-1], cuts, guidance, settings.audio_strength)
         make, vae, begin = Session, self.models.vae, start if isinstance(start, Start) else None
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, denoiser.release_window)
+        prompts = sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0])
+        after = {"on_denoised": denoiser.release_window, "prompts": prompts, "describe": self.describe(settings)}
+        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, **after)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
         windows = kind(
@@ -177,17 +184,21 @@ class Engine:
                 begin_after(start, session, windows, self.models.vae)
 
         def measure(window: AudioWindow) -> None:
-            given = {"plan": plan, "reference": reference, "settings": settings, "window": window}
+            given = {"plan": plan, "reference": reference, "settings": settings, "window": window, "guidance": guidance}
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
-            denoiser.cuts = self.cuts(plan)  # 8-bit weights may have left room
+            denoiser.cuts = self.cuts(plan, passes)  # 8-bit weights may have left room
 
-        stream = Stream(session, windows, self.turn, measure)
+        stream = Stream(session, windows, self.turn, measure, self.text_rows)
         self.streams.add(stream)
         return stream
 
-    def cuts(self, plan: StreamPlan) -> Cuts:
+    def describe(self, settings: StreamSettings) -> Callable[[Tensor], Tensor] | None:
+        """How a frame becomes CLIP features, for a model whose condition shows the motion frames."""
+        return (lambda pixels_CHW: self.image_rows(pixels_CHW.to(self.dtype))) if settings.sampler == "euler_noised" else None
+
+    def cuts(self, plan: StreamPlan, passes: int = 1) -> Cuts:
         """The optimizations that there is room for. Every process of a group must call it at the same time."""
-        return self.room.cuts(plan, self.deviations.fp8)
+        return self.room.cuts(plan, self.deviations.fp8, passes)
 
     def close(self) -> None:
         """Clears cached prompts; the models are freed with the engine."""
@@ -215,69 +226,9 @@ class BandSession(Session):
     def matched(self, piece_CTHW: Tensor) -> Tensor:
         return match_color(piece_CTHW.float(), self.target, self.settings.color_strength, self.vae.stats)
 
+    def whole_frame(self, frame_CTHW: Tensor) -> Tensor:
+        return self.vae.gather_frames(frame_CTHW)
+
     def new_frames(self, piece_CTHW: Tensor, first: int, num_valid: int) -> Tensor:
         """Whole frames on the first process, none on the others."""
         return self.vae.collect_frames(super().new_frames(piece_CTHW, first, num_valid))
-
-
-class Stream:
-    """One stream in this process."""
-
-    def __init__(
-        self,
-        session: Session,
-        windows: LiveWindows | WholeWindows,
-        turn: threading.Lock,
-        on_first: Callable[[AudioWindow], None] = lambda window: None,
-    ):
-        """`on_first` is called with the first window, before its chunk is made."""
-        self.session, self.windows, self.turn, self.on_first = session, windows, turn, on_first
-        self.calls: deque[Iterator[AudioWindow]] = deque()
-        """Windows still to be made. If a reader stops early, a later call gives the rest."""
-        self.pieces: Iterator[Chunk] = iter(())
-        self.begun = False
-
-    def push(self, samples_PN: Tensor) -> Iterator[Chunk]:
-        """Add 16 kHz sound, [people, N] or [N] float32; yields the chunks it completes, in pieces."""
-        yield from self.run(self.windows.push(samples_PN))
-
-    def finish(self, num_frames: int | None = None) -> Iterator[Chunk]:
-        """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
-        yield from self.run(self.windows.finish(num_frames))
-
-    def run(self, windows: Iterator[AudioWindow]) -> Iterator[Chunk]:
-        self.calls.append(windows)
-        while True:
-            with self.turn:
-                piece = self.next_piece()
-            if piece is None:
-                return
-            yield piece
-
-    def next_piece(self) -> Chunk | None:
-        """The next piece of this chunk, or the first of the next one."""
-        piece = next(self.pieces, None)
-        if piece is not None:
-            return piece
-        start = time.perf_counter()
-        window = self.next_window()
-        if window is None:
-            return None
-        seconds = {"audio": time.perf_counter() - start}
-        if not self.begun:
-            self.begun = True
-            self.on_first(window)
-        self.pieces = self.session.step(window)
-        piece = next(self.pieces)
-        return replace(piece, seconds=seconds | piece.seconds)
-
-    def next_window(self) -> AudioWindow | None:
-        while self.calls:
-            window = next(self.calls[0], None)
-            if window is not None:
-                return window
-            self.calls.popleft()
-        return None
-
-    def close(self) -> None:
-        """Does nothing: memory is freed with the object."""

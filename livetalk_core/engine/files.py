@@ -42,6 +42,8 @@ class ModelFiles:
     tokenizer: Path | None = None
     config: dict = field(default_factory=dict)
     """Contents of config.json; optional, since sizes come from the tensors. `preset` names one whose encoders need no files."""
+    kind: str = "auto"
+    """What the DiT was trained for, one of EngineOptions' kinds."""
 
     @property
     def preset(self) -> str | None:
@@ -65,7 +67,7 @@ class ModelFiles:
             raise FileNotFoundError(f"the model is not complete, missing {parts}, or name the files with --dit, --vae, ...")
         return self
 
-    def override(self, **given: Path | tuple[Path, ...] | None) -> ModelFiles:
+    def override(self, **given: Path | tuple[Path, ...] | str | None) -> ModelFiles:
         """With the given files in place of those found; None leaves a part as it is."""
         return replace(self, **{name: value for name, value in given.items() if value})
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
-from livetalk_core.engine.load import KINDS, choose_device, load_audio, load_image, load_text, named_preset, naming, settle_vae
+from livetalk_core.engine.kind import named_preset
+from livetalk_core.engine.load import KINDS, choose_device, load_audio, load_image, load_text, naming, settle_vae
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness

@@ -15,6 +15,7 @@ from torch import nn
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
@@ -129,6 +130,7 @@ def load_files(
     known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
         dit = weights.load_dit(weights.read_tensors(files.dit), dtype=None, device="cpu", **known)
+    preset = preset_of(files)
     encoder_bytes = max(bytes_of(files.text), bytes_of(files.image))
     keep_dit(dit, memory, device, dtype, group, encoder_bytes, bytes_of(files.vae) + bytes_of(files.audio))
     with naming("vae", files.vae):
@@ -140,7 +142,7 @@ def load_files(
                 f"the DiT makes {dit.config.out_dim} channels and the VAE of {files.preset} takes {vae.config.z_dim}; "
                 "name the folder of the DiT's own model with --model, or all its files"
             )
-        preset = replace(named_preset(files.preset), name=name, dit=dit.config, vae=vae.config)
+        preset = replace(preset, name=name, dit=dit.config, vae=vae.config)
         made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
@@ -149,8 +151,7 @@ def load_files(
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
-    large = BY_NAME["livetalk_14b"]()
-    return Engine(replace(large, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+    return Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:
@@ -178,13 +179,6 @@ class KeptEncoder:
 
 def bytes_of(path: Path | None) -> int:
     return 0 if path is None or not path.is_file() else path.stat().st_size
-
-
-def named_preset(name: str) -> Preset:
-    """The preset that config.json names; ValueError for an unknown one, or one whose encoders have weights."""
-    if name not in BY_NAME or not isinstance(BY_NAME[name]().audio, MelConfig):
-        raise ValueError(f"config.json names the preset {name!r}, which must be nano; leave it out for a model with encoder files")
-    return BY_NAME[name]()
 
 
 def load_audio(path: Path, device: torch.device) -> AudioEncoder:

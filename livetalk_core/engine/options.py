@@ -18,6 +18,7 @@ MEMORY = ("auto", "resident", "offload", "sharded")
 KERNELS = ("auto", "sdpa", "cudnn", "flash", "efficient", "flash2", "flash3", "sage", "xfuser")
 FAST = ("none", "fp8")
 DTYPES = ("auto", "bfloat16", "float32")
+KINDS = ("auto", "livetalk_14b", "infinitetalk", "infinitetalk_4step", "multitalk", "multitalk_4step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,13 @@ class EngineOptions:
     )
     size: str = option("auto", help="picture size that a pool is planned for: WIDTHxHEIGHT, a bucket, or auto: the model's own bucket")
 
+    kind: str = option(
+        "auto",
+        choices=KINDS,
+        help="what the DiT was trained for, which sets chunks, steps and guidance: livetalk_14b (SoulX-FlashTalk), infinitetalk, "
+        "multitalk; infinitetalk_4step and multitalk_4step with a distillation LoRA; or auto: by the DiT's files",
+    )
+
     def __post_init__(self) -> None:
         for each in fields(self):
             if (value := vars(self)[each.name]) != each.default:
@@ -153,7 +161,8 @@ class EngineOptions:
         """The preset or folder as given; if single files are given, the model's files with those replaced."""
         parts = {"vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio_encoder, "tokenizer": self.tokenizer}
         given: dict[str, Any] = {part: Path(path) for part, path in parts.items() if path is not None}
-        return override_files(self.model, given | ({"dit": tuple(map(Path, self.dit))} if self.dit else {}))
+        kind = {} if self.kind == "auto" else {"kind": self.kind}
+        return override_files(self.model, given | kind | ({"dit": tuple(map(Path, self.dit))} if self.dit else {}))
 
 
 def override_files(model: str | Path | ModelFiles, given: dict[str, Any]) -> str | Path | ModelFiles:
@@ -167,5 +176,5 @@ def override_files(model: str | Path | ModelFiles, given: dict[str, Any]) -> str
     if model not in BY_NAME:
         return find_files(Path(model)).override(**given)
     folder = SHIPPED / model
-    lends = folder.is_dir() and not given.keys() - {"dit", "vae"}
+    lends = folder.is_dir() and not given.keys() - {"dit", "vae", "kind"}
     return (find_files(folder) if lends else ModelFiles()).override(**given)

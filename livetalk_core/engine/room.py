@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from livetalk_core.engine.denoiser import Cuts, absorbed_bytes
+from livetalk_core.engine.guidance import pass_bytes
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.runner import SequenceRunner
@@ -22,33 +23,42 @@ class Room:
 
     def __init__(self, dit: AudioDiT, device: torch.device, dtype: torch.dtype):
         self.dit, self.device, self.dtype = dit, device, dtype
-        self.absorbs: dict[tuple[int, int, bool], bool] = {}
-        """Whether audio keys are absorbed, by latent frames, tokens in each, and whether 8-bit products are still to begin."""
+        self.settled: dict[tuple[int, int, bool, int], Cuts] = {}
+        """By latent frames, tokens in each, whether 8-bit products are still to begin, and passes of guidance."""
 
-    def cuts(self, plan: StreamPlan, before_fp8: bool) -> Cuts:
-        """All optimizations, but absorbed audio keys only if they take less than half of the GPU's free memory.
+    def cuts(self, plan: StreamPlan, before_fp8: bool, passes: int = 1) -> Cuts:
+        """All optimizations, but absorbed audio keys, and passes of guidance in one batch, only if each of the two takes less than half of
+        the GPU's free memory.
 
         Decided once for all streams of the engine, which hold these keys one after another; decided again when 8-bit products begin.
         """
-        key = (plan.latent_frames, plan.tokens_per_latent, before_fp8)
-        if key not in self.absorbs:
-            free, frames = free_bytes(self.device), self.dit.sequence.frames(plan.latent_frames, plan.tokens_per_latent)
-            needed = absorbed_bytes(self.dit.config, frames.stop - frames.start, self.dtype)
-            self.absorbs[key] = True if free is None else all_agree(needed < free / 2, self.dit.sequence)
-        return Cuts(absorb_audio=self.absorbs[key])
+        key = (plan.latent_frames, plan.tokens_per_latent, before_fp8, passes)
+        if key not in self.settled:
+            self.settled[key] = self.settle_cuts(plan, passes)
+        return self.settled[key]
 
-    def check(self, num_streams: int) -> None:
+    def settle_cuts(self, plan: StreamPlan, passes: int) -> Cuts:
+        free, config, sequence = free_bytes(self.device), self.dit.config, self.dit.sequence
+        if free is None:
+            return Cuts()
+        frames = sequence.frames(plan.latent_frames, plan.tokens_per_latent)
+        keys = passes * absorbed_bytes(config, frames.stop - frames.start, self.dtype)
+        more = (passes - 1) * pass_bytes(config, plan.tokens, self.dtype.itemsize)
+        return Cuts(absorb_audio=all_agree(keys < free / 2, sequence), batch_passes=all_agree(more < free / 2, sequence))
+
+    def check(self, num_streams: int, passes: int = 1) -> None:
         """NoRoom if another stream does not fit beside `num_streams` others on any of the processes. The first is always tried."""
         free = free_bytes(self.device)
         if free is None:
             return
-        needed = stream_bytes(self.dit.config, self.dtype) + working_bytes(self.dit)
+        needed = passes * stream_bytes(self.dit.config, self.dtype) + working_bytes(self.dit)
         if not all_agree(num_streams == 0 or free >= needed, self.dit.sequence):
             raise NoRoom(f"no memory for another stream: it needs {needed / 2**30:.1f} GiB free on each GPU; end a stream first")
 
 
 def stream_bytes(config: DiTConfig, dtype: torch.dtype) -> int:
-    """Bytes that a stream keeps for its length: the keys and values of its prompt, of the longest kind, and of its picture."""
+    """Bytes that a stream keeps for its length, for each pass of guidance: keys and values of its prompt, of the longest kind, and of its
+    picture."""
     return 2 * config.num_layers * (config.text_len + IMAGE_ROWS) * config.dim * dtype.itemsize
 
 

@@ -7,7 +7,7 @@ N heads, K head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,21 @@ class AbsorbedAudio(NamedTuple):
     """[B, T, N x A, D]."""
     bias_BTN: Tensor
     values_BTND: Tensor
+
+
+class ScaledAudio(NamedTuple):
+    """One block's audio keys and values, and a number [] by which the attention's output is multiplied."""
+
+    keys: KeyValue | AbsorbedAudio
+    strength: Tensor
+
+
+AudioKeys: TypeAlias = KeyValue | AbsorbedAudio | ScaledAudio
+
+
+def is_absorbed(audio: AudioKeys) -> bool:
+    """Whether a block needs no query and output projections for this audio."""
+    return isinstance(audio.keys if isinstance(audio, ScaledAudio) else audio, AbsorbedAudio)
 
 
 class AudioAttention(nn.Module):
@@ -63,7 +78,13 @@ class AudioAttention(nn.Module):
             torch.einsum("btank,dnk->btnad", v, out_of_v).flatten(2, 3),
         )
 
-    def forward(self, x_BLD: Tensor, audio: KeyValue | AbsorbedAudio, grid: Grid, positions_BL: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, audio: AudioKeys, grid: Grid, positions_BL: Tensor | None) -> Tensor:
+        if isinstance(audio, ScaledAudio):
+            return self.attend(x_BLD, audio.keys, grid, positions_BL) * audio.strength
+        return self.attend(x_BLD, audio, grid, positions_BL)
+
+    def attend(self, x_BLD: Tensor, audio: KeyValue | AbsorbedAudio, grid: Grid, positions_BL: Tensor | None) -> Tensor:
+        """The attention's output at full strength."""
         if isinstance(audio, AbsorbedAudio):
             return attend_absorbed(x_BLD, audio, grid, self.num_heads) + self.proj.bias
         q = heads(self.q_linear(x_BLD), self.num_heads)

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioProjection
+from livetalk_core.models.audio_attention import AbsorbedAudio, AudioAttention, AudioKeys, AudioProjection
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.layers import ContextKeys, KeyValue, RMSNorm, heads, linear_fp32, modulate, norm_fp32
 from livetalk_core.models.precision import float64_device
@@ -67,7 +67,7 @@ class AudioDiT(nn.Module):
         condition: Tensor | EmbeddedCondition,
         time: TimeEmbedding,
         context: list[ContextKeys],
-        audio: list[KeyValue] | list[AbsorbedAudio],
+        audio: Sequence[AudioKeys],
         speaker_masks_KHW: Tensor | None = None,
         skip_frames: int = 0,
     ) -> Tensor:

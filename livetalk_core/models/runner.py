@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from livetalk_core.models.attention import attention
-from livetalk_core.models.audio_attention import AbsorbedAudio
+from livetalk_core.models.audio_attention import AbsorbedAudio, AudioKeys
 from livetalk_core.models.layers import ContextKeys, KeyValue
 from livetalk_core.models.rope import Grid
 from livetalk_core.models.speakers import speaker_positions
@@ -45,7 +45,7 @@ class BlockRunner(Protocol):
         grid: Grid,
         time_B6D: Tensor,
         context: ContextKeys,
-        audio: KeyValue | AbsorbedAudio,
+        audio: AudioKeys,
         masks_KL: Tensor | None,
         skip: int,
         attention: Attention,

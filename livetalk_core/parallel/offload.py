@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from livetalk_core.models.audio_attention import AbsorbedAudio
+from livetalk_core.models.audio_attention import AbsorbedAudio, is_absorbed
 from livetalk_core.models.dit import AudioDiT, Block
 from livetalk_core.models.layers import ContextKeys, KeyValue
 from livetalk_core.models.rope import Grid
@@ -104,7 +104,7 @@ class OffloadedBlock:
     def __call__(
         self, x_BLD, grid: Grid, time_B6D, context: ContextKeys, audio, masks_KL, skip: int = 0, attention: Attention = WHOLE
     ) -> Tensor:
-        kind = "absorbed" if isinstance(audio, AbsorbedAudio) else "whole"
+        kind = "absorbed" if is_absorbed(audio) else "whole"
         return self.run(Request(self.index, kind), self.block, x_BLD, grid, time_B6D, context, audio, masks_KL, skip, attention)
 
 

@@ -59,7 +59,7 @@ class ParallelVAE:
         """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], the same on every process."""
         banded = self.banded(*latents_CTHW.shape[-2:])
         for piece_CTHW in banded.decode(latents_CTHW, groups):
-            yield gather_parts(piece_CTHW, banded.bands.dim, banded.pixel_lengths, self.group.whole)
+            yield banded.gather_frames(piece_CTHW)
 
 
 class BandVAE:
@@ -121,6 +121,10 @@ class BandVAE:
         mean = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
         var = sum(share * (part[1] + (part[0] - mean) ** 2) for share, part in zip(shares, parts, strict=True))
         return mean.to(band_CTHW.dtype), var.sqrt().to(band_CTHW.dtype)
+
+    def gather_frames(self, band_CTHW: Tensor) -> Tensor:
+        """Bands of [3, T, H, W] -> whole frames on every process."""
+        return gather_parts(band_CTHW, self.bands.dim, self.pixel_lengths, self.group.whole)
 
     def collect_frames(self, band_THWC: Tensor) -> Tensor:
         """Bands of finished frames -> whole frames on process 0, an empty tensor on the others."""

@@ -32,14 +32,14 @@ class Deadlines:
 
     limits: Limits = Limits()
     longest: dict[Work, float] = field(default_factory=dict)
-    """Seconds of the longest so far; none before a size has been met."""
+    """Seconds of the longest so far, for an effort of 1; none before a size has been met."""
 
-    def limit_s(self, work: Work) -> float:
-        """Long before the size is warm; then at least what the limits say."""
+    def limit_s(self, work: Work, effort: float = 1.0) -> float:
+        """Long before the size is warm; then at least what the limits say. `effort`: how much more work it is than usual."""
         least = {"piece": self.limits.chunk_s, "reference": self.limits.reference_s}[work[0]]
         if work not in self.longest:
-            return max(self.limits.first_s, least)
-        return max(least, min(SLOWER * self.longest[work], self.limits.first_s))
+            return max(effort * self.limits.first_s, least)
+        return max(least, effort * min(SLOWER * self.longest[work], self.limits.first_s))
 
-    def note(self, work: Work, seconds: float) -> None:
-        self.longest[work] = max(seconds, self.longest.get(work, 0.0))
+    def note(self, work: Work, seconds: float, effort: float = 1.0) -> None:
+        self.longest[work] = max(seconds / effort, self.longest.get(work, 0.0))

@@ -108,6 +108,8 @@ class Worker:
                 return self.sessions[command.session].finish(command.blocks, command.num_frames)
             case wire.Next():
                 return self.next(self.sessions[command.session])
+            case wire.SetPrompt():
+                self.sessions[command.session].set_prompt(command.text_LD.to(self.engine.device, self.engine.dtype))
             case wire.Close():
                 if isinstance(session := self.sessions.pop(command.session, None), WorkerStream):
                     session.stream.close()
@@ -145,6 +147,7 @@ class Worker:
         latents: list[Tensor] = []
         keep = latents.append if command.latents else None
         later = {} if command.start is None else {"start": command.start}
+        later |= {"rows": command.rows} if command.rows else {}
         return WorkerStream(self.engine.open(reference, command.settings, command.people, self.between_steps, keep, **later), latents)
 
     def next(self, session: WorkerStream | Iterator[Tensor]) -> tuple[wire.Made | None, Tensor | None]:
@@ -188,6 +191,9 @@ class WorkerStream:
     def finish(self, blocks: list[Tensor], num_frames: int | None) -> tuple[wire.Made | None, Tensor | None]:
         self.calls.extend([*(self.stream.push(block) for block in blocks), self.stream.finish(num_frames)])
         return self.make()
+
+    def set_prompt(self, text_LD: Tensor) -> None:
+        self.stream.session.set_prompt(text_LD)
 
     def make(self) -> tuple[wire.Made | None, Tensor | None]:
         """The next piece, with its frames as a separate tensor."""

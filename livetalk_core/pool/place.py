@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from livetalk_core.engine.files import ModelFiles, find_files
+from livetalk_core.engine.kind import preset_of
 from livetalk_core.models.weights import HEAD_DIM
 from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share, working_room
 from livetalk_core.parallel.topology import choose_topology
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.wire import Placement
-from livetalk_core.presets import BY_NAME
+from livetalk_core.presets import BY_NAME, Preset
 from livetalk_core.sizes import BUCKETS, parse_size
 
 MIB = 1 << 20
@@ -195,7 +196,7 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
     """What a model needs, from its files' sizes and headers only."""
     if not isinstance(model, ModelFiles) and model in BY_NAME:
         preset = BY_NAME[model]()
-        return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset.bucket))
+        return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset))
     files = model if isinstance(model, ModelFiles) else find_files(Path(model))
     files.require()
     stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
@@ -204,16 +205,17 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
     return Demand(
         heads=files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0]),
         num_bytes=stay + working_room(stay, encoder),
-        tokens=tokens_in(size, BY_NAME[files.preset or "livetalk_14b"]().bucket),
+        tokens=tokens_in(size, preset_of(files)),
         block_bytes=block_bytes,
         num_blocks=num_blocks,
     )
 
 
-def tokens_in(size: str, bucket: str) -> int:
+def tokens_in(size: str, preset: Preset) -> int:
     """Tokens in a chunk of the smallest picture that this size setting allows."""
-    sizes = BUCKETS[bucket if size == "auto" else size] if size == "auto" or size in BUCKETS else [parse_size(size)]
-    return min(StreamPlan(width=width, height=height).tokens for width, height in sizes)
+    sizes = BUCKETS[preset.bucket if size == "auto" else size] if size == "auto" or size in BUCKETS else [parse_size(size)]
+    frames = {"chunk_frames": preset.chunk_frames, "motion_frames": preset.motion_frames}
+    return min(StreamPlan(width=width, height=height, **frames).tokens for width, height in sizes)
 
 
 def heads_in(path: Path) -> int:

@@ -25,7 +25,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.pool import wire
 from livetalk_core.pool.deadlines import Deadlines, Limits
 from livetalk_core.pool.schedule import POLL_S, Job, OnStep, PoolClosed, State, WorkerFailure
-from livetalk_core.pool.stream import PoolStream
+from livetalk_core.pool.stream import PoolStream, effort_of
 from livetalk_core.pool.wire import Facts, Placement, Recipe
 from livetalk_core.pool.workers import Workers
 from livetalk_core.types import NoRoom, Reference, Shown, Start, StreamSettings
@@ -181,13 +181,20 @@ class Pool:
     ) -> PoolStream:
         """A new stream. `on_step` is called while a chunk is being made and may raise to stop; `on_latents` with each chunk's latents.
         `start`: make the chunks from there on only, or go on from what was shown."""
-        plan, workers, session = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1]), self.start(), next(self.sessions)
+        plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
+        settled = self.preset.settled(settings, plan)
+        workers, session = self.start(), next(self.sessions)
+
+        def text_rows(text: str, on_step: OnStep | None = None) -> Tensor:
+            return self.encode_rows(workers, text, None, on_step)["text_LD"]
+
+        rows = {text: text_rows(text, on_step) for text in settled.texts}
         with no_room_if_it_fails():
             workers.reserve(plan.new_frames * plan.height * plan.width * 3)
-        latents = on_latents is not None
-        command = wire.Open(session=session, reference=reference, settings=settings, people=people, latents=latents, start=start)
+        given = {"people": people, "latents": on_latents is not None, "start": start, "rows": rows}
+        command = wire.Open(session=session, reference=reference, settings=settings, **given)
         workers.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
-        return PoolStream(workers, session, plan, self.limits.other_s, on_step, on_latents)
+        return PoolStream(workers, session, plan, self.limits.other_s, on_step, on_latents, text_rows, effort_of(settled, plan))
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
+from livetalk_core.engine.guidance import Guidance
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool import wire
 from livetalk_core.pool.schedule import Job, OnStep, PoolClosed
 from livetalk_core.pool.workers import Workers
-from livetalk_core.types import Chunk
+from livetalk_core.types import Chunk, StreamSettings
 
 FIRST_CHUNKS = 2
 """Chunks after which no new shape comes: the first chunk has one motion latent, all others have more."""
@@ -29,8 +30,11 @@ class PoolStream:
         other_s: float,
         on_step: OnStep | None,
         on_latents: Callable[[Tensor], None] | None,
+        encode: Callable[[str], Tensor] | None = None,
+        effort: float = 1.0,
     ) -> None:
-        self.workers, self.session, self.plan = workers, session, plan
+        """`other_s`: the deadline of small commands. `encode` makes a prompt's rows. `effort`: see effort_of."""
+        self.workers, self.session, self.plan, self.other_s, self.encode, self.effort = workers, session, plan, other_s, encode, effort
         self.work = ("piece", plan.width, plan.height)
         self.on_step, self.on_latents = on_step, on_latents
         self.blocks: list[Tensor] = []
@@ -56,6 +60,11 @@ class PoolStream:
         """No more sound: yields what is left, to `num_frames` in all (default: what the seconds pushed come to)."""
         blocks, self.blocks, self.waiting = self.blocks, [], 0
         yield from self.run(wire.Finish(session=self.session, blocks=blocks, num_frames=num_frames))
+
+    def set_prompt(self, text: str) -> None:
+        """Change the prompt from the next chunk on. Waits for the text encoder; chunks are made meanwhile. May be called by any thread."""
+        command = wire.SetPrompt(session=self.session, text_LD=self.encode(text))
+        self.workers.ask(command, limit_s=self.other_s, due=time.monotonic())
 
     def run(self, command: object) -> Iterator[Chunk]:
         """Yield pieces until the workers have none left; by then they have also prepared for the next sound."""
@@ -87,11 +96,16 @@ class PoolStream:
 
     def limit_s(self) -> float:
         """The deadline of the next piece."""
-        return self.workers.deadlines.limit_s(self.work)
+        return self.workers.deadlines.limit_s(self.work, self.effort)
 
     def measure(self, seconds: float, made: wire.Made | None) -> None:
         """Remember how long a piece took, once this stream has made its first chunks."""
         if made is not None and made.index != self.last_index:
             self.num_chunks, self.last_index = self.num_chunks + 1, made.index
         if self.num_chunks > FIRST_CHUNKS:
-            self.workers.deadlines.note(self.work, seconds)
+            self.workers.deadlines.note(self.work, seconds, self.effort)
+
+
+def effort_of(settings: StreamSettings, plan: StreamPlan) -> float:
+    """How much more work a chunk of settled settings is than the published model's: 1 for its 4 steps of 9 latent frames, or for less."""
+    return max(1.0, settings.steps * len(Guidance.of(settings).passes) * plan.latent_frames / (4 * 9))

@@ -132,6 +132,8 @@ class Open:
     latents: bool
     """Whether a chunk's first piece includes the chunk's latents."""
     start: Start | Shown | None = None
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    """Rows of the settings' texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,14 @@ class Next:
     """Make one more piece of a chunk or decode. The answer is Made, or None if there is none left."""
 
     session: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetPrompt:
+    """Use these rows of a prompt from the stream's next chunk on."""
+
+    session: int
+    text_LD: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class Connection:
 
     def prepare(self, wishes: dict[str, object], picture: bytes) -> tuple[Reference, StreamSettings]:
         """The picture, cropped and encoded, and the stream's settings."""
-        chosen = {"steps": min(StreamSettings.steps, self.limits.max_steps)} | wishes
+        chosen = {"steps": min(self.pool.preset.steps, self.limits.max_steps)} | wishes
         settings = StreamSettings(**{name: chosen[name] for name in ("seed", "steps") if name in chosen})
         pixels_CHW = read_picture(picture, wishes.get("size", self.limits.size), self.pool.preset.bucket, self.limits)
         return self.pool.reference(pixels_CHW, wishes.get("prompt"), on_step=self.check), settings

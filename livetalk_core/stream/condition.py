@@ -24,10 +24,17 @@ def encode_picture(vae: VideoVAE, pixels_CHW: Tensor, plan: StreamPlan, picture_
     return vae.encode(video_CTHW, ENCODE_GROUPS)
 
 
-def mask_condition(latents_CTHW: Tensor, plan: StreamPlan) -> Tensor:
-    """A mask that is 1 in the first latent frame, followed by the latents."""
+def encode_motion(vae: VideoVAE, frames_CTHW: Tensor, plan: StreamPlan) -> Tensor:
+    """[4 + C, t, h, w] of a chunk that begins with these frames [3, T, H, W] and is gray after them, as MultiTalk's."""
+    gray_CTHW = frames_CTHW.new_zeros(3, plan.chunk_frames - frames_CTHW.shape[1], *frames_CTHW.shape[2:])
+    latents_CTHW = vae.encode(torch.cat([frames_CTHW, gray_CTHW], dim=1), ENCODE_GROUPS)
+    return mask_condition(latents_CTHW, plan, plan.latents_in(frames_CTHW.shape[1]))
+
+
+def mask_condition(latents_CTHW: Tensor, plan: StreamPlan, known: int = 1) -> Tensor:
+    """A mask that is 1 in the first `known` latent frames, followed by the latents."""
     mask_CTHW = latents_CTHW.new_zeros(plan.temporal_stride, *latents_CTHW.shape[1:])
-    mask_CTHW[:, 0] = 1
+    mask_CTHW[:, :known] = 1
     return torch.cat([mask_CTHW, latents_CTHW])
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.clock import Spans, StageClock
 from livetalk_core.stream.color import lab_stats, match_color
-from livetalk_core.stream.flow import Noise, denoise_steps, flow_times
+from livetalk_core.stream.condition import encode_motion
+from livetalk_core.stream.flow import Noise, first_motion, skip_noise, steps_of, times_of
 from livetalk_core.stream.host_copy import HostCopy
 from livetalk_core.types import AudioWindow, Chunk, Denoiser, Reference, Start, StreamSettings, VideoVAE
 
@@ -55,14 +56,19 @@ class Session:
         on_latents: OnLatents | None = None,
         start: Start | None = None,
         on_denoised: Callable[[], None] = lambda: None,
+        prompts: Sequence[tuple[int, Tensor]] = (),
+        describe: Callable[[Tensor], Tensor] | None = None,
     ):
-        """`on_denoised` is called after a chunk's last step, also if the steps were stopped."""
+        """`on_denoised` is called after a chunk's last step, also if the steps were stopped. `prompts`: each prompt's first chunk and
+        rows [L, D], in order. `describe` makes CLIP features of a frame [3, H, W], for a model whose condition shows the motion frames."""
+        self.describe = describe
         self.on_denoised = on_denoised
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
         self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
-        self.times = flow_times(settings.steps, settings.shift)
+        self.times = times_of(settings)
+        self.prompts, self.new_prompt_LD = deque(prompts), None
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
-        self.motion_CTHW = reference.first_CTHW
+        self.motion_CTHW = first_motion(settings, reference)
         self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
         self.next_index = 0
         if start is not None:
@@ -82,10 +88,14 @@ class Session:
             yield self.arrived(on_their_way.popleft(), window)
 
     def resume_at(self, start: Start) -> None:
-        """Begin at a later chunk. Noise of the chunks before is drawn and dropped, so that the generator's state is the same."""
+        """Begin at a later chunk. Noise of the chunks before is drawn and dropped, so that the generator's state is the same.
+        ValueError if the condition shows the motion frames, whose pixels would be needed too."""
+        if self.describe is not None:
+            raise ValueError(
+                "this model's condition shows the chunk before, so a stream cannot begin in the middle; make it from its start"
+            )
         for _ in range(start.index):
-            for draw in range(self.settings.steps + 1):
-                self.noise(self.motion_CTHW.dtype if draw == 0 else torch.float32)
+            skip_noise(self.settings, self.noise, self.motion_CTHW.dtype)
         self.motion_CTHW = start.motion_CTHW.to(self.motion_CTHW)
         self.next_index = start.index
 
@@ -108,8 +118,21 @@ class Session:
             first, tail_CTHW = end, piece_CTHW if tail_CTHW is None else torch.cat([tail_CTHW, piece_CTHW], dim=1)
             tail_CTHW = tail_CTHW[:, -self.plan.motion_frames :]
         with self.clock.stage("encode"):
-            self.motion_CTHW = self.vae.encode(tail_CTHW)
+            if self.describe is None:
+                self.motion_CTHW = self.vae.encode(tail_CTHW)
+            else:
+                self.show_motion(tail_CTHW)
         self.next_index += 1
+
+    def show_motion(self, tail_CTHW: Tensor) -> None:
+        """Make the last frames the next chunk's condition, and the very last one its picture."""
+        cond_CTHW = encode_motion(self.vae, tail_CTHW, self.plan)
+        self.motion_CTHW = cond_CTHW[self.plan.temporal_stride :, : self.plan.motion_latents]
+        self.reference = replace(self.reference, cond_CTHW=cond_CTHW, image_LD=self.describe(self.whole_frame(tail_CTHW[:, -1:])[:, 0]))
+
+    def whole_frame(self, frame_CTHW: Tensor) -> Tensor:
+        """A frame [3, 1, H, W] of which this process may have a part."""
+        return frame_CTHW
 
     def arrived(self, piece: Piece, window: AudioWindow) -> Chunk:
         """Wait for a piece; returns it with its sound."""
@@ -125,7 +148,8 @@ class Session:
     def denoise(self, window: AudioWindow) -> Tensor:
         """Latents [C, t, h, w] of the chunk, motion latents in place."""
         x0 = None
-        steps = denoise_steps(self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window, self.settings.last_noise)
+        self.change_prompt(window.index)
+        steps = steps_of(self.settings, self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window)
         try:
             for i in range(self.settings.steps):
                 self.announce(i)
@@ -133,6 +157,20 @@ class Session:
         finally:
             self.on_denoised()
         return x0
+
+    def set_prompt(self, text_LD: Tensor) -> None:
+        """Use this prompt's rows from the next chunk on, until another prompt is due."""
+        self.new_prompt_LD = text_LD
+
+    def change_prompt(self, index: int) -> None:
+        """Take the prompt that is due for a chunk, if it is a new one."""
+        due_LD = None
+        while self.prompts and self.prompts[0][0] <= index:
+            due_LD = self.prompts.popleft()[1]
+        if self.new_prompt_LD is not None:
+            due_LD, self.new_prompt_LD = self.new_prompt_LD, None
+        if due_LD is not None:
+            self.reference = replace(self.reference, text_LD=due_LD)
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """The chunk's frames piece by piece, motion frames first: [3, T, H, W] in [-1, 1], color-matched."""

@@ -41,11 +41,11 @@ def find_needs(folder: Path | None) -> Iterator[Need]:
 
 
 def file_need(file: WeightFile, path: Path | None) -> Need:
-    state = str(path) if path else f"missing; {file.size}, license: {file.license}; without it: {file.without}"
+    state = str(path) if path else f"missing; {file.size}; license: {file.license}; in its place: {file.without}"
     return Need(what=file.names[0], there=path is not None, found=f"{file.columns}: {state}", way_out=f"{file.source} -> --metrics-folder")
 
 
 def one_align_need() -> Need:
     there = in_cache(ONE_ALIGN)
-    state = "in Hugging Face's cache" if there else "missing; about 16 GB, license: MIT; without it: no picture quality by a judge"
+    state = "in Hugging Face's cache" if there else "missing; about 16 GB; license: MIT; in its place: sharpness"
     return Need(what=ONE_ALIGN, there=there, found=f"ASE, IQA: {state}", way_out=f"hf download {ONE_ALIGN}")

@@ -25,7 +25,7 @@ class WeightFile:
     source: str
     license: str
     without: str
-    """What is measured without it."""
+    """What can be measured without it, in place of its columns."""
 
     def find(self, folder: Path | None) -> Path | None:
         """The file in the metrics folder or a folder in it; None if it is not there."""
@@ -37,7 +37,7 @@ class WeightFile:
     @property
     def missing(self) -> str:
         """One line on how to get it."""
-        return f"needs {self.names[0]} ({self.size}, {self.license}) in --metrics-folder; get it from {self.source}"
+        return f"needs {self.names[0]} ({self.size}, license: {self.license}) in --metrics-folder; get it from {self.source}"
 
 
 SYNCNET = WeightFile(
@@ -46,8 +46,8 @@ SYNCNET = WeightFile(
     names=("syncnet_v2.model",),
     size="about 55 MB",
     source="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
-    license="no license is stated; the code is MIT",
-    without="nothing that says whether the lips fit the sound",
+    license="none stated; the code is MIT",
+    without="lip distance, where there is a true video",
 )
 S3FD = WeightFile(
     key="s3fd",
@@ -55,8 +55,8 @@ S3FD = WeightFile(
     names=("sfd_face.pth",),
     size="about 90 MB",
     source="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/sfd_face.pth",
-    license="no license is stated",
-    without="no Sync-C and Sync-D",
+    license="none stated",
+    without="lip distance, where there is a true video",
 )
 DINO = WeightFile(
     key="dino",
@@ -65,7 +65,7 @@ DINO = WeightFile(
     size="about 343 MB",
     source="https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
     license="Apache-2.0",
-    without="identity similarity, if its two files are there",
+    without="identity, if its two files are there",
 )
 CLIP = WeightFile(
     key="clip",
@@ -74,7 +74,7 @@ CLIP = WeightFile(
     size="about 354 MB",
     source="https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
     license="MIT",
-    without="color drift against the first frame",
+    without="color drift",
 )
 AMT = WeightFile(
     key="amt",
@@ -98,7 +98,7 @@ SFACE = WeightFile(
     key="sface",
     columns="identity",
     names=("face_recognition_sface_2021dec.onnx",),
-    size="about 37 MB",
+    size="under 40 MB",
     source="https://github.com/opencv/opencv_zoo, models/face_recognition_sface",
     license="Apache-2.0",
     without="Subject-C",

@@ -236,6 +236,15 @@ def test_the_command_makes_measures_and_takes_up_where_it_was(tmp_path, capsys):
     assert "made with seed 9999, and this run asks for 3" in capsys.readouterr().err
 
 
+def test_wrong_weights_are_said_before_anything_is_made(tmp_path, capsys):
+    write_clip(tmp_path / "clips", "a")
+    (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"no weights")
+    arguments = ["talkbench", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--model", "tiny", "--metrics-folder", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "dino_vitbase16_pretrain.pth: cannot be read as weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("words, message", [
     (["--baseline", "x"], "must be NAME=DIR"),
     (["--baseline", "x=/no/such"], "there is no folder /no/such"),
@@ -254,7 +263,7 @@ def test_bad_arguments_are_one_line(words, message, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path):
-    write_clip(tmp_path / "clips" / "short", "a", 6)
+    write_clip(tmp_path / "clips" / "short", "a", 3)
     command = [sys.executable, "-m", "livetalk_core.cli", "talkbench", str(tmp_path / "clips"), "--out", str(tmp_path / "out"),
                "--model", "tiny", "--size", "32x32"]  # fmt: skip
     for pieces in (1, 3):

@@ -66,7 +66,7 @@ def run_talkbench(options: argparse.Namespace) -> int:
     """0 if every clip has its video, else 1. What was measured before is not measured again."""
     from livetalk_core.evaluate.talkbench.bench import measure_all
     from livetalk_core.evaluate.talkbench.clips import find_clips, part_of
-    from livetalk_core.evaluate.talkbench.measures import Opening, open_measures
+    from livetalk_core.evaluate.talkbench.measures import Opening, check_measures, open_measures
     from livetalk_core.evaluate.talkbench.outcome import write_outcome
 
     clips = part_of(find_clips(options.folder), options.part)
@@ -74,14 +74,14 @@ def run_talkbench(options: argparse.Namespace) -> int:
     if options.only_baselines and not systems:
         raise ValueError("--only-baselines needs at least one --baseline NAME=DIR")
     opening = Opening(folder=check_folder(options.metrics_folder), device=device_of(options.metrics_device), least_side=options.min_face)
-    measures = open_measures(options.measures, opening)
+    check_measures(options.measures, opening)
     failed: list[str] = []
     if not options.only_baselines:
         making = making_of(options)
         if making.system.name in [system.name for system in systems]:
             raise ValueError(f"a baseline is named {making.system.name} like the model; give the model another --name")
         failed, systems = make_missing(options, making, clips), [making.system, *systems]
-    results = measure_all(clips, systems, measures, options.out, tell)
+    results = measure_all(clips, systems, open_measures(options.measures, opening), options.out, tell)
     print(write_outcome(results, options.out, tell))
     for name in failed:
         tell(f"not made: {name}")

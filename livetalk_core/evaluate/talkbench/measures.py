@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -105,12 +105,25 @@ OPENERS: dict[str, Callable[[Opening], Measure]] = {
 }
 
 
-def open_measures(names: list[str], opening: Opening) -> list[Measure]:
-    """The measures of these names; all if none are named. ValueError for an unknown name or weights that do not fit."""
+def chosen(names: list[str]) -> list[str]:
+    """The names of measures; all if none are given. ValueError for an unknown one."""
     for name in names:
         if name not in OPENERS:
             raise ValueError(f"measure {name!r} is not one of {', '.join(OPENERS)}")
-    return [open_one(name, opening) for name in names or OPENERS]
+    return names or list(OPENERS)
+
+
+def check_measures(names: list[str], opening: Opening) -> None:
+    """Read the weights once on the CPU, so that a wrong file is a ValueError before hours of work. OneAlign is too large for that."""
+    on_cpu = replace(opening, device=torch.device("cpu"))
+    for name in chosen(names):
+        if name != "quality":
+            open_one(name, on_cpu)
+
+
+def open_measures(names: list[str], opening: Opening) -> list[Measure]:
+    """The measures of these names; all if none are named. ValueError for an unknown name or weights that do not fit."""
+    return [open_one(name, opening) for name in chosen(names)]
 
 
 def open_one(name: str, opening: Opening) -> Measure:

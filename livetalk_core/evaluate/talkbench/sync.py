@@ -46,8 +46,8 @@ class Sync:
     name = "sync"
 
     def __init__(
-        self, detect: Detect, lips: Encode, sound: Encode, device: torch.device, version: str, least_side: float = LEAST_SIDE
-    ) -> None:  # noqa: E501
+        self, *, detect: Detect, lips: Encode, sound: Encode, device: torch.device, version: str, least_side: float = LEAST_SIDE
+    ) -> None:
         self.detect, self.lips, self.sound, self.device, self.least_side = detect, lips, sound, device, least_side
         self.version = f"{version}; faces over {least_side:g} pixels"
 
@@ -166,4 +166,11 @@ def sync_measure(syncnet: Path, s3fd: Path, device: torch.device, least_side: fl
     """Sync by the published SyncNet and S3FD."""
     model, detector = load_syncnet(read_state(syncnet)).to(device), load_s3fd(read_state(s3fd)).to(device)
     version = f"{file_version(syncnet)}; {file_version(s3fd)}"
-    return Sync(lambda frame: detect_faces(detector, frame, device), model.lips, model.sound, device, version, least_side)
+    return Sync(
+        detect=lambda frame: detect_faces(detector, frame, device),
+        lips=model.lips,
+        sound=model.sound,
+        device=device,
+        version=version,
+        least_side=least_side,
+    )

@@ -42,10 +42,12 @@ def write_page(summary: dict, pictures: Sequence[Path], path: Path) -> None:
     for result in summary["clips"]:
         of = clips.setdefault((result["set"], result["clip"]), {}).setdefault(result["system"], {"video": result["video"], "numbers": {}})
         of["numbers"].update(result["numbers"])
-    parts = [f"<img src='{link(picture, path)}' alt='{escape(picture.stem, quote=True)}'>" for picture in pictures]
+    parts = []
     for (set_name, clip), systems in clips.items():
         parts.append(f"<h2>{escape(set_name)}: {escape(clip)} <button>play all, sound of the first</button></h2>")
         parts.append("<div class='clip'>" + "".join(figure(name, of, path) for name, of in systems.items()) + "</div>")
+    for picture in pictures:
+        parts.append(f"<h2>{escape(picture.stem)}</h2><img src='{link(picture, path)}' alt='{escape(picture.stem, quote=True)}'>")
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>TalkBench</title><style>{STYLE}</style>"
     write_text(path, f"{head}<h1>TalkBench</h1>{''.join(parts)}<script>{SCRIPT}</script></html>\n")
 

@@ -190,7 +190,7 @@ def test_a_seed_and_a_prompt_take_effect_while_it_runs():
     pool = LivePool()
 
     async def talk(client, site):
-        await client.until(lambda client: figures(client)["shown_frames"] > 20)
+        await client.until(lambda client: figures(client).get("waiting_frames", 0) > 5)
         await client.socket.send_json({"seed": 70_000})
         await client.socket.send_json({"prompt": "another"})
         await until(lambda: any(settings.seed >= 70_000 for _, settings, _ in pool.opened))

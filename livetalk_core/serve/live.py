@@ -81,7 +81,7 @@ class LiveConnection:
         if not wishes.get("webrtc"):
             self.wants_mp4.set()
         try:
-            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), report.run(self.send)))
+            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), self.push(), report.run(self.send)))
         finally:
             report.count()
             await self.hang_up()
@@ -95,6 +95,11 @@ class LiveConnection:
         """Video over this WebSocket, once it is wanted."""
         await self.wants_mp4.wait()
         await Mp4(self.session.plan.width, self.session.plan.height, self.send, self.send_bytes, self.in_thread).run(self.player.outlet())
+
+    async def push(self) -> None:
+        """Video to another server, if that is wanted and no other session is pushed."""
+        if self.shared.push is not None:
+            await self.shared.push.run(self.player.outlet, self.session.plan.width, self.session.plan.height)
 
     async def obey(self) -> None:
         """The client's messages, until it finishes. What cannot be done is told, and the session goes on."""

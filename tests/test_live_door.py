@@ -37,7 +37,7 @@ class LivePool(CountingEngine):
         super().__init__(lambda seconds: None)
         self.state = State(kind="ready")
 
-    def reference(self, pixels_CHW, prompt="none"):
+    def reference(self, pixels_CHW, prompt="none", on_step=None):
         if prompt == "refuse":
             raise ValueError("prompt='refuse' must be another")
         return super().reference(pixels_CHW)

@@ -103,7 +103,7 @@ class FlashTalkConnection:
 
     def open(self, picture: bytes, prompt: str | None, settings: StreamSettings):
         """Open a stream; its plan."""
-        reference = reference_of(self.pool, picture, {"prompt": prompt}, self.limits)
+        reference = reference_of(self.pool, picture, {"prompt": prompt}, self.limits, self.making.check)
         if self.stream is not None:
             self.stream.close()
         self.stream = self.pool.open(reference, settings, 1, self.making.check)

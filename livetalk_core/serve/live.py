@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import numpy as np
 from aiohttp import WSMsgType, web
@@ -30,6 +31,7 @@ from livetalk_core.pool.pool import Pool
 from livetalk_core.serve.begin import begin_session
 from livetalk_core.serve.ending import Ending, Shared
 from livetalk_core.serve.inbox import TEXT_CHARACTERS, WISHES, Inbox, check_prompt, read_json, read_samples
+from livetalk_core.serve.making import Making
 from livetalk_core.serve.mp4 import Mp4
 from livetalk_core.serve.player import Player
 from livetalk_core.serve.refusal import Refused, explain, one_line
@@ -50,6 +52,7 @@ class LiveConnection:
         self.shared, self.limits, self.pool, self.place = shared, shared.limits, pool, place
         self.socket, self.transport = socket, transport
         self.inbox = Inbox(socket, shared.limits)
+        self.making = Making(shared.threads)
         self.gate: VoiceGate | None = None
         self.resample: Callable[[np.ndarray], np.ndarray] = np.asarray
         self.file_next = False
@@ -64,11 +67,13 @@ class LiveConnection:
     async def talk(self) -> None:
         wishes = await self.inbox.wishes(WISHES | {"webrtc": bool})
         picture = await self.inbox.picture()
-        opening = asyncio.ensure_future(self.in_thread(begin_session, self.pool, picture, wishes, self.limits, self.shared.metrics))
+        given = (self.pool, picture, wishes, self.limits, self.shared.metrics, self.making.check)
+        opening = asyncio.ensure_future(self.in_thread(begin_session, *given))
         try:
             self.session = await asyncio.shield(opening)
             await self.play(wishes)
         finally:
+            self.making.gone.set()
             await asyncio.wait([opening])  # even if this was cancelled meanwhile
             if opening.exception() is None:
                 await asyncio.shield(self.in_thread(opening.result().close))
@@ -149,7 +154,8 @@ class LiveConnection:
             case {"prompt": str(prompt)}:
                 check_prompt(prompt, self.limits.prompt_characters)
                 pixels_CHW = self.session.reference.pixels_CHW
-                self.session.change(await self.in_thread(self.pool.reference, pixels_CHW, prompt))
+                encode = partial(self.pool.reference, on_step=self.making.check)
+                self.session.change(await self.in_thread(encode, pixels_CHW, prompt))
             case {"seed": int(seed)}:
                 self.session.change(seed=seed)
             case {"sound": "microphone" | "speech" as kind, **rest}:

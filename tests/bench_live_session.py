@@ -19,7 +19,7 @@ from livetalk_core.serve.session import LiveSession
 
 ASSETS = Path(livetalk_core.__file__).parent / "assets"
 FACE, MOUTH = (slice(20, 110), slice(30, 98)), (slice(79, 95), slice(48, 80))
-IDLE_S, SPEECH_S = 20, 8
+IDLE_S, SPEECH_S = 12, 6
 
 
 def main() -> None:

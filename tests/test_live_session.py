@@ -232,4 +232,4 @@ def test_minutes_of_random_speech_interruptions_and_changes_lose_no_frame_and_pa
     assert follow_on(stage) and in_step(stage), "whatever was dropped was never shown, and the next frame follows the last one shown"
     assert sum(shot.held for shot in stage.shots) == told.late_frames + told.held_frames
     assert len(stage.shots) == told.shown_frames and abs(len(stage.shots) * FRAME_S - stage.clock) <= FRAME_S
-    assert told.utterances > 50 and told.abandoned_chunks > 10 and told.dropped_frames > 100
+    assert told.utterances > 40 and told.abandoned_chunks > 10 and told.dropped_frames > 100

@@ -18,7 +18,7 @@ def begin_session(
 ) -> LiveSession:
     """A running session; wishes may have prompt, size, seed and steps. Refused or ValueError for what cannot be used. Takes seconds;
     `on_step` is called meanwhile and may raise to stop."""
-    chosen = {"steps": min(StreamSettings.steps, limits.max_steps)} | {name: wishes[name] for name in ("seed", "steps") if name in wishes}
+    chosen = {"steps": min(pool.preset.steps, limits.max_steps)} | {name: wishes[name] for name in ("seed", "steps") if name in wishes}
     reference = reference_of(pool, picture, wishes, limits, on_step)
     return LiveSession(pool, reference, StreamSettings(**chosen), limits.speech_s, on_chunk=metrics.chunk_s.observe).start()
 

@@ -96,7 +96,7 @@ class FlashTalkConnection:
             data = base64.b64decode(picture, validate=True)
         except binascii.Error:
             raise Refused("picture", "ref_image must be base64 of a PNG or JPEG file") from None
-        settings = StreamSettings(seed=seed, steps=min(StreamSettings.steps, self.limits.max_steps))
+        settings = StreamSettings(seed=seed, steps=min(self.pool.preset.steps, self.limits.max_steps))
         plan = await self.making.in_thread(self.open, data, prompt, settings)
         counts = {"frame_num": plan.chunk_frames, "motion_frames_num": plan.motion_frames, "slice_len": plan.new_frames, "fps": plan.fps}
         await self.send({"type": "init_ok", **counts, "height": plan.height, "width": plan.width, "chunk_samples": plan.new_samples})

@@ -132,7 +132,7 @@ function stopMicrophone() {
   microphone?.context.close();
   microphone = undefined;
   if (open) send({ end: true });
-  part.microphone.textContent = "Use microphone";
+  part.microphone.textContent = "Microphone";
   part.microphone.setAttribute("aria-pressed", "false");
 }
 

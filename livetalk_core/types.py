@@ -78,7 +78,7 @@ class Shown:
     """What a viewer saw and heard last, for a new stream that goes on from there."""
 
     frames_THWC: Tensor
-    """[5, H, W, 3] uint8: the motion frames of its first chunk."""
+    """[T, H, W, 3] uint8, as many as the motion frames of a chunk: 5 by default."""
     samples_N: Tensor
     """Mono float32 16 kHz sound up to the end of these frames; the last 8 s are used."""
 

@@ -26,7 +26,7 @@ class CountingEngine:
     def plan(self, width, height):
         return self.preset.plan(width, height)
 
-    def reference(self, pixels_CHW, prompt="none"):
+    def reference(self, pixels_CHW, prompt="none", on_step=None):
         empty = torch.zeros(1)
         return Reference(text_LD=empty, image_LD=empty, cond_CTHW=empty, first_CTHW=empty, pixels_CHW=pixels_CHW)
 

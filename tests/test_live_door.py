@@ -37,7 +37,7 @@ class LivePool(CountingEngine):
         super().__init__(lambda seconds: None)
         self.state = State(kind="ready")
 
-    def reference(self, pixels_CHW, prompt="none"):
+    def reference(self, pixels_CHW, prompt="none", on_step=None):
         if prompt == "refuse":
             raise ValueError("prompt='refuse' must be another")
         return super().reference(pixels_CHW)
@@ -176,6 +176,32 @@ def test_what_cannot_be_done_is_told_in_one_line_and_the_session_goes_on(wrong, 
     assert why in line and "\n" not in line and client.told[-1] == {"ended": True}
 
 
+def test_webrtc_gives_video_and_sound_whose_time_stamps_come_from_one_clock():
+    aiortc = pytest.importorskip("aiortc")
+    times: dict[str, list[float]] = {"video": [], "audio": []}
+
+    async def talk(client, site):
+        connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        for kind in times:
+            connection.addTransceiver(kind, direction="recvonly")
+        await connection.setLocalDescription(await connection.createOffer())
+        await client.socket.send_json({"offer": connection.localDescription.sdp})
+        await client.until(lambda client: client.find("answer") or client.find("problem"))
+        await connection.setRemoteDescription(aiortc.RTCSessionDescription(client.find("answer")[0], "answer"))
+        tracks = {receiver.track.kind: receiver.track for receiver in connection.getReceivers()}
+        for kind, track in tracks.items():
+            for _ in range(20):
+                frame = await track.recv()
+                times[kind].append(float(frame.pts * frame.time_base))
+        await connection.close()
+
+    client = visit(talk, webrtc=True)
+    assert client.told[0]["webrtc"] and not client.find("problem") and not client.video, "no MP4 beside it"
+    for kind, step in (("video", 0.04), ("audio", 0.02)):
+        steps = np.diff(times[kind])
+        assert (steps > 0).all() and np.allclose(steps / step, np.round(steps / step), atol=0.01)
+
+
 def test_files_that_are_no_sound_are_refused_and_playlists_are_not_opened(tmp_path):
     for data in (b"", b"not a sound", b"#EXTM3U\nfile:///etc/hosts\n", b"ffconcat version 1.0\nfile /etc/hosts\n", b"RIFF" + b"\0" * 50):
         with pytest.raises(Exception, match="sound") as caught:
@@ -190,7 +216,7 @@ def test_a_seed_and_a_prompt_take_effect_while_it_runs():
     pool = LivePool()
 
     async def talk(client, site):
-        await client.until(lambda client: figures(client)["shown_frames"] > 20)
+        await client.until(lambda client: figures(client).get("waiting_frames", 0) > 5)
         await client.socket.send_json({"seed": 70_000})
         await client.socket.send_json({"prompt": "another"})
         await until(lambda: any(settings.seed >= 70_000 for _, settings, _ in pool.opened))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -206,3 +207,29 @@ def test_it_runs_on_an_engine_in_this_process_and_ends_in_the_middle_of_a_chunk(
     session.interrupt()
     session.close()
     assert not session.thread.is_alive() and number_of(session.tick().frame_HWC) >= 0
+
+
+def test_minutes_of_random_speech_interruptions_and_changes_lose_no_frame_and_part_no_lips():
+    """Sound comes in real time or all at once, ends announced or not; the engine's speed changes, too."""
+    draw, stage = np.random.default_rng(3), Stage()
+    now = 3.0
+    while now < 300:
+        match draw.integers(6):
+            case 0 | 1:
+                stage.speak_at(now, float(draw.uniform(0.2, 4.0)), float(draw.choice([0.02, 0.1, 0.5])))
+            case 2:
+                sound_N = np.full(int(draw.integers(1000, 80000)), 0.5, np.float32)
+                stage.at(now, lambda sound_N=sound_N: (stage.session.say(sound_N), stage.session.end_speech()))
+            case 3:
+                stage.at(now, stage.session.interrupt)
+            case 4:
+                stage.at(now, partial(stage.session.change, seed=int(draw.integers(100))))
+            case 5:
+                stage.at(now, partial(setattr, stage.engine, "step_s", float(draw.choice([0.02, 0.05, 0.3]))))
+        now += float(draw.uniform(0.05, 5.0))
+    stage.until(310)
+    told = stage.session.figures()
+    assert follow_on(stage) and in_step(stage), "whatever was dropped was never shown, and the next frame follows the last one shown"
+    assert sum(shot.held for shot in stage.shots) == told.late_frames + told.held_frames
+    assert len(stage.shots) == told.shown_frames and abs(len(stage.shots) * FRAME_S - stage.clock) <= FRAME_S
+    assert told.utterances > 40 and told.abandoned_chunks > 10 and told.dropped_frames > 100

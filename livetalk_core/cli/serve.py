@@ -32,6 +32,9 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name under which clients reach this server")
     sub.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; clients then use wss:// and https://")
     sub.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM, unencrypted (default: in the same file)")
+    sub.add_argument(
+        "--push", default="", metavar="URL", help="also push a live session to this rtmp:// or srt:// address, one session at a time"
+    )
     sub.add_argument("--drain-s", type=float, default=30.0, metavar="N", help="seconds for streams to finish after SIGTERM (default: 30)")
     add_engine(sub.add_argument_group("what a client may ask for"), fields(ClientLimits))
 
@@ -62,19 +65,22 @@ def run(options: argparse.Namespace, ready: Callable[[str], str]) -> int:
 
     from livetalk_core.open import open_pool
     from livetalk_core.serve.access import Access, tls_context
+    from livetalk_core.serve.push import check_url
     from livetalk_core.serve.server import run_server
     from livetalk_core.serve.service import Service
 
     if options.pools < 1:
         raise ValueError(f"pools={options.pools} must be 1 or more")
     limits, tls = limits_of(options), tls_context(options.tls_cert, options.tls_key)
+    if options.push:
+        check_url(options.push)
     token = token_of(options)
     access = Access(token=token, hosts=(options.host, *options.allow_host), origins=tuple(options.origin))
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
     sizes = sizes_to_warm(limits, pools[0].preset.bucket)
-    service = Service(pools, limits, access, options.box, sizes)
+    service = Service(pools, limits, access, options.box, sizes, options.push)
     asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s, ready))
     return 0
 

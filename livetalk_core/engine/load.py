@@ -52,7 +52,10 @@ def load_member(group: SequenceGroup | None, options: EngineOptions) -> Engine:
         raise ValueError(f"--decoder {options.decoder} works in one process only; leave it out, or leave out --gpus and --workers")
     check_memory(options.memory, 1 if group is None else group.size)
     tiny = None if options.decoder is None else weights.read_tiny_decoder(Path(options.decoder))
-    return assemble(load_part(group, options), options, group, tiny)
+    engine = load_part(group, options)
+    if options.chunk_frames is not None:
+        engine.preset = replace(engine.preset, chunk_frames=options.chunk_frames)
+    return assemble(engine, options, group, tiny)
 
 
 def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:

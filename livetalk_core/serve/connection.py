@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from aiohttp import web
 from torch import Tensor
@@ -14,15 +12,13 @@ from torch import Tensor
 from livetalk_core.pool.pool import Pool, PoolStream
 from livetalk_core.serve.ending import Ending, Shared
 from livetalk_core.serve.inbox import Inbox
+from livetalk_core.serve.making import Making
 from livetalk_core.serve.pace import Pace
 from livetalk_core.serve.picture import read_picture
-from livetalk_core.serve.refusal import Gone
 from livetalk_core.serve.sound_queue import SoundQueue
 from livetalk_core.serve.tasks import run_together, send_within
 from livetalk_core.serve.video import VideoSender
 from livetalk_core.types import Chunk, Reference, StreamSettings
-
-Result = TypeVar("Result")
 
 
 class Connection:
@@ -34,7 +30,8 @@ class Connection:
         self.inbox = Inbox(socket, shared.limits)
         self.sound = SoundQueue(round(shared.limits.queued_s * 16000))
         self.pace = Pace(shared.metrics)
-        self.gone = threading.Event()
+        self.making = Making(shared.threads)
+        self.in_thread = self.making.in_thread
 
     async def run(self) -> None:
         ending = Ending(shared=self.shared, socket=self.socket, transport=self.transport)
@@ -59,7 +56,7 @@ class Connection:
         height, width = reference.pixels_CHW.shape[1:]
         opened: list[PoolStream] = []  # even if this is cancelled while the thread opens it
         try:
-            await self.in_thread(lambda: opened.append(self.pool.open(reference, settings, 1, self.check)))
+            await self.in_thread(lambda: opened.append(self.pool.open(reference, settings, 1, self.making.check)))
             video = await self.in_thread(VideoSender, width, height, self.send, self.in_thread, self.pace)
             shape = {"mime": video.mime_type, "width": width, "height": height, "fps": 25, "sample_rate": 16000}
             await self.socket.send_json(self.place | shape)
@@ -73,7 +70,7 @@ class Connection:
         chosen = {"steps": min(self.pool.preset.steps, self.limits.max_steps)} | wishes
         settings = StreamSettings(**{name: chosen[name] for name in ("seed", "steps") if name in chosen})
         pixels_CHW = read_picture(picture, wishes.get("size", self.limits.size), self.pool.preset.bucket, self.limits)
-        return self.pool.reference(pixels_CHW, wishes.get("prompt"), on_step=self.check), settings
+        return self.pool.reference(pixels_CHW, wishes.get("prompt"), on_step=self.making.check), settings
 
     async def make(self, stream: PoolStream, video: VideoSender, chunk_samples: int) -> None:
         """Have pieces made of the sound, at most as fast as the client takes them."""
@@ -99,19 +96,3 @@ class Connection:
 
     async def send(self, data: bytes) -> None:
         await send_within(self.limits.unread_s, self.socket.send_bytes(data))
-
-    def check(self, step: int, steps: int) -> None:
-        """Called while a chunk is being made."""
-        if self.gone.is_set():
-            raise Gone
-
-    async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """The work's result. If the stream ends meanwhile, a chunk is stopped at its next step, and the thread is waited for."""
-        future = asyncio.get_running_loop().run_in_executor(self.shared.threads, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self.gone.set()
-            await asyncio.wait([future])
-            future.exception()  # looked at, so that asyncio does not report it
-            raise

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.metrics import Metrics
+from livetalk_core.serve.push import Push
 from livetalk_core.serve.refusal import Gone, Refused, explain, one_line
 from livetalk_core.serve.tasks import run_together, send_within, timeout
 
@@ -29,6 +30,8 @@ class Shared:
     threads: Executor
     closing: asyncio.Event
     """Set when all streams are to end."""
+    push: Push | None = None
+    """Where live sessions are pushed to."""
 
 
 def plain_error(text: str) -> LastLine:

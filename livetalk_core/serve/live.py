@@ -1,35 +1,22 @@
-"""The live door: a WebSocket for one session that listens, idles and can be interrupted.
+"""The live door: a WebSocket for one session that listens, idles and can be interrupted. docs/live.md has its messages.
 
-GET /live: the client sends
-    {"prompt": text, "size": text, "seed": number, "steps": number, "webrtc": true or false}, each of which may be left out; then
-    the picture file (JPEG, PNG or WebP) as one binary message. From then on, in any order,
-    sound in binary messages, float32 little-endian mono, and in text messages
-    {"sound": "microphone", "rate": 48000}: what the next sound is: a microphone's, of which noise is dropped, or "speech", at this rate
-    {"end": true}: the utterance is complete
-    {"text": "..."}: speak this text
-    {"file": true}: the next binary message is a sound file to be spoken
-    {"interrupt": true}, {"prompt": "..."}, {"seed": 1}
-    {"offer": "SDP"}: send the video by WebRTC; {"video": "mp4"}: by this WebSocket
-    {"finish": true}.
-The server sends {"box", "pool", "width", "height", "fps", "sample_rate", "text", "webrtc"}, the latter two whether it can speak text and
-offers WebRTC; {"mime"} and fragmented MP4 in binary messages unless the first message had "webrtc"; {"figures": {...}} every second;
-{"answer": "SDP"}; {"problem": "one line"} for what could not be done, after which the session goes on; {"error": "one line"} when it ends
-for a reason, {"ended": true} after "finish".
+What cannot be done is answered with {"problem": "one line"}, and the session goes on; {"error": "one line"} ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-import numpy as np
 from aiohttp import WSMsgType, web
 
-from livetalk_core.media.audio import LiveResampler
 from livetalk_core.pool.pool import Pool
 from livetalk_core.serve.begin import begin_session
+from livetalk_core.serve.ear import Ear
 from livetalk_core.serve.ending import Ending, Shared
-from livetalk_core.serve.inbox import TEXT_CHARACTERS, WISHES, Inbox, check_prompt, read_json, read_samples
+from livetalk_core.serve.inbox import TEXT_CHARACTERS, WISHES, Inbox, check_prompt, read_json
+from livetalk_core.serve.making import Making
 from livetalk_core.serve.mp4 import Mp4
 from livetalk_core.serve.player import Player
 from livetalk_core.serve.refusal import Refused, explain, one_line
@@ -37,10 +24,7 @@ from livetalk_core.serve.report import Report
 from livetalk_core.serve.session import LiveSession
 from livetalk_core.serve.spoken import can_speak_text, decode_sound, speak_text
 from livetalk_core.serve.tasks import run_together, send_within
-from livetalk_core.serve.voice import VoiceGate
 from livetalk_core.serve.webrtc import WebRTC, can_webrtc
-
-RATES = range(8000, 192001)
 
 
 class LiveConnection:
@@ -50,10 +34,10 @@ class LiveConnection:
         self.shared, self.limits, self.pool, self.place = shared, shared.limits, pool, place
         self.socket, self.transport = socket, transport
         self.inbox = Inbox(socket, shared.limits)
-        self.gate: VoiceGate | None = None
-        self.resample: Callable[[np.ndarray], np.ndarray] = np.asarray
+        self.making = Making(shared.threads)
         self.file_next = False
         self.session: LiveSession | None = None
+        self.ear: Ear | None = None
         self.player: Player | None = None
         self.webrtc: WebRTC | None = None
         self.wants_mp4 = asyncio.Event()
@@ -64,24 +48,26 @@ class LiveConnection:
     async def talk(self) -> None:
         wishes = await self.inbox.wishes(WISHES | {"webrtc": bool})
         picture = await self.inbox.picture()
-        opening = asyncio.ensure_future(self.in_thread(begin_session, self.pool, picture, wishes, self.limits, self.shared.metrics))
+        given = (self.pool, picture, wishes, self.limits, self.shared.metrics, self.making.check)
+        opening = asyncio.ensure_future(self.in_thread(begin_session, *given))
         try:
             self.session = await asyncio.shield(opening)
             await self.play(wishes)
         finally:
+            self.making.gone.set()
             await asyncio.wait([opening])  # even if this was cancelled meanwhile
             if opening.exception() is None:
                 await asyncio.shield(self.in_thread(opening.result().close))
 
     async def play(self, wishes: dict[str, object]) -> None:
         session, report = self.session, Report(self.session, self.shared.metrics)
-        self.player = Player(session)
+        self.player, self.ear = Player(session), Ear(session, self.limits.queued_s)
         shape = {"width": session.plan.width, "height": session.plan.height, "fps": session.plan.fps, "sample_rate": 16000}
         await self.send(self.place | shape | {"text": can_speak_text(), "webrtc": can_webrtc()})
         if not wishes.get("webrtc"):
             self.wants_mp4.set()
         try:
-            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), report.run(self.send)))
+            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), self.push(), report.run(self.send)))
         finally:
             report.count()
             await self.hang_up()
@@ -95,6 +81,11 @@ class LiveConnection:
         """Video over this WebSocket, once it is wanted."""
         await self.wants_mp4.wait()
         await Mp4(self.session.plan.width, self.session.plan.height, self.send, self.send_bytes, self.in_thread).run(self.player.outlet())
+
+    async def push(self) -> None:
+        """Video to another server, if that is wanted and no other session is pushed."""
+        if self.shared.push is not None:
+            await self.shared.push.run(self.player.outlet, self.session.plan.width, self.session.plan.height)
 
     async def obey(self) -> None:
         """The client's messages, until it finishes. What cannot be done is told, and the session goes on."""
@@ -112,21 +103,9 @@ class LiveConnection:
         """Sound, or a sound file."""
         if self.file_next:
             self.file_next = False
-            return await self.say(self.in_thread(decode_sound, data, self.limits.speech_s))
-        samples_N = self.resample(read_samples(data, self.limits.queued_s))
-        self.inbox.num_samples += len(samples_N)
-        ended = False
-        if self.gate is not None:
-            samples_N, ended = self.gate.push(samples_N)
-        if len(samples_N):
-            self.session.say(samples_N)
-        if ended:
-            self.session.end_speech()
-
-    async def say(self, made: Awaitable[np.ndarray]) -> None:
-        """Speech that is complete."""
-        self.session.say(await made)
-        self.session.end_speech()
+            self.ear.say(await self.in_thread(decode_sound, data, self.limits.speech_s))
+        else:
+            self.inbox.num_samples += self.ear.hear(data)
 
     async def order(self, wish: dict[str, object]) -> bool:
         """Do what one text message says; whether the session is over."""
@@ -138,17 +117,18 @@ class LiveConnection:
             case {"end": True}:
                 self.session.end_speech()
             case {"text": str(text)}:
-                await self.say(self.in_thread(speak_text, text))
+                self.ear.say(await self.in_thread(speak_text, text))
             case {"file": True}:
                 self.file_next = True
             case {"prompt": str(prompt)}:
                 check_prompt(prompt, self.limits.prompt_characters)
                 pixels_CHW = self.session.reference.pixels_CHW
-                self.session.change(await self.in_thread(self.pool.reference, pixels_CHW, prompt))
+                encode = partial(self.pool.reference, on_step=self.making.check)
+                self.session.change(await self.in_thread(encode, pixels_CHW, prompt))
             case {"seed": int(seed)}:
                 self.session.change(seed=seed)
             case {"sound": "microphone" | "speech" as kind, **rest}:
-                self.listen(kind, rest.get("rate", 16000))
+                self.ear.listen(kind, rest.get("rate", 16000))
             case {"offer": str(offer)}:
                 await self.hang_up()
                 self.webrtc = WebRTC(self.player)
@@ -158,13 +138,6 @@ class LiveConnection:
             case _:
                 raise Refused("wishes", f"{', '.join(map(str, wish))[:40]!r} is not something that a live session does; see docs/live.md")
         return False
-
-    def listen(self, kind: str, rate: object) -> None:
-        """What the next sound is. ValueError for a rate that no sound has."""
-        if type(rate) is not int or rate not in RATES:
-            raise ValueError(f"rate={rate!r} must be {RATES[0]} to {RATES[-1]} samples a second")
-        self.gate = VoiceGate() if kind == "microphone" else None
-        self.resample = np.asarray if rate == 16000 else LiveResampler(rate, 16000).push
 
     async def send(self, message: dict[str, object]) -> None:
         await send_within(self.limits.unread_s, self.socket.send_json(message))

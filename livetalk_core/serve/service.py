@@ -5,6 +5,7 @@ GET /state: what each pool is doing, and how many streams it has, for a balancer
 GET /metrics: counts for Prometheus.
 GET /: a page on which a person can try a live session. Needs no token itself.
 GET /live: a WebSocket with a live session (live.py).
+GET /v1/audio2video/flashtalk: a WebSocket for OmniRT's and OpenTalking's clients (flashtalk.py).
 GET /talk: a WebSocket. The client sends
     {"prompt": text, "size": text, "seed": number, "steps": number}, each of which may be left out; then
     the picture file (JPEG, PNG or WebP) as one binary message; then
@@ -30,18 +31,24 @@ from livetalk_core.serve.access import Access
 from livetalk_core.serve.admission import Admission
 from livetalk_core.serve.connection import Connection
 from livetalk_core.serve.ending import GOODBYE_S, Shared
+from livetalk_core.serve.flashtalk import FlashTalkConnection
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.live import LiveConnection
 from livetalk_core.serve.metrics import CONTENT_TYPE, Metrics
 from livetalk_core.serve.page import PAGE, show_page
+from livetalk_core.serve.push import Push
 from livetalk_core.serve.readiness import Readiness
 from livetalk_core.serve.refusal import Refused
 from livetalk_core.sizes import Size
 
 THREADS_A_STREAM = 2
 """One makes pieces, one encodes them."""
-Door = type[Connection] | type[LiveConnection]
-DOORS: dict[str, Door] = {"/talk": Connection, "/live": LiveConnection}
+Door = type[Connection] | type[LiveConnection] | type[FlashTalkConnection]
+DOORS: dict[str, Door] = {
+    "/talk": Connection,
+    "/live": LiveConnection,
+    "/v1/audio2video/flashtalk": FlashTalkConnection,
+}
 """Paths of WebSockets, and who speaks there."""
 OPEN = {"/health", *PAGE}
 """Paths that need no token."""
@@ -49,7 +56,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Service:
-    """Streams from the network. `warm_sizes`: what pools must have met before they take streams. `box`: its name for clients."""
+    """Streams from the network. `warm_sizes`: what pools must have met before they take streams. `box`: its name for clients.
+
+    `push_url`: where live sessions are pushed to (push.py); empty: nowhere.
+    """
 
     def __init__(
         self,
@@ -58,11 +68,13 @@ class Service:
         access: Access = Access(),  # noqa: B008 (frozen)
         box: str = "livetalk",
         warm_sizes: tuple[Size, ...] = (),
+        push_url: str = "",
     ) -> None:
         self.pools, self.limits, self.access, self.box = pools, limits, access, box
         self.readiness = Readiness(pools, warm_sizes)
         self.admission = Admission(pools, limits, self.readiness.is_ready)
         self.metrics, self.closing = Metrics(), asyncio.Event()
+        self.push = Push(push_url) if push_url else None
         self.threads = ThreadPoolExecutor(THREADS_A_STREAM * limits.sessions, "livetalk-serve")
 
     def application(self) -> web.Application:
@@ -109,7 +121,7 @@ class Service:
         socket = web.WebSocketResponse(max_msg_size=most, timeout=GOODBYE_S, autoping=False, compress=False)
         if not socket.can_prepare(request):
             raise Refused("protocol", "this address speaks WebSocket; connect with ws:// or wss://", 426)
-        shared = Shared(limits=self.limits, metrics=self.metrics, threads=self.threads, closing=self.closing)
+        shared = Shared(limits=self.limits, metrics=self.metrics, threads=self.threads, closing=self.closing, push=self.push)
         with self.admission.place(request.remote or "") as pool:
             await socket.prepare(request)
             place = {"box": self.box, "pool": self.pools.index(pool)}

@@ -75,7 +75,12 @@ class LiveSession:
         self.engine, self.reference, self.settings, self.now, self.on_chunk = engine, reference, settings, now, on_chunk
         height, width = reference.pixels_CHW.shape[1:]
         self.plan = engine.plan(width, height)
-        self.timeline, self.speech, self.work, self.tally = Timeline(first_frame(reference)), Speech(speech_s), Work(), Tally()
+        self.timeline, self.speech, self.work, self.tally = (
+            Timeline(first_frame(reference), self.plan.motion_frames),
+            Speech(speech_s),
+            Work(),
+            Tally(),
+        )
         self.changed = threading.Condition()
         self.stream: AvatarStream | None = None
         self.stale = True

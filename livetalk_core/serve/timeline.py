@@ -18,7 +18,6 @@ FPS = 25
 FRAME_SAMPLES = 640
 HEARD_FRAMES = 200
 """Frames whose sound is kept, 8 s: what the audio encoder hears before a chunk."""
-MOTION_FRAMES = 5
 UNHEARD = math.nan
 """When the sound of an idle frame came."""
 
@@ -52,12 +51,15 @@ class Shot:
 
 
 class Timeline:
-    """The frames of one session in their order. Memory does not grow. `first_HWC` is shown until the first frame is there."""
+    """The frames of one session in their order. Memory does not grow. `first_HWC` is shown until the first frame is there.
 
-    def __init__(self, first_HWC: np.ndarray) -> None:
-        self.last_HWC, self.number = first_HWC, 0
+    `motion_frames`: how many frames a stream needs to go on from them.
+    """
+
+    def __init__(self, first_HWC: np.ndarray, motion_frames: int) -> None:
+        self.last_HWC, self.motion_frames, self.number = first_HWC, motion_frames, 0
         self.waiting: deque[Made] = deque()
-        self.shown: deque[Made] = deque(maxlen=MOTION_FRAMES)
+        self.shown: deque[Made] = deque(maxlen=motion_frames)
         self.heard: deque[np.ndarray] = deque(maxlen=HEARD_FRAMES)
 
     @property
@@ -95,8 +97,8 @@ class Timeline:
 
     def end(self) -> Shown | None:
         """The last frames, and their sound, once all that waits has been shown; None before there are enough."""
-        frames = [*self.shown, *self.waiting][-MOTION_FRAMES:]
-        if len(frames) < MOTION_FRAMES:
+        frames = [*self.shown, *self.waiting][-self.motion_frames :]
+        if len(frames) < self.motion_frames:
             return None
         sounds = [*self.heard, *(made.samples_N for made in self.waiting)][-HEARD_FRAMES:]
         return Shown(

@@ -26,9 +26,10 @@ class WebRTC:
     def __init__(self, player: Player) -> None:
         if not can_webrtc():
             raise Refused("webrtc", "WebRTC needs aiortc on the server: pip install 'livetalk[live]'; the video comes as MP4 without it")
-        from aiortc import RTCPeerConnection
+        from aiortc import RTCConfiguration, RTCPeerConnection
 
-        self.player, self.connection = player, RTCPeerConnection()
+        self.player = player
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))  # the default asks a server of Google's
 
     async def answer(self, offer: str) -> str:
         """The answer to a browser's offer, both SDP. Refused for an offer that cannot be read."""

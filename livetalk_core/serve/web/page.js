@@ -132,7 +132,7 @@ function stopMicrophone() {
   microphone?.context.close();
   microphone = undefined;
   if (open) send({ end: true });
-  part.microphone.textContent = "Use microphone";
+  part.microphone.textContent = "Microphone";
   part.microphone.setAttribute("aria-pressed", "false");
 }
 
@@ -165,13 +165,22 @@ function end() {
   old?.close();
 }
 
-function over() {
+async function over() {
   const told = part.note.classList.contains("bad");
+  const opened = open;
   end();
   enable(false);
   state("Over", "over");
   part.begin.hidden = false;
-  if (!told) tell("The connection is over. If a token is needed, it is in the settings.", true);
+  if (!told) tell(opened ? "The connection is over." : await whyClosed(), true);
+}
+
+async function whyClosed() {
+  const health = await fetch("health").then((answer) => answer.json(), () => undefined);
+  if (!health) return "The server does not answer.";
+  if (health.status === "starting") return "The model is being started. Try again in a moment.";
+  if (health.status === "draining") return "The server is shutting down.";
+  return "The server turned this page away: all its places are taken, or it wants a token, which goes into the settings.";
 }
 
 function enable(on) {

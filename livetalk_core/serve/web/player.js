@@ -54,8 +54,7 @@ export class RtcPlayer {
     this.send = send;
     const stream = new MediaStream();
     for (const kind of ["video", "audio"]) this.connection.addTransceiver(kind, { direction: "recvonly" });
-    this.connection.ontrack = ({ track, receiver }) => {
-      if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+    this.connection.ontrack = ({ track }) => {
       stream.addTrack(track);
       video.srcObject = stream;
     };

@@ -1,0 +1,64 @@
+// The live page in a real browser, with a WAV as its microphone; says what was seen as one line of JSON.
+// usage: node live_page.cjs '{"url": ..., "wav": "file.wav", "way": "webrtc" or "mp4", "width": 390, "shot": "file.png"}'
+// Environment: PLAYWRIGHT_CORE, the folder of that package; CHROMIUM, the program (default /usr/bin/chromium).
+const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+
+const PATIENCE_MS = 120000;
+
+async function main(job) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: [
+      "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+      `--use-file-for-fake-audio-capture=${job.wav}`,
+    ],
+  });
+  try {
+    const context = await browser.newContext({
+      viewport: { width: job.width, height: 844 }, permissions: job.refuse ? [] : ["microphone"],
+      colorScheme: job.width > 500 ? "light" : "dark",
+    });
+    const page = await context.newPage();
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    await page.addInitScript(watch, job);
+    await page.goto(job.url);
+    await page.evaluate((way) => { document.getElementById("way").value = way; }, job.way);
+    await page.click("#begin");
+    const wait = (check) => page.waitForFunction(check, null, { timeout: PATIENCE_MS });
+    await wait(() => document.getElementById("video").videoWidth > 0);
+    await page.click("#microphone");
+    if (job.refuse) await wait(() => document.getElementById("note").classList.contains("bad"));
+    else await wait(() => document.getElementById("delay").textContent !== "–" && document.getElementById("state").textContent === "Speaking");
+    if (job.shot) await page.screenshot({ path: job.shot, fullPage: true });
+    const seen = await page.evaluate(look);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    await page.click("#interrupt");
+    return { ...seen, errors, overflow };
+  } finally {
+    await browser.close();
+  }
+}
+
+// Keeps the page's connections, and refuses the microphone if the job says so.
+function watch(job) {
+  const Real = window.RTCPeerConnection;
+  window.connections = [];
+  window.RTCPeerConnection = function (...given) {
+    const connection = new Real(...given);
+    window.connections.push(connection);
+    return connection;
+  };
+  if (job.refuse) navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+}
+
+async function look() {
+  const text = (id) => document.getElementById(id).value ?? document.getElementById(id).textContent;
+  const seen = { width: document.getElementById("video").videoWidth, way: text("way"), note: text("note"), delay: text("delay") };
+  for (const report of (await window.connections[0]?.getStats())?.values() ?? []) {
+    if (report.type === "inbound-rtp") seen[report.kind] = report.estimatedPlayoutTimestamp;
+  }
+  return seen;
+}
+
+main(JSON.parse(process.argv[2])).then((seen) => console.log(JSON.stringify(seen)), (error) => { console.error(error); process.exit(1); });

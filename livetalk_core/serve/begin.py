@@ -15,6 +15,6 @@ from livetalk_core.types import StreamSettings
 def begin_session(pool: Pool, picture: bytes, wishes: Mapping[str, object], limits: ClientLimits, metrics: Metrics) -> LiveSession:
     """A running session; wishes may have prompt, size, seed and steps. Refused or ValueError for what cannot be used. Takes seconds."""
     pixels_CHW = read_picture(picture, wishes.get("size", limits.size), pool.preset.bucket, limits)
-    chosen = {"steps": min(StreamSettings.steps, limits.max_steps)} | {name: wishes[name] for name in ("seed", "steps") if name in wishes}
+    chosen = {"steps": min(pool.preset.steps, limits.max_steps)} | {name: wishes[name] for name in ("seed", "steps") if name in wishes}
     reference = pool.reference(pixels_CHW, wishes.get("prompt"))
     return LiveSession(pool, reference, StreamSettings(**chosen), limits.speech_s, on_chunk=metrics.chunk_s.observe).start()

@@ -244,6 +244,7 @@ def halves(published, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("halves")
     tensors = read_tensors(find_files(published).dit)
     patch = {name: tensor.clone() for name, tensor in tensors.items() if "audio_" in name or ".norm_x." in name}
+    save_file(patch | {"scaled_fp8": torch.zeros(2)}, folder / "eight_bits.safetensors")
     base = [name for name in tensors if name not in patch]
     save_file(patch, folder / "infinitetalk.safetensors")
     for i, names in enumerate((base[:20], base[20:])):
@@ -269,6 +270,7 @@ def test_a_patchs_name_tells_multitalk_and_the_option_overrules(published, halve
     renamed.write_bytes(patch.read_bytes())
     assert kind_of((base, renamed)) == "multitalk" and kind_of((base, patch)) == "infinitetalk"
     assert kind_of((patch,)) == kind_of((renamed, base)) == kind_of(find_files(published).dit) == "livetalk_14b"
+    assert kind_of((base, halves / "eight_bits.safetensors")) == "infinitetalk"
     engine = load_engine(published, "cpu", kind="infinitetalk_4step")
     assert (engine.preset.steps, engine.preset.audio_guidance) == (4, 2.0)
 

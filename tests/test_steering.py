@@ -22,7 +22,8 @@ from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.plan import StreamPlan
-from livetalk_core.pool.pool import Placement, Pool, Recipe
+from livetalk_core.pool import wire
+from livetalk_core.pool.pool import Placement, Pool, PoolClosed, Recipe
 from livetalk_core.presets import tiny
 from livetalk_core.stream.prompts import first_chunk, parse_prompts
 from livetalk_core.types import AudioWindow, Reference, StreamSettings, TimedPrompt
@@ -181,6 +182,12 @@ def test_a_pool_is_steered_as_one_process(engine, memory, tmp_path, monkeypatch)
     pool = Pool(Placement(num_workers=2, ulysses_degree=ulysses, ring_degree=2 // ulysses), Recipe(options=options))
     try:
         ours, changed = talk(pool), told(pool)
+        stream = pool.open(pool.reference(pixels()), StreamSettings())
+        stream.close()
+        with pytest.raises(PoolClosed, match="the stream is closed"):
+            stream.set_prompt("A person is laughing.")
+        pool.ask(wire.SetPrompt(session=1 << 20, text_LD=torch.zeros(1, 32)), 60)  # as if it was closed after that check
+        pool.ping()
     finally:
         pool.close()
     for found, expected in ((ours, talk(engine)), (changed, told(engine))):

@@ -13,8 +13,8 @@ from livetalk_core.presets import BY_NAME, LARGE, Preset
 
 log = logging.getLogger(__name__)
 
-OF_PATCH = re.compile(r"(^|\.)(audio_proj\.|blocks\.\d+\.(audio_cross_attn|norm_x)\.)")
-"""Tensors of an audio patch; a Wan 2.1 base has none of them, and a patch no others."""
+OF_PATCH = re.compile(r"(^|\.)(audio_proj\.|blocks\.\d+\.(audio_cross_attn|norm_x)\.|scaled_fp8$)")
+"""Tensors of an audio patch, with the mark of its 8-bit form. A patch has no others."""
 
 
 def preset_of(files: ModelFiles) -> Preset:

@@ -109,7 +109,8 @@ class Worker:
             case wire.Next():
                 return self.next(self.sessions[command.session])
             case wire.SetPrompt():
-                self.sessions[command.session].set_prompt(command.text_LD.to(self.engine.device, self.engine.dtype))
+                if (session := self.sessions.get(command.session)) is not None:  # None: closed by another thread meanwhile
+                    session.set_prompt(command.text_LD.to(self.engine.device, self.engine.dtype))
             case wire.Close():
                 if isinstance(session := self.sessions.pop(command.session, None), WorkerStream):
                     session.stream.close()

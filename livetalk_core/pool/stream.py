@@ -63,6 +63,7 @@ class PoolStream:
 
     def set_prompt(self, text: str) -> None:
         """Change the prompt from the next chunk on. Waits for the text encoder; chunks are made meanwhile. May be called by any thread."""
+        self.require_open()
         command = wire.SetPrompt(session=self.session, text_LD=self.encode(text))
         self.workers.ask(command, limit_s=self.other_s, due=time.monotonic())
 
@@ -76,8 +77,7 @@ class PoolStream:
 
     def make(self, command: object) -> Chunk | None:
         """Ask for one piece. The pieces of all streams are made in the order in which they must be shown."""
-        if not self.close.alive and self.workers.failure is None:
-            raise PoolClosed("the stream is closed; open a new one")
+        self.require_open()
         self.due = max(self.due, time.monotonic())
         job = Job(command, self.limit_s(), self.due)
         try:
@@ -93,6 +93,11 @@ class PoolStream:
             self.on_latents(made.latents_CTHW)
         counts = {"index": made.index, "first_frame": made.first_frame}
         return Chunk(**counts, frames_THWC=frames_THWC, samples=made.samples, seconds=made.seconds)
+
+    def require_open(self) -> None:
+        """PoolClosed after `close`. A failure of the workers tells more, so that is left to the next command."""
+        if not self.close.alive and self.workers.failure is None:
+            raise PoolClosed("the stream is closed; open a new one")
 
     def limit_s(self) -> float:
         """The deadline of the next piece."""

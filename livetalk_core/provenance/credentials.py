@@ -103,21 +103,23 @@ class Read:
     @property
     def generator(self) -> str:
         info = (self.manifest.get("claim_generator_info") or [{}])[0]
-        return " ".join(str(info[name]) for name in ("name", "version") if name in info) or "unknown"
+        named = " ".join(str(info[name]) for name in ("name", "version") if name in info)
+        return named or str(self.manifest.get("claim_generator") or "unknown")
 
     @cached_property
     def details(self) -> dict:
         """What only this project says; empty in other makers' files."""
-        return self.assertion(OURS)
+        return next(iter(self.assertions(OURS)), {})
 
     @property
     def by_machine(self) -> bool:
-        actions = self.assertion("c2pa.actions").get("actions", [])
+        actions = [action for data in self.assertions("c2pa.actions") for action in data.get("actions", [])]
         return any(action.get("digitalSourceType") == BY_MACHINE for action in actions)
 
-    def assertion(self, label: str) -> dict:
-        found = [each.get("data") for each in self.manifest.get("assertions", []) if str(each.get("label", "")).startswith(label)]
-        return found[0] if found and isinstance(found[0], dict) else {}
+    def assertions(self, label: str) -> list[dict]:
+        """The data of the assertions whose label begins with this."""
+        found = [each for each in self.manifest.get("assertions", []) if str(each.get("label", "")).startswith(label)]
+        return [each["data"] for each in found if isinstance(each.get("data"), dict)]
 
 
 def read_credentials(video: Path, trusted: bytes = b"") -> Read:

@@ -268,6 +268,18 @@ def test_without_the_packages_one_line_says_so_and_the_video_is_made(monkeypatch
         read_credentials(tmp_path / "a.mp4")
 
 
+def test_an_installation_whose_own_certificate_does_not_sign_makes_videos_without(monkeypatch, tmp_path):
+    def fail(credentials) -> None:
+        raise ValueError("Content Credentials cannot be signed: something new")
+
+    monkeypatch.setattr("livetalk_core.provenance.credentials.check_signs", fail)
+    marking = open_marking(MarkOptions())
+    assert marking.credentials is None and "no Content Credentials" in marking.note and "something new" in marking.note
+    cert, key = write_pair(tmp_path)
+    with pytest.raises(ValueError, match="something new"):
+        open_marking(MarkOptions(sign_cert=cert, sign_key=key))
+
+
 def test_turned_off_is_said(monkeypatch):
     marking = open_marking(MarkOptions(credentials=False))
     assert marking.seal(ORIGIN, "a.mp4") is None and "turned off" in marking.note

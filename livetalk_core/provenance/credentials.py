@@ -30,15 +30,20 @@ NEEDED = ("claimSignature.validated", "claimSignature.insideValidity")
 
 
 class CredentialsMissing(ValueError):
-    """The packages that Content Credentials need are not installed here."""
+    """Content Credentials cannot be had here, and no choice of the user is at fault: a package is missing, or does not work."""
 
 
 class Credentials:
-    """Signs videos with one key. ValueError in one line if the key cannot sign."""
+    """Signs videos with one key. ValueError in one line if a user's key cannot sign, CredentialsMissing if the installation's cannot."""
 
     def __init__(self, key: SigningKey) -> None:
         self.key = key
-        check_signs(self)
+        try:
+            check_signs(self)
+        except (OSError, ValueError) as error:
+            if key.own:
+                raise CredentialsMissing(str(error)) from error
+            raise
 
     def sign(self, video: Path, signed: Path, origin: Origin, title: str) -> None:
         """Write a copy of an MP4 with its credentials. ValueError or OSError if that cannot be done; the video stays as it is."""

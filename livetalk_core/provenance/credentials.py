@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PIP = "pip install c2pa-python cryptography platformdirs"
 OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 """Nothing is fetched from the network."""
-IN_MEMORY_MB = 64
+IN_MEMORY_MB = 16
 """Larger videos are signed by way of a temporary file, so that memory does not grow with their length."""
 UNKNOWN_SIGNER = "signingCredential.untrusted"
 ALTERED = ("assertion.bmffHash.mismatch", "assertion.hashedURI.mismatch", "assertion.dataHash.mismatch", "claimSignature.mismatch")

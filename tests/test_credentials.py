@@ -153,6 +153,18 @@ def test_a_users_certificate_signs(tmp_path):
     assert (read.state, read.signer, read.details["prompt"]) == ("valid", "A studio", ORIGIN.prompt)
 
 
+def test_a_video_of_another_maker_is_read(tmp_path):
+    credentials = open_credentials(*write_pair(tmp_path))
+    manifest = {"claim_generator_info": [{"name": "Another camera", "version": "3"}], "title": "a.mp4", "assertions": []}
+    taken = {"action": "c2pa.created", "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"}
+    manifest["assertions"].append({"label": "c2pa.actions.v2", "data": {"actions": [taken]}})
+    with write_video(tmp_path / "a.mp4").open("rb") as source, (tmp_path / "b.mp4").open("w+b") as sink:
+        credentials.sign_stream(source, sink, manifest)
+    read = read_credentials(tmp_path / "b.mp4", find_signing_key().certificate)
+    assert (read.state, read.signer, read.generator) == ("valid", "A studio", "Another camera 3")
+    assert not read.trusted and not read.by_machine and read.details == {}
+
+
 def test_the_environment_names_the_certificate(tmp_path, monkeypatch):
     cert, key = write_pair(tmp_path)
     monkeypatch.setenv("LIVETALK_SIGN_CERT", str(cert))
@@ -254,6 +266,18 @@ def test_without_the_packages_one_line_says_so_and_the_video_is_made(monkeypatch
     assert "no Content Credentials" in marking.note and "pip install c2pa-python" in marking.note
     with pytest.raises(CredentialsMissing, match="pip install"):
         read_credentials(tmp_path / "a.mp4")
+
+
+def test_an_installation_whose_own_certificate_does_not_sign_makes_videos_without(monkeypatch, tmp_path):
+    def fail(credentials) -> None:
+        raise ValueError("Content Credentials cannot be signed: something new")
+
+    monkeypatch.setattr("livetalk_core.provenance.credentials.check_signs", fail)
+    marking = open_marking(MarkOptions())
+    assert marking.credentials is None and "no Content Credentials" in marking.note and "something new" in marking.note
+    cert, key = write_pair(tmp_path)
+    with pytest.raises(ValueError, match="something new"):
+        open_marking(MarkOptions(sign_cert=cert, sign_key=key))
 
 
 def test_turned_off_is_said(monkeypatch):

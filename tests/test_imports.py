@@ -32,7 +32,7 @@ ALLOWED = {
     "job": {"media", "plan", "presets", "provenance", "sizes", "types"},
     "resume": {"media", "types"},
     "generate": {"engine", "job", "media", "plan", "pool", "presets", "provenance", "resume", "stream", "types"},
-    "serve": {"engine", "media", "plan", "pool", "presets", "sizes", "types"},
+    "serve": {"engine", "media", "plan", "pool", "presets", "provenance", "sizes", "types"},
     "cli": None,
 }
 """What each room may import of the others; the command line opens every door."""

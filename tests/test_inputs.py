@@ -54,9 +54,9 @@ def test_sound_and_picture_from_pipes_are_read(tmp_path, portrait, speech, capsy
     for name in data:
         os.mkfifo(tmp_path / name)
         threading.Thread(target=lambda name=name: (tmp_path / name).write_bytes(data[name]), daemon=True).start()
-    assert run(tmp_path / "picture", tmp_path / "sound", tmp_path / "out.mp4") == 0
+    assert run(tmp_path / "picture", tmp_path / "sound", tmp_path / "out.mp4", "--no-credentials") == 0
     assert probe_video(tmp_path / "out.mp4").frames == 63
-    assert run(portrait, speech, tmp_path / "plain.mp4") == 0
+    assert run(portrait, speech, tmp_path / "plain.mp4", "--no-credentials") == 0
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "plain.mp4").read_bytes()
 
 

@@ -124,6 +124,16 @@ def test_a_recording_of_a_live_stream_can_be_signed_and_marked(tmp_path):
     assert sum(1 for _ in read_frames(tmp_path / "signed.mp4")) == 14
 
 
+def test_credentials_cannot_write_to_the_terminal(tmp_path, capsys):
+    path = tmp_path / "a.mp4"
+    origin = Origin(model="\x1b[2Jcleared", prompt="one\ntwo")
+    with VideoWriter(path, width=64, height=64, seal=open_marking(MarkOptions(sign_prompt=True)).seal(origin, "a.mp4")) as writer:
+        writer.write(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert main(["inspect", str(path), "--frames", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "?[2Jcleared" in out and "one two" in out
+
+
 def test_the_command_line_tells_and_exits(tmp_path, portrait, capsys):
     write_wav(tmp_path / "a.wav", speech_like(1.0))
     how = ["--model", "tiny", "--steps", "1", "--size", "48x32"]

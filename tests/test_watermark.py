@@ -19,13 +19,16 @@ from livetalk_core.provenance.watermark import Watermark, new_id
 ID = 0xC0FFEE42
 
 
-def film(width: int, height: int, frames: int = 4) -> np.ndarray:
-    """The sample portrait, moving a little: uint8 [T, H, W, 3]."""
+def film(width: int, height: int, frames: int = 6) -> np.ndarray:
+    """The sample portrait before a still camera; its middle moves: uint8 [T, H, W, 3]."""
     side = max(width, height)
-    picture = Image.open(ASSETS / "portrait.png").convert("RGB").resize((side + 16, side + 16), Image.LANCZOS)
-    whole = np.asarray(picture)
+    whole = np.asarray(Image.open(ASSETS / "portrait.png").convert("RGB").resize((side, side), Image.LANCZOS))
     top, left = (side - height) // 2, (side - width) // 2
-    return np.stack([whole[top + k : top + k + height, left + 2 * k : left + 2 * k + width] for k in range(frames)])
+    film_THWC = np.repeat(whole[None, top : top + height, left : left + width], frames, axis=0)
+    rows, columns = slice(height // 3, 2 * height // 3), slice(width // 3, 2 * width // 3)
+    for k in range(frames):
+        film_THWC[k, rows, columns] = np.roll(film_THWC[0], 2 * k, axis=1)[rows, columns]
+    return film_THWC
 
 
 def coded(frames_THWC: np.ndarray, crf: int, fps: int = 25) -> np.ndarray:
@@ -53,7 +56,7 @@ def scaled(frames_THWC: np.ndarray, share: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def marked() -> np.ndarray:
-    return coded(Watermark(ID)(film(320, 448)).numpy(), 18)
+    return coded(Watermark(ID)(film(384, 576)).numpy(), 18)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def marked() -> np.ndarray:
         (lambda frames: coded(frames, 23), 1.0),
         (lambda frames: coded(frames, 28), 1.0),
         (lambda frames: coded(scaled(frames, 0.75), 23), 0.75),
-        (lambda frames: coded(frames[:, 21:425, 13:301], 23), 1.0),
+        (lambda frames: coded(frames[:, 25:543, 17:363], 23), 1.0),
         (lambda frames: coded(frames[::2], 23, 24), 1.0),
         (lambda frames: scaled(frames, 1.5)[:2], 1.5),
     ],
@@ -77,7 +80,7 @@ def test_the_id_is_read_after(marked, change, scale):
 
 
 def test_nothing_is_found_where_there_is_no_mark():
-    for frames in (coded(film(320, 448), 23), np.zeros((1, 64, 96, 3), np.uint8), checkered(), np.full((1, 20, 20, 3), 200, np.uint8)):
+    for frames in (coded(film(384, 576), 23), np.zeros((1, 64, 96, 3), np.uint8), checkered(), np.full((1, 20, 20, 3), 200, np.uint8)):
         found = find_mark(frames)
         assert not found.there and not found.readable and found.false_find > 0.01
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from livetalk_core.cli.say import say
+
 if TYPE_CHECKING:
     from livetalk_core.provenance.inspection import Inspection
 
@@ -29,8 +31,13 @@ def run_inspect(options: argparse.Namespace) -> int:
         print(json.dumps(as_json(found), indent=1))
     else:
         for name, text in lines(found):
-            print(f"{name:12} {text}")
+            say(f"{plain(name):12} {plain(text)}")
     return 0 if found.good else 1
+
+
+def plain(text: str) -> str:
+    """Without what another maker's credentials could do to a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def lines(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -41,7 +48,7 @@ def lines(found: Inspection) -> Iterator[tuple[str, str]]:
         source = ", says that a trained model made the video" if read.by_machine else ""
         yield "made with", f"{read.generator}{source}"
         for name, value in read.details.items():
-            yield name, text_of(value)
+            yield f"- {name}", text_of(value)
     elif read.manifest:
         yield "claim", f"signed by {read.signer}, made with {read.generator}; do not rely on it"
     yield "watermark", mark_text(found)

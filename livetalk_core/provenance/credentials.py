@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PIP = "pip install c2pa-python cryptography platformdirs"
 OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 """Nothing is fetched from the network."""
-IN_MEMORY_MB = 64
+IN_MEMORY_MB = 16
 """Larger videos are signed by way of a temporary file, so that memory does not grow with their length."""
 UNKNOWN_SIGNER = "signingCredential.untrusted"
 ALTERED = ("assertion.bmffHash.mismatch", "assertion.hashedURI.mismatch", "assertion.dataHash.mismatch", "claimSignature.mismatch")
@@ -30,15 +30,20 @@ NEEDED = ("claimSignature.validated", "claimSignature.insideValidity")
 
 
 class CredentialsMissing(ValueError):
-    """The packages that Content Credentials need are not installed here."""
+    """Content Credentials cannot be had here, and no choice of the user is at fault: a package is missing, or does not work."""
 
 
 class Credentials:
-    """Signs videos with one key. ValueError in one line if the key cannot sign."""
+    """Signs videos with one key. ValueError in one line if a user's key cannot sign, CredentialsMissing if the installation's cannot."""
 
     def __init__(self, key: SigningKey) -> None:
         self.key = key
-        check_signs(self)
+        try:
+            check_signs(self)
+        except (OSError, ValueError) as error:
+            if key.own:
+                raise CredentialsMissing(str(error)) from error
+            raise
 
     def sign(self, video: Path, signed: Path, origin: Origin, title: str) -> None:
         """Write a copy of an MP4 with its credentials. ValueError or OSError if that cannot be done; the video stays as it is."""
@@ -103,21 +108,23 @@ class Read:
     @property
     def generator(self) -> str:
         info = (self.manifest.get("claim_generator_info") or [{}])[0]
-        return " ".join(str(info[name]) for name in ("name", "version") if name in info) or "unknown"
+        named = " ".join(str(info[name]) for name in ("name", "version") if name in info)
+        return named or str(self.manifest.get("claim_generator") or "unknown")
 
     @cached_property
     def details(self) -> dict:
         """What only this project says; empty in other makers' files."""
-        return self.assertion(OURS)
+        return next(iter(self.assertions(OURS)), {})
 
     @property
     def by_machine(self) -> bool:
-        actions = self.assertion("c2pa.actions").get("actions", [])
+        actions = [action for data in self.assertions("c2pa.actions") for action in data.get("actions", [])]
         return any(action.get("digitalSourceType") == BY_MACHINE for action in actions)
 
-    def assertion(self, label: str) -> dict:
-        found = [each.get("data") for each in self.manifest.get("assertions", []) if str(each.get("label", "")).startswith(label)]
-        return found[0] if found and isinstance(found[0], dict) else {}
+    def assertions(self, label: str) -> list[dict]:
+        """The data of the assertions whose label begins with this."""
+        found = [each for each in self.manifest.get("assertions", []) if str(each.get("label", "")).startswith(label)]
+        return [each["data"] for each in found if isinstance(each.get("data"), dict)]
 
 
 def read_credentials(video: Path, trusted: bytes = b"") -> Read:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.provenance.pattern import BYTES, TILE, WORD, code, waves
-from livetalk_core.provenance.watermark import AROUND, LUMA
+from livetalk_core.provenance.watermark import LUMA
 
 SCALES = 1.005 ** np.array(sorted(range(-184, 140), key=abs)[1:])
 """Sizes of the video against the marked one that are tried, 0.4 to 2, half a percent apart, the likeliest first."""
@@ -27,6 +27,8 @@ NEAR = (0.995, 0.9975, 1.0, 1.0025, 1.005)
 """Around the best scale, height and width are tried apart."""
 FALSE_FIND = 1e-4
 """A mark is said to be there when a false find is at most this likely."""
+AROUND = 16
+"""Pixels, the side of the squares whose mean and contrast detail is taken from."""
 CONTRAST_FLOOR = 2.0
 """Levels; below this, detail is compression noise and is not made louder."""
 

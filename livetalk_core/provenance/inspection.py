@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FRAMES, EVERY = 50, 5
-"""Frames in which the watermark is looked for: one in five of the first ten seconds."""
+"""Frames in which the watermark is looked for: at most one in five, so of the first ten seconds; all of them in a short video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,15 @@ def inspect_video(video: Path, frames: int = FRAMES) -> Inspection:
         raise ValueError(f"frames={frames} must be 0 (look for no watermark) or more")
     credentials, own = credentials_of(video)
     try:
-        open_video(video).close()
+        with open_video(video) as container:
+            step = max(1, min(EVERY, container.streams.video[0].frames // max(frames, 1)))
     except ValueError as error:
         if credentials.state == "none":
             raise
         return Inspection(credentials=credentials, own=own, mark=None, mark_note=f"not looked for: {error}")
     if frames == 0:
         return Inspection(credentials=credentials, own=own, mark=None, mark_note="not looked for")
-    shown = list(some_frames(video, frames))
+    shown = list(some_frames(video, frames, step))
     if not shown:
         return Inspection(credentials=credentials, own=own, mark=None, mark_note="not looked for: no frame can be decoded")
     return Inspection(credentials=credentials, own=own, mark=find_mark(shown))
@@ -89,21 +90,21 @@ def credentials_of(video: Path) -> tuple[Read, bool]:
 
 
 def own_certificate() -> bytes:
-    """This installation's certificate, PEM; empty if none has been made."""
-    from livetalk_core.provenance.certificate import own_file, read_own
-
+    """This installation's certificate, PEM; empty if none has been made or it cannot be read."""
     try:
+        from livetalk_core.provenance.certificate import own_file, read_own
+
         return read_own(own_file()).certificate
-    except (OSError, ValueError):
+    except (ImportError, OSError, ValueError):
         return b""
 
 
-def some_frames(video: Path, count: int) -> Iterator[np.ndarray]:
-    """Up to `count` frames of one size, spread over the first seconds. A file that is cut gives those before the cut."""
+def some_frames(video: Path, count: int, step: int) -> Iterator[np.ndarray]:
+    """Up to `count` frames of one size, each `step` after the last. A file that is cut gives those before the cut."""
     try:
         with closing(read_frames(video)) as frames:
             first = None
-            for frame_HWC in islice(frames, 0, count * EVERY, EVERY):
+            for frame_HWC in islice(frames, 0, count * step, step):
                 first = frame_HWC.shape if first is None else first
                 if frame_HWC.shape == first:
                     yield frame_HWC

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from livetalk_core.provenance.pattern import ID_BITS, TILE, tile_of
 
-LEAST, MOST = 1.6, 3.0
+LEAST, MOST = 1.0, 3.0
 """The mark's strength in even and in busy parts of a picture, RMS in levels of 255. Its PSNR is 20 log10(255 / 3) = 38.6 dB or more."""
-SLOPE = 0.2
-"""Growth of the strength with the RMS contrast around a pixel."""
+SLOPE = 0.25
+"""Growth of the strength with the noise level that a square looks like, by its second differences; even shading has none."""
 USUAL = 720 * 416
 """Pixels; smaller pictures hold fewer tiles and get a stronger mark."""
-AROUND = 16
-"""Pixels, the side of the squares in which contrast is measured."""
-STEP = 2
-"""Every second pixel is enough to measure it."""
+SQUARE, STEP = 8, 2
+"""Pixels: the side of the squares in which that is measured, and of which one in so many is looked at."""
 LUMA = (0.2126, 0.7152, 0.0722)
 """BT.709."""
 
@@ -55,10 +53,9 @@ def strength(frame_HWC: Tensor) -> Tensor:
     """How strong the mark may be at each pixel [H, W]: stronger where the picture is busy and hides it."""
     height, width = frame_HWC.shape[:2]
     luma_HW = frame_HWC[::STEP, ::STEP].float() @ torch.tensor(LUMA)
-    moments = torch.stack([luma_HW, luma_HW.square()])[None]
-    side = AROUND // STEP
-    mean, square = F.avg_pool2d(moments, side, side // 2, ceil_mode=True, count_include_pad=False)[0]
-    contrast = (square - mean.square()).clamp_(min=0).sqrt_()
+    curved_HW = luma_HW.diff(n=2, dim=0).square()[:, 1:-1] + luma_HW.diff(n=2, dim=1).square()[1:-1]
+    busy = (F.avg_pool2d(curved_HW[None, None], SQUARE // STEP, ceil_mode=True, count_include_pad=False) / 12).sqrt_()
+    busy = -F.max_pool2d(-busy, 3, 1, 1)[0, 0]  # the least of the squares around: no halo beside an edge
     gain = min(2.0, max(1.0, (USUAL / (height * width)) ** 0.25))
-    strong = (gain * (LEAST + SLOPE * contrast)).clamp_(max=MOST)
+    strong = (gain * (LEAST + SLOPE * busy)).clamp_(max=MOST)
     return F.interpolate(strong[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]

@@ -35,6 +35,7 @@ class ClientLimits:
     answer_s: float = option(20.0, help="seconds until a silent client is asked whether it is there, and until it must have answered")
     speech_s: float = option(600.0, help="seconds of speech that may wait in a live session")
     unread_s: float = option(30.0, help="seconds that a client may take to read a piece of video")
+    watermark: bool = option(False, help="put an invisible watermark with a random id into every stream; the client is told the id")
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+from livetalk_core.provenance.watermark import Watermark
 from livetalk_core.serve.session import LiveSession
 from livetalk_core.serve.timeline import FPS, Shot
 
@@ -36,10 +38,10 @@ class Outlet:
 
 
 class Player:
-    """Plays one session to any number of outlets."""
+    """Plays one session to any number of outlets. `mark` is put into what they get; the session goes on from unmarked frames."""
 
-    def __init__(self, session: LiveSession) -> None:
-        self.session = session
+    def __init__(self, session: LiveSession, mark: Watermark | None = None) -> None:
+        self.session, self.mark = session, mark
         self.outlets: list[Outlet] = []
 
     def outlet(self) -> Outlet:
@@ -56,7 +58,13 @@ class Player:
         start, number = now(), 0
         while True:
             await asyncio.sleep(max(0.0, start + number / FPS - now()))
-            shot = self.session.tick()
+            shot = await self.marked(self.session.tick())
             number += 1
             for outlet in self.outlets:
                 outlet.put(shot)
+
+    async def marked(self, shot: Shot) -> Shot:
+        if self.mark is None:
+            return shot
+        marked_THWC = await asyncio.to_thread(self.mark, shot.frame_HWC[None])
+        return replace(shot, frame_HWC=marked_THWC[0].numpy())

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from made import HANG_S
+from PIL import Image
 from standin import ROOT, contract
 
 from livetalk_core.presets import BY_NAME, PROMPT, livetalk_14b
@@ -135,7 +136,10 @@ def test_every_workflow_has_an_api_twin_a_thumbnail_and_only_known_inputs():
     names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
     assert names == {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")} and len(names) == 6
     for name in names:
-        assert (ROOT / "workflows" / f"{name}.jpg").read_bytes()[:2] == b"\xff\xd8"
+        with Image.open(ROOT / "workflows" / f"{name}.jpg") as thumbnail:
+            assert thumbnail.format == "WEBP" and thumbnail.n_frames >= 10, "it shows the face talking"
+        assert (ROOT / "workflows" / f"{name}.jpg").stat().st_size < 100_000
+        assert all(word in name.lower() for word in ("livetalk ", "talking", "avatar", "lip sync")), "the template browser searches names"
         for node in json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()).values():
             if node["class_type"].startswith("LiveTalk"):
                 assert set(node["inputs"]) <= set(FROZEN[node["class_type"]]["inputs"])

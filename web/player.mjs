@@ -7,6 +7,7 @@ export class LivePlayer {
   constructor(url) {
     this.url = url;
     this.element = document.createElement("div");
+    this.element.className = "livetalk-player";
     this.element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 240px";
     const frame = document.createElement("div"); // the video fills it, whatever its own size
     frame.style.cssText = "position: relative; flex: 1; min-height: 200px";

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 
@@ -42,6 +43,20 @@ def open_media(path: str | Path, kind: str) -> InputContainer:
     """An open container; close it after use. ValueError or FileNotFoundError, as in `check_file`, if it cannot be read."""
     path = check_file(path, kind)
     try:
-        return av.open(str(path.resolve()))
+        container = av.open(str(path.resolve()))
     except av.error.FFmpegError as error:
         raise ValueError(f"{path}: cannot be read as a {kind} ({error.strerror}); export it as WAV, MP3, FLAC, M4A or MP4") from error
+    for stream in container.streams.audio:
+        forget_custom_order(stream)
+    return container
+
+
+def forget_custom_order(stream: AudioStream) -> None:
+    """Give a track whose channels are in an order of their own (AIFF and CAF of 7.1) a layout without places.
+
+    PyAV frees such a layout's list of channels once for each object that shows the layout, which ends the process. One object is made
+    here, and the track has another layout before it is freed.
+    """
+    layout = stream.codec_context.layout
+    if "(" in layout.name and "+" in layout.name:
+        stream.codec_context.layout = f"{layout.nb_channels} channels"

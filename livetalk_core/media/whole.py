@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 LENGTH_UNKNOWN = (0, *range(0x7FFFF000, 0x80000000), 0xFFFFFFFF)
 """Data sizes that programs write into a WAV header when the output is a pipe."""
 
-SLACK_S = {"flac": 0.001, "ogg": 0.1}
+SLACK_S = {"flac": 0.001, "au": 0.001, "aiff": 0.001, "ogg": 0.1}
 """Formats that count their samples. Ogg also counts those that Opus drops at its start."""
+COUNTED = ("caf", "avi")
+"""Formats whose header counts the samples of PCM sound."""
+MATROSKA_SLACK_S = 0.1
+"""Matroska's duration includes what a decoder drops at the start."""
 
 MP3_SIDE_INFO = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
 """Bytes between the frame header and a Xing tag, by (MPEG-1, mono)."""
@@ -99,6 +104,26 @@ def check_whole_wav(path: Path) -> None:
             file.seek(size + size % 2, 1)
 
 
+def check_whole_w64(path: Path) -> None:
+    """ValueError if a Wave64's data chunk reaches past the end of the file; other files pass."""
+    end, at = path.stat().st_size, 40
+    with path.open("rb") as file:
+        if file.read(4) != b"riff":
+            return
+        byte_rate = 0
+        while at + 24 <= end:
+            file.seek(at)
+            name, size = struct.unpack("<4s12xQ", file.read(24))
+            if name == b"fmt ":
+                byte_rate = struct.unpack("<8xI", file.read(12).ljust(12, b"\0"))[0]
+            if name == b"data":
+                held = end - at - 24
+                if size - 24 > held:
+                    refuse_short(path, (size - 24) / max(byte_rate, 1), held / max(byte_rate, 1))
+                return
+            at += max(24, size + -size % 8)
+
+
 def check_whole_mp4(path: Path) -> None:
     """ValueError if a box of an MP4, M4A or MOV reaches past the end of the file; other files pass."""
     end, at = path.stat().st_size, 0
@@ -122,9 +147,19 @@ def check_whole(path: Path, container: InputContainer, stream: AudioStream, num_
         samples = 1152 if rate >= 32000 else 576
         refuse_short(path, frames * samples / rate, num_packets * samples / rate)
     if kind in SLACK_S and stream.duration is not None:
-        promised, held = float(stream.duration * stream.time_base), num_samples / rate
-        if promised > held + SLACK_S[kind]:
-            refuse_short(path, promised, held)
+        refuse_if_short(path, float(stream.duration * stream.time_base), num_samples / rate, SLACK_S[kind])
+    if kind in COUNTED and stream.codec_context.name.startswith("pcm_"):
+        refuse_if_short(path, stream.frames / rate, num_samples / rate, 0.001)
+    if kind == "matroska,webm" and (promised := promised_by_matroska(container, stream)) is not None:
+        refuse_if_short(path, promised, num_samples / rate, MATROSKA_SLACK_S)
+
+
+def promised_by_matroska(container: InputContainer, stream: AudioStream) -> float | None:
+    """Seconds of a Matroska sound track: its own tag, or the file's duration if the track is alone. None if neither is there."""
+    tag = stream.metadata.get("DURATION", "").split(":")
+    if len(tag) == 3:
+        return sum(float(part) * unit for part, unit in zip(tag, (3600, 60, 1), strict=True))
+    return container.duration / av.time_base if len(container.streams) == 1 and container.duration else None
 
 
 def promised_mp3_frames(path: Path) -> int | None:
@@ -146,6 +181,11 @@ def promised_mp3_frames(path: Path) -> int | None:
     if head[at + 36 : at + 40] == b"VBRI":
         return struct.unpack_from(">I", head, at + 50)[0]
     return None
+
+
+def refuse_if_short(path: Path, promised_s: float, held_s: float, slack_s: float) -> None:
+    if promised_s > held_s + slack_s:
+        refuse_short(path, promised_s, held_s)
 
 
 def refuse_short(path: Path, promised_s: float, held_s: float) -> None:

@@ -19,11 +19,11 @@ async function main(job) {
     if (job.graph) await page.evaluate((graph) => app.loadGraphData(graph), job.graph);
     else await page.evaluate((prompt) => app.loadApiJson(prompt, "test"), job.prompt);
     await page.waitForTimeout(1000);
-    if (job.arrange) await page.evaluate(arrange);
-    if (job.arrange || job.shot) await page.evaluate(fit);
+    if (job.measure) await page.evaluate(measure);
+    if (job.measure || job.shot) await page.evaluate(fit);
     const seen = job.run === false ? {} : await run(page, job);
     const graph = await page.evaluate(() => app.graph.serialize());
-    if (job.arrange || job.shot) await page.evaluate(fit);
+    if (job.measure || job.shot) await page.evaluate(fit);
     await page.waitForTimeout(700);
     if (job.shot) await page.screenshot({ path: job.shot });
     const missing = await page.evaluate(() => app.graph.nodes.filter((n) => !n.constructor.nodeData).map((n) => n.type));
@@ -33,29 +33,10 @@ async function main(job) {
   }
 }
 
-// Columns by distance to the end, so that wires run left to right; room below for what a node shows after a run.
-function arrange() {
-  const room = { LoadImage: 330, LoadAudio: 60, SaveVideo: 340, LiveTalkReferenceConditioning: 240, LiveTalkParallelVAEDecode: 320,
-    LiveTalkGenerate: 320, CreateVideo: 0, ImageScaleBy: 0, MaskComposite: 0 };
-  const graph = app.graph;
-  const depth = new Map();
-  const reach = (node) => {
-    if (!depth.has(node)) {
-      const next = (node.outputs ?? []).flatMap((o) => (o.links ?? []).map((id) => graph.getNodeById((graph.getLink?.(id) ?? graph.links.get(id)).target_id)));
-      depth.set(node, 1 + Math.max(-1, ...next.map(reach)));
-    }
-    return depth.get(node);
-  };
-  const last = Math.max(...graph.nodes.map(reach));
-  const bottoms = new Map();
-  for (const node of [...graph.nodes].sort((a, b) => a.id - b.id)) {
-    const column = last - depth.get(node);
-    const size = node.computeSize();
-    node.setSize([Math.max(330, size[0]), Math.max(size[1], node.size[1])]);
-    const y = bottoms.get(column) ?? 0;
-    node.pos = [column * 400, y];
-    bottoms.set(column, y + size[1] + (room[node.type] ?? 0) + 80);
-  }
+// Every node as high as it needs to be, with room below for what it shows.
+function measure() {
+  const room = { LoadImage: 260, LoadImageMask: 200, LoadAudio: 60, SaveVideo: 300, LiveTalkReferenceConditioning: 230 };
+  for (const node of app.graph.nodes) node.setSize([350, node.computeSize()[1] + (room[node.type] ?? 10)]);
 }
 
 async function ready(page) {
@@ -80,12 +61,12 @@ async function run(page, job) {
   await page.evaluate(() => app.queuePrompt(0, 1));
   if (job.reload) await reload(page, job);
   const sample = () => page.evaluate(() => {
-    const video = document.querySelector("video");
+    const video = document.querySelector(".livetalk-player video");
     if (video) {
       seen.times.push(video.currentTime);
       seen.audio = Math.max(seen.audio, video.webkitAudioDecodedByteCount ?? 0);
       seen.frames = Math.max(seen.frames ?? 0, video.getVideoPlaybackQuality().totalVideoFrames);
-      const shown = video.nextElementSibling?.textContent ?? "";
+      const shown = video.parentElement.nextElementSibling?.textContent ?? "";
       if (shown.includes("fps")) seen.texts.push(shown);
       seen.visible = video.getBoundingClientRect().width > 50;
     }
@@ -107,7 +88,7 @@ async function run(page, job) {
 
 // The page anew while the prompt runs: it is to find the live stream again by itself.
 async function reload(page, job) {
-  await page.waitForFunction(() => document.querySelector("video")?.currentTime > 0, null, { timeout: 60000 });
+  await page.waitForFunction(() => document.querySelector(".livetalk-player video")?.currentTime > 0, null, { timeout: 60000 });
   await page.reload();
   await ready(page);
   await page.evaluate((prompt) => app.loadApiJson(prompt, "test"), job.prompt);

@@ -123,13 +123,25 @@ def failure(entry: dict) -> dict:
 
 
 def workflow(name: str) -> dict:
-    return json.loads((WORKFLOWS / f"{name}.json").read_text())
+    """The prompt whose file name has these words."""
+    return json.loads(next(path for path in WORKFLOWS.glob("*.json") if name in path.stem).read_text())
+
+
+def full_graph(seconds: float = 2.5, name: str = "full graph") -> dict:
+    """A graph of separate nodes with a part of the long speech: node 6 sound, 7 its part, 3 Audio Embedding."""
+    prompt = workflow(name)
+    prompt["6"]["inputs"]["audio"] = "livetalk_speech.flac"
+    prompt["7"] = {"class_type": "TrimAudioDuration", "inputs": {"audio": ["6", 0], "start_index": 0.0, "duration": seconds}}
+    prompt["3"]["inputs"]["audio"] = ["7", 0]
+    return prompt
 
 
 def short_prompt(seconds: float = 0.4, start: float = 0.0, seed: int = 1) -> dict:
     """The quick start, small and short: node 1 picture, 2 sound, 3 its part, 4 Generate, 5 SaveVideo."""
-    prompt = workflow("quick_start")
-    prompt["3"]["inputs"] |= {"start_index": start, "duration": seconds}
+    prompt = workflow("quick start")
+    prompt["2"]["inputs"]["audio"] = "livetalk_speech.flac"
+    prompt["3"] = {"class_type": "TrimAudioDuration", "inputs": {"audio": ["2", 0], "start_index": start, "duration": seconds}}
+    prompt["4"]["inputs"]["audio"] = ["3", 0]
     prompt["4"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True, "steps": 1, "seed": seed}
     return prompt
 

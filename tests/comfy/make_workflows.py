@@ -1,6 +1,8 @@
-"""Makes workflows/*.json and their thumbnails from workflows/api: each is laid out and run in a real page.
+"""Makes workflows/*.json and their thumbnails from workflows/api: sizes come from a real page, the pictures from a run of each.
 
 usage: COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfy/make_workflows.py [NAME ...]
+
+The template browser asks for NAME.jpg. A browser shows a picture by its content, so that file holds an animated WebP.
 """
 
 from __future__ import annotations
@@ -11,30 +13,60 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import numpy as np
 from browser import browse
-from comfy_server import ROOT, WORKFLOWS, Server, workflow
+from comfy_server import ROOT, WORKFLOWS, Server
+from layout import hidden_wires, lay_out
 from PIL import Image
 
-GRAPH_AREA = (60, 92, 1600, 720)
-"""Of a 1600 x 1000 page, without the bars."""
+from livetalk_core.media.video import read_frames
+
+CARD = (288, 216)
+"""Pixels of a thumbnail: the cards of the template browser are about 4:3."""
+EVERY, MOST = 3, 25
+"""Every third frame, at most 25 of them: about three seconds at the film's own speed."""
+QUALITY = 60
 
 
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "base") as server:
-        for name in names or sorted(path.stem for path in WORKFLOWS.glob("*.json")):
-            make(server, name, Path(folder) / "shot.png")
-            print(name)
+        for path in sorted(WORKFLOWS.glob("*.json")):
+            if not names or any(name in path.stem for name in names):
+                make(server, path)
+                print(path.stem, flush=True)
 
 
-def make(server: Server, name: str, shot: Path) -> None:
-    laid_out = browse(server.url, prompt=workflow(name), arrange=True, run=False, keepGraph=True)
-    graph = laid_out["graph"] | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"livetalk/{name}"))}
-    (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(graph, indent=1) + "\n")
-    seen = browse(server.url, prompt=workflow(name), arrange=True, vue=True, shot=str(shot))
-    assert seen["success"], seen
-    with Image.open(shot) as picture:
-        small = picture.convert("RGB").crop(GRAPH_AREA).resize((770, 314), Image.Resampling.LANCZOS)
-        small.save(ROOT / "workflows" / f"{name}.jpg", quality=85)
+def make(server: Server, path: Path) -> None:
+    prompt = json.loads(path.read_text())
+    measured = browse(server.url, prompt=prompt, measure=True, run=False, keepGraph=True)["graph"]
+    graph = lay_out(measured) | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"livetalk/{path.stem}"))}
+    assert not hidden_wires(graph), hidden_wires(graph)
+    (ROOT / "workflows" / path.name).write_text(json.dumps(graph, indent=1) + "\n")
+    for node in prompt.values():  # a minute is too long for a thumbnail
+        if node["inputs"].get("audio") == "livetalk_speech.flac":
+            node["inputs"]["audio"] = "livetalk_hello.flac"
+    entry = server.run(prompt)
+    saved = [file for node in entry["outputs"].values() for file in node.get("images", ()) if file["type"] == "output"]
+    write_thumbnail(
+        [server.base / "output" / file["subfolder"] / file["filename"] for file in saved], ROOT / "workflows" / f"{path.stem}.jpg"
+    )
+
+
+def write_thumbnail(videos: list[Path], path: Path) -> None:
+    """The videos side by side, as an animated WebP."""
+    films = [list(read_frames(video))[::EVERY][:MOST] for video in videos]
+    pictures = [on_card([film[k] for film in films]) for k in range(min(map(len, films)))]
+    pictures[0].save(path, "WEBP", save_all=True, append_images=pictures[1:], duration=EVERY * 40, loop=0, quality=QUALITY, method=6)
+
+
+def on_card(frames: list[np.ndarray]) -> Image.Image:
+    """Frames [H, W, 3] side by side in the middle of a card."""
+    joined = Image.fromarray(np.concatenate(frames, axis=1))
+    scale = min(CARD[0] / joined.width, CARD[1] / joined.height)
+    joined = joined.resize((round(joined.width * scale), round(joined.height * scale)), Image.Resampling.LANCZOS)
+    card = Image.new("RGB", CARD, (32, 34, 38))
+    card.paste(joined, ((CARD[0] - joined.width) // 2, (CARD[1] - joined.height) // 2))
+    return card
 
 
 if __name__ == "__main__":

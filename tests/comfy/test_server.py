@@ -7,13 +7,13 @@ import wave
 from pathlib import Path
 
 import pytest
-from comfy_server import WORKFLOWS, failure, short_prompt, workflow
+from comfy_server import WORKFLOWS, failure, full_graph, short_prompt, workflow
 
 from livetalk_core.media.video import probe_video
 
 CONTRACT = json.loads((Path(__file__).parent / "contract.json").read_text())
 LOADED, CLOSED = "engine of nano loaded", "engine of nano closed"
-LENGTHS = {"quick_start": 63, "full_graph": 63, "two_speakers": 63, "upscaled": 50, "batch_over_a_folder": 38}
+LENGTHS = {"quick start": 63, "full graph": 63, "two speakers": 100, "upscaled": 63}
 
 
 def test_all_nodes_are_there_with_their_frozen_inputs_and_outputs(server):
@@ -35,15 +35,56 @@ def test_templates_script_help_and_translations_are_served(server):
     assert isinstance(server.get("/livetalk/live"), list)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
+@pytest.mark.parametrize("name", LENGTHS)
 def test_every_example_makes_its_video_with_sound(server, name):
     entry = server.run(workflow(name))
     assert entry["status"]["status_str"] == "success", entry["status"]
     info = probe_video(server.output(entry))
-    assert info.fps == 25 and info.frames == LENGTHS.get(name, info.frames)
-    assert abs(info.audio_duration - info.duration) < 0.1
-    if name == "upscaled":
-        assert info.width == 2 * probe_video(server.output(server.run(workflow("two_speakers")))).width
+    assert info.fps == 25 and info.frames == LENGTHS[name] and abs(info.audio_duration - info.duration) < 0.1
+    assert (info.width, info.height) == {"two speakers": (256, 128), "upscaled": (256, 256)}.get(name, (128, 128))
+
+
+def test_the_long_video_example_makes_a_minute(server):
+    prompt = workflow("long video")
+    prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
+    prompt["4"]["inputs"]["steps"] = 1
+    assert 1400 < probe_video(server.output(server.run(prompt))).frames < 1600
+
+
+def test_the_batch_example_makes_a_video_for_each_picture(server):
+    entry = server.run(workflow("batch"))
+    videos = saved_videos(server, entry)
+    assert [probe_video(path).frames for path in videos] == [63, 63] and len(set(videos)) == 2
+
+
+@pytest.mark.parametrize("each, count", [(True, 3), (False, 1)])
+def test_a_batch_in_one_image_gives_a_video_for_each_picture_where_asked(server, each, count):
+    prompt = short_prompt(0.2, seed=50)
+    prompt["10"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": 3}}
+    prompt["4"]["inputs"] |= {"image": ["10", 0], "each_picture": each}
+    assert len(saved_videos(server, server.run(prompt))) == count
+    graph = full_graph(0.2)
+    graph["11"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["5", 0], "amount": 3}}
+    graph["2"]["inputs"] |= {"image": ["11", 0], "each_picture": each, "size": "custom", "width": 32, "height": 32, "any_size": True}
+    assert len(saved_videos(server, server.run(graph))) == count
+
+
+def test_a_video_gives_picture_and_speech_to_the_next_one(server):
+    made = server.output(server.run(short_prompt(0.6, seed=51)))
+    (server.base / "input" / "made.mp4").write_bytes(made.read_bytes())
+    prompt = short_prompt(seed=52)
+    prompt["1"] = {"class_type": "LoadVideo", "inputs": {"file": "made.mp4"}}
+    prompt["3"] = {"class_type": "LiveTalkFromVideo", "inputs": {"video": ["1", 0]}}
+    prompt["4"]["inputs"] |= {"image": ["3", 0], "audio": ["3", 1]}
+    entry = server.run(prompt)
+    assert entry["status"]["status_str"] == "success", failure(entry)
+    assert probe_video(server.output(entry)).frames in (15, 16), "the sound has whole AAC packets"
+
+
+def saved_videos(server, entry) -> list:
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    files = [file for node in entry["outputs"].values() for file in node.get("images", ()) if file["type"] == "output"]
+    return [server.base / "output" / file["subfolder"] / file["filename"] for file in files]
 
 
 def test_stop_ends_a_run_within_a_second_or_so_and_keeps_the_engine(server):
@@ -74,9 +115,8 @@ def test_unload_models_closes_the_engine_and_the_next_prompt_brings_it_back(serv
 
 
 def test_a_cached_loader_still_works_after_unload(server):
-    prompt = workflow("full_graph")
+    prompt = full_graph(0.4)
     prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
-    prompt["7"]["inputs"]["duration"] = 0.4
     server.run(prompt)
     closes = server.count_in_log(CLOSED)
     server.post("/free", {"unload_models": True})
@@ -145,9 +185,8 @@ def test_bad_input_is_reported_on_its_node_and_the_server_goes_on(server, node, 
 
 
 def test_latents_go_through_core_nodes_and_back(server):
-    prompt = workflow("full_graph")
+    prompt = full_graph(1.2)
     prompt["2"]["inputs"] |= {"size": "custom", "width": 64, "height": 64, "any_size": True}
-    prompt["7"]["inputs"]["duration"] = 1.2
     prompt["11"] = {"class_type": "LatentMultiply", "inputs": {"samples": ["4", 1], "multiplier": 0.9}}
     prompt["12"] = {"class_type": "LiveTalkParallelVAEDecode", "inputs": {"output": "video", "latent": ["11", 0], "engine": ["1", 0]}}
     prompt["12"]["inputs"]["speech"] = ["3", 0]
@@ -160,7 +199,7 @@ def test_latents_go_through_core_nodes_and_back(server):
 
 
 def test_live_preview_alone_runs_the_stream_and_its_end_can_still_be_watched(server):
-    prompt = {name: node for name, node in workflow("full_graph").items() if name not in ("9", "10")}
+    prompt = {name: node for name, node in full_graph().items() if name not in ("9", "10")}
     prompt["4"]["inputs"]["seed"] = 31
     assert server.run(prompt)["status"]["status_str"] == "success"
     channel = server.get("/livetalk/live")[-1]
@@ -169,11 +208,9 @@ def test_live_preview_alone_runs_the_stream_and_its_end_can_still_be_watched(ser
 
 @pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"attention": "sdpa"}])
 def test_other_engine_settings_make_other_engines_that_run(server, settings):
-    prompt = workflow("long_video_to_disk")
+    prompt = full_graph(0.4, "long video")
     prompt["1"]["inputs"] |= settings
     prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
-    prompt["7"] = {"class_type": "TrimAudioDuration", "inputs": {"audio": ["6", 0], "start_index": 0.0, "duration": 0.4}}
-    prompt["3"]["inputs"]["audio"] = ["7", 0]
     loads = server.count_in_log(LOADED)
     assert server.run(prompt)["status"]["status_str"] == "success"
     assert server.count_in_log(LOADED) == loads + 1
@@ -183,7 +220,7 @@ def test_other_engine_settings_make_other_engines_that_run(server, settings):
     "settings, message", [({"gpus": 64}, "gpus=64 are too many"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
 )
 def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(server, settings, message):
-    prompt = workflow("full_graph")
+    prompt = full_graph(0.4)
     prompt["1"]["inputs"] |= settings
     report = failure(server.run(prompt))
     assert report["node_type"] == "LiveTalkModelLoader" and message in report["exception_message"]
@@ -191,9 +228,8 @@ def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(s
 
 def short_graph(options: dict) -> dict:
     """The full graph at 32 x 32 for 0.4 s, with LiveTalk Engine Options at its loader."""
-    prompt = workflow("full_graph")
+    prompt = full_graph()
     prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
-    prompt["7"]["inputs"]["duration"] = 0.4
     prompt["20"] = {"class_type": "LiveTalkEngineOptions", "inputs": options}
     prompt["1"]["inputs"]["options"] = ["20", 0]
     return prompt
@@ -215,8 +251,7 @@ def test_engine_options_that_do_not_fit_are_refused_in_the_words_of_the_nodes(se
 
 
 def test_the_output_that_was_not_chosen_names_the_way_out(server):
-    prompt = workflow("upscaled")
-    prompt["7"]["inputs"]["duration"] = 0.3
+    prompt = full_graph(0.3, "upscaled")
     prompt["9"]["inputs"]["output"] = "video"
     entry = server.run(prompt)
     assert "set its output to images" in failure(entry)["exception_message"]

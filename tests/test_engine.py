@@ -290,7 +290,7 @@ def test_a_streams_memory_is_that_of_its_prompts_and_pictures_keys():
     engine = load_engine("tiny", device="cpu")
     stream = engine.open(engine.reference(pixels(), "more letters than it may have rows"), StreamSettings(steps=1))
     list(stream.push(torch.zeros(17920)))
-    keys = [pair for block in stream.session.denoiser.context for pair in (block.text, block.image)]
+    keys = [pair for block in stream.session.denoiser.batches[0].context for pair in (block.text, block.image)]
     assert sum(tensor.nbytes for pair in keys for tensor in pair) == module.stream_bytes(engine.preset.dit, engine.dtype)
 
 
@@ -324,9 +324,10 @@ def test_motion_latents_are_decoded_before_the_next_sound_comes_if_nothing_else_
             chunks += stream.push(part)
             begun.append(stream.session.begun is not None)
         chunks += stream.finish()
-        assert torch.equal(frames_of(chunks), expected) and stream.session.begun is None
+        assert torch.equal(frames_of(chunks), expected)
         for each in (*others, stream):
             each.close()
+        assert stream.session.begun is None
     assert begun == [True] * 3 + [False] * 3, "alone, and beside another stream, whose chunk may be waiting"
 
 

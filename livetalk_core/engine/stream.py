@@ -98,7 +98,7 @@ class Stream:
     def close(self) -> None:
         """The stream no longer counts as open; its memory is freed with the object."""
         self.streams.discard(self)
-        self.pieces = iter(())
+        self.pieces, self.session.begun = iter(()), None
 
 
 def timed(make: Callable[[], AudioWindow | None]) -> tuple[AudioWindow | None, float]:

@@ -18,21 +18,25 @@ __all__ = ["EngineOptions", "open_engine", "open_pool"]
 log = logging.getLogger(__name__)
 
 
-def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Engine | Pool:
-    """Open an engine. `notes` receives the number of workers with the reason, and a note if weights are random."""
+def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info, prompt: str | None = None) -> Engine | Pool:
+    """Open an engine. `notes` receives the number of workers with the reason, and a note if weights are random.
+
+    `prompt`: the one that is used first, which may be encoded before the DiT takes the memory.
+    """
     if options.in_pool:
-        engine = open_pool(options, notes)
+        engine = open_pool(options, notes, prompt)
     else:
         from livetalk_core.engine.load import load_member
+        from livetalk_core.presets import PROMPT
 
-        engine = load_member(None, options)
+        engine = load_member(None, options, PROMPT if prompt is None else prompt)
     if not engine.preset.trained:
         notes(f"model {engine.preset.name}: RANDOM WEIGHTS, so the picture is a pattern, not a face; it shows that everything runs")
     return engine
 
 
-def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -> Pool:
-    """A started pool of workers, even for one GPU."""
+def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info, prompt: str | None = None) -> Pool:
+    """A started pool of workers, even for one GPU. `prompt`: the one that is used first; None for the default."""
     from livetalk_core.parallel.memory import host_bytes
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
@@ -46,6 +50,6 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info) -
         if place.memory == "sharded":
             options = replace(options, memory="sharded")  # all ranks must do the same; offload and resident may differ by rank
     notes(f"workers: {place.reason}")
-    pool = Pool(place, Recipe(options=replace(options, device=device)))
+    pool = Pool(place, Recipe(options=replace(options, device=device), prompt=prompt))
     pool.start()
     return pool

@@ -6,7 +6,7 @@ Axes in names: T frames (latent frames in latents), H W size, C channels, L toke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -177,6 +177,11 @@ class VideoVAE(Protocol):
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
         """[C, t, h, w] -> pieces of [3, 4 t - 3, H, W], one per group of latent frames; the same pixels for any groups."""
+        ...
+
+    def decode_later(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same for latents that come part by part: a piece for each, decoded when it is asked for. Only sessions that decode motion
+        apart call it."""
         ...
 
 

@@ -51,6 +51,13 @@ def test_a_chunk_is_its_steps_and_what_is_done_once_in_it(large):
     assert large["chunk"] == pytest.approx(4 * large["DiT step"] + once)
 
 
+def test_what_a_newcomer_adds_between_the_pieces_of_others_is_less_than_a_step(large):
+    """Its picture's condition is an order of its own, and so is what a lone stream prepares: the motion latents, 2 of 9, decoded early.
+    Its prompt and picture rows are made beside the streams, and its keys with its own first step."""
+    assert 0 < large["condition encode"] < large["DiT step"] / 2
+    assert 0 < large["VAE decode"] - large["VAE decode"] * 7 / 9 < large["DiT step"] / 10
+
+
 def two_blocks_of_14b():
     """Inputs of the 14B model with two blocks; each block does the same."""
     preset = replace(livetalk_14b(), dit=replace(livetalk_14b().dit, num_layers=2))

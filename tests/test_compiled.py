@@ -16,14 +16,17 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from livetalk_core.engine import compile as compiled
-from livetalk_core.engine.compile import compile_models
+from livetalk_core.engine.compile import compile_models, compile_vae
 from livetalk_core.engine.load import build_random, load_engine
 from livetalk_core.engine.warm import warm_up
 from livetalk_core.models.fp8 import use_fp8
+from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.parallel import context
+from livetalk_core.parallel import vae as parallel_vae
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import close_group, connect
 from livetalk_core.parallel.offload import offload_blocks
+from livetalk_core.parallel.vae import parallelize_vae
 from livetalk_core.presets import PROMPT, nano, tiny
 from livetalk_core.types import StreamSettings
 
@@ -145,6 +148,45 @@ def test_a_groups_exchanges_stay_out_of_the_graph(traced, one_group, monkeypatch
     made = traced()
     talk(engine)
     assert traced() == made > 0
+
+
+def test_a_vae_that_a_group_shares_is_compiled_between_its_exchanges(traced, one_group, monkeypatch):
+    """Decoder and encoder. A second stream, with the same sizes, compiles nothing anew."""
+    config = VAEConfig(dim=4, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
+    torch.manual_seed(0)
+    plain, calls, exchange = CausalVAE(config).eval().requires_grad_(False), Counter(), parallel_vae.exchange_halos
+
+    def counted(*inputs):
+        calls["halo"] += 1
+        return exchange(*inputs)
+
+    monkeypatch.setattr(parallel_vae, "exchange_halos", counted)
+    latents, video = torch.randn(16, 9, 6, 8), torch.rand(3, 5, 12, 16)
+    eager = parallelize_vae(plain, one_group).banded(6, 8)
+    expected, halos = (torch.cat(list(eager.decode(latents, (3,))), dim=1), eager.encode(video)), calls["halo"]
+    shared = parallelize_vae(plain, one_group, compiled=True)
+    compile_vae(shared)
+    made = []
+    for _ in range(2):
+        calls.clear()
+        banded = shared.banded(6, 8)
+        assert torch.equal(torch.cat(list(banded.decode(latents, (3,))), dim=1), expected[0])
+        assert torch.equal(banded.encode(video), expected[1])
+        assert calls["halo"] == halos > 0, "called every time, not once when traced"
+        made.append(traced())
+    assert made[0] == made[1] > 2
+    with pytest.raises(AssertionError, match="would be traced"):
+        compile_vae(parallelize_vae(plain, one_group))
+
+
+def test_the_published_vaes_encoder_is_a_whole_graph_too(traced):
+    vae = load_engine("tiny", device="cpu").models.vae
+    video = torch.rand(3, 5, 32, 48)
+    eager = vae.encode(video)
+    compile_vae(vae)
+    for _ in range(2):
+        assert (vae.encode(video) - eager).abs().max() <= 1e-5
+        assert traced() == 1 and not counters["graph_break"]
 
 
 def test_a_group_that_does_not_know_of_the_compiler_is_not_compiled(traced, one_group):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from livetalk_core.engine import room as module
 from livetalk_core.engine.load import KeptEncoder, load_engine
 from livetalk_core.stream.flow import seeded_noise
+from livetalk_core.stream.host_copy import HostCopy
 from livetalk_core.stream.session import Session
 from livetalk_core.types import AudioWindow, NoRoom, Reference, StreamSettings
 
@@ -289,7 +290,7 @@ def test_a_streams_memory_is_that_of_its_prompts_and_pictures_keys():
     engine = load_engine("tiny", device="cpu")
     stream = engine.open(engine.reference(pixels(), "more letters than it may have rows"), StreamSettings(steps=1))
     list(stream.push(torch.zeros(17920)))
-    keys = [pair for block in stream.session.denoiser.context for pair in (block.text, block.image)]
+    keys = [pair for block in stream.session.denoiser.batches[0].context for pair in (block.text, block.image)]
     assert sum(tensor.nbytes for pair in keys for tensor in pair) == module.stream_bytes(engine.preset.dit, engine.dtype)
 
 
@@ -306,6 +307,44 @@ def test_a_prompt_is_encoded_while_other_streams_get_their_chunks():
     gate.set()
     newcomer.join()
     assert isinstance(made[1], Reference)
+
+
+def test_motion_latents_are_decoded_before_the_next_sound_comes_if_nothing_else_is_to_do():
+    """The frames are those of one decode in threes."""
+    engine = load_engine("tiny", device="cpu")
+    reference, sound = engine.reference(pixels()), torch.from_numpy(speech_like(3.36))
+    whole, begun = engine.open(reference, StreamSettings()), []
+    whole.session.motion_apart = False
+    expected = frames_of([*whole.push(sound), *whole.finish()])
+    whole.close()
+    for beside in (0, 1):
+        others = [engine.open(reference, StreamSettings()) for _ in range(beside)]
+        stream, chunks = engine.open(reference, StreamSettings()), []
+        for part in sound.split(17920):
+            chunks += stream.push(part)
+            begun.append(stream.session.begun is not None)
+        chunks += stream.finish()
+        assert torch.equal(frames_of(chunks), expected)
+        for each in (*others, stream):
+            each.close()
+        assert stream.session.begun is None
+    assert begun == [True] * 3 + [False] * 3, "alone, and beside another stream, whose chunk may be waiting"
+
+
+def test_the_next_window_is_made_while_the_device_works_on_the_last_piece(engine, monkeypatch):
+    """As on a GPU, where the host is one piece ahead; the frames are the same."""
+    sound, events = torch.from_numpy(speech_like(2.24)), []
+    expected, reference = frames_of(talk(engine, 2.24)), engine.reference(pixels())
+    monkeypatch.setattr(HostCopy, "pieces_ahead", 1)
+    stream = engine.open(reference, StreamSettings())
+    encode = stream.windows.encode
+    stream.windows.encode = lambda samples_N: events.append("window") or encode(samples_N)
+    chunks = []
+    for chunk in stream.push(sound):
+        chunks.append(chunk)
+        events.append(chunk.first_frame)
+    assert events == ["window", 0, 4, "window", 16, 28, 32, 44]
+    assert torch.equal(frames_of([*chunks, *stream.finish()]), expected)
 
 
 @pytest.mark.parametrize("free_gib, loads", [(24, 1), (12, 2)])

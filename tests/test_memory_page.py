@@ -31,6 +31,8 @@ def test_every_choice_fits_the_cards_and_the_host(host):
         assert pinned <= host * GIB and int(used) <= count, chosen
 
 
-@pytest.mark.parametrize("card, count, kind", [(80, 8, "resident"), (44.5, 8, "sharded"), (44.5, 2, "sharded"), (24, 8, "sharded")])
+@pytest.mark.parametrize(
+    "card, count, kind", [(80, 8, "resident"), (44.5, 8, "resident"), (44.5, 1, "resident"), (32, 4, "sharded"), (24, 8, "sharded")]
+)
 def test_cards_of_that_size_are_all_used(card, count, kind):
     assert choice(card, count, 64) == f"{count} x {kind}"

@@ -48,7 +48,8 @@ def small_model() -> AudioDiT:
     return AudioDiT(config).eval()
 
 
-def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int) -> tuple:
+def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int, frames: slice | None = None) -> tuple:
+    """The arguments of a call, with the audio keys of `frames`: by default those that the model's process needs."""
     draw = torch.Generator().manual_seed(1)
     latent, condition = (torch.randn(1, channels, *shape, generator=draw) for channels in (16, 20))
     text, image = torch.randn(1, 9, 32, generator=draw), torch.randn(1, 257, 16, generator=draw)
@@ -58,13 +59,13 @@ def inputs(model: AudioDiT, shape: tuple[int, int, int], people: int) -> tuple:
         masks = torch.zeros(3, *shape[1:])
         masks[0, :, :4], masks[1, :, 6:], masks[2, :, 4:6] = 1, 1, 1
     time_embedding = model.embed_time(torch.tensor([700.0]))
-    return latent, condition, time_embedding, model.embed_context(text, image), audio, masks
+    frames = frames or frames_of(model, shape)
+    return latent, condition, time_embedding, model.embed_context(text, image), model.embed_audio(audio, frames), masks
 
 
-def velocity(model: AudioDiT, latent, condition, time_embedding, context, features, masks) -> torch.Tensor:
-    """With the audio keys that this process needs, and no others."""
-    frames = model.sequence.frames(latent.shape[2], latent.shape[3] * latent.shape[4] // 4)
-    return model(latent, condition, time_embedding, context, model.embed_audio(features, frames), masks)
+def frames_of(model: AudioDiT, shape: tuple[int, int, int]) -> slice:
+    """The latent frames of the model's process."""
+    return model.sequence.frames(shape[0], shape[1] * shape[2] // 4)
 
 
 def fake_usp(group, lengths):
@@ -120,25 +121,25 @@ def run_process(rank: int, folder: Path) -> None:
         rank=rank, size=WORLD, init_method=f"file://{folder}/meet", device=torch.device("cpu"), ulysses_degree=8, ring_degree=1
     )
     errors, plain = {}, small_model()
-    arguments = {name: inputs(plain, shape, people) for name, shape, people in CASES}
-    expected = {name: velocity(plain, *arguments[name]) for name in arguments} if rank == 0 else {}
+    expected = {name: plain(*inputs(plain, *case)) for name, *case in CASES} if rank == 0 else {}
     for ulysses, ring in TOPOLOGIES:
         group = connect(range(ulysses * ring), ulysses, ring, torch.device("cpu"))
         if group is None:
             continue
         model = small_model()
         model.sequence = SequenceParallel(group, model.config.num_heads)
-        for name in arguments:
-            found, again = (velocity(model, *arguments[name]) for _ in range(2))
+        for name, *case in CASES:
+            arguments = inputs(model, *case)
+            found, again = (model(*arguments) for _ in range(2))
             with kernel_as("cudnn"):
-                other = velocity(model, *arguments[name])
+                other = model(*arguments)
             alike = gather_parts(found[None], 0, [1] * group.size, group.whole)
             if rank == 0:
                 errors[f"{ulysses} x {ring} {name}"] = difference(found, expected[name])
                 errors[f"{ulysses} x {ring} {name} by any kernel"] = difference(other, expected[name])
                 errors[f"{ulysses} x {ring} {name} again"] = difference(found, again)
                 errors[f"{ulysses} x {ring} {name} elsewhere"] = difference(alike, found[None])
-    errors |= run_controls(world, arguments, expected)
+    errors |= run_controls(world, expected)
     if rank == 0:
         (folder / "errors.json").write_text(json.dumps(errors))
     close_group()
@@ -152,14 +153,14 @@ CONTROLS = {
 }
 
 
-def run_controls(group, arguments: dict[str, tuple], expected: dict[str, torch.Tensor]) -> dict[str, float]:
+def run_controls(group, expected: dict[str, torch.Tensor]) -> dict[str, float]:
     """The uneven cases in all eight processes, with another attention."""
     errors, lengths = {}, slice_lengths(45, WORLD)
     for name, (case, kind) in CONTROLS.items():
         model = small_model()
         model.sequence = SequenceParallel(group, model.config.num_heads)
         model.sequence.attentions[45] = kind(lengths, group)
-        found = velocity(model, *arguments[case])
+        found = model(*inputs(model, *next(rest for name, *rest in CASES if name == case)))
         errors |= {name: difference(found, expected[case])} if expected else {}
     return errors
 

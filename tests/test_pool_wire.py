@@ -9,7 +9,7 @@ import pytest
 import torch
 from made import HANG_S
 
-from livetalk_core.pool import wire
+from livetalk_core.pool import packing, wire
 from livetalk_core.pool.launch import PACK, worker_environment
 from livetalk_core.pool.memory import Segment
 
@@ -34,13 +34,13 @@ def test_the_pools_side_needs_no_models_and_a_workers_first_lines_no_torch(modul
 
 def test_messages_come_out_whole_however_the_bytes_arrive():
     sent = [wire.Push(session=1, blocks=[torch.arange(5.0), torch.ones(2, 3).bfloat16()]), wire.Ping(), wire.Done(job=3, value={"a": 1})]
-    data, inbox, found = b"".join(map(wire.pack, sent)), wire.Inbox(), []
+    data, inbox, found = b"".join(map(packing.pack, sent)), packing.Inbox(), []
     for start in range(0, len(data), 7):
         found += inbox.feed(data[start : start + 7])
     assert [type(message) for message in found] == [wire.Push, wire.Ping, wire.Done]
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found[0].blocks, sent[0].blocks, strict=True))
     view = torch.zeros(10**6)[:4]
-    assert len(wire.pack(wire.Push(session=1, blocks=[view]))) < 2000, "a view travels without the rest of its storage"
+    assert len(packing.pack(wire.Push(session=1, blocks=[view]))) < 2000, "a view travels without the rest of its storage"
 
 
 def test_shared_memory_holds_what_is_put_in_and_grows():

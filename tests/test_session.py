@@ -31,7 +31,7 @@ class Log:
 def noted(engine):
     """A stream and what its VAE, and whoever reads it, did."""
     stream, notes = engine.open(engine.reference(pixels()), StreamSettings(steps=1)), []
-    stream.session.vae = Log(stream.session.vae, notes)
+    stream.session.vae, stream.session.motion_apart = Log(stream.session.vae, notes), False
     return stream, notes
 
 

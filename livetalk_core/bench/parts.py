@@ -125,7 +125,7 @@ class RandomInputs:
 
         def run() -> None:
             first = -self.plan.motion_frames
-            for piece_CTHW in session.decode(latents_CTHW):
+            for piece_CTHW in session.decode(session.vae.decode(latents_CTHW, DECODE_GROUPS)):
                 session.new_frames(piece_CTHW, first, self.plan.new_frames)
                 first += piece_CTHW.shape[1]
 

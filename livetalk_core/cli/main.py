@@ -141,7 +141,7 @@ def run_generate(options: argparse.Namespace) -> int:
         inputs = check_inputs(job)
         for note in (*inputs.notes, inputs.marking.note):
             say(note)
-        engine = open_engine(asked, say)
+        engine = open_engine(asked, say, job.prompt)
         try:
             with closing(engine), progress:
                 generate(engine, inputs, report=report)

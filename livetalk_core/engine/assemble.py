@@ -35,7 +35,7 @@ def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None
     dit = engine.models.dit
     if group is not None:
         dit.sequence = SequenceParallel(group, dit.config.num_heads, compiled=options.compile)
-        engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
+        engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group, compiled=options.compile))
     if tiny is not None:
         draft_with(engine, tiny)
     if options.fast == "fp8":
@@ -69,12 +69,11 @@ def keep_dit(
     device: torch.device,
     dtype: torch.dtype,
     group: SequenceGroup | None = None,
-    encoder_bytes: int = 0,
     other_bytes: int = 0,
 ) -> None:
     """Move the DiT's weights from the CPU, or from mapped files, to where `memory` says.
 
-    `encoder_bytes`: the largest network that is loaded only temporarily; `other_bytes`: all others that stay loaded.
+    `other_bytes`: all other networks that stay loaded. Encoders that are loaded only for a moment go to the CPU if there is no room.
     """
     if memory == "sharded":
         from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
@@ -82,7 +81,7 @@ def keep_dit(
         return shard_blocks(dit, group, dtype)
     blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
     count = len(dit.blocks)
-    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
+    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, 0)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
     settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":

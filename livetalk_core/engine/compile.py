@@ -1,4 +1,4 @@
-"""torch.compile for the DiT's blocks and the VAE's decoder. Compiled code is cached on disk between runs."""
+"""torch.compile for the DiT's blocks and the VAE. Compiled code is cached on disk between runs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.runner import WholeSequence
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.models.vae import DECODER_FORM, CausalVAE
+from livetalk_core.parallel.vae import ParallelVAE
 
 log = logging.getLogger(__name__)
 
 KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 64
 """Torch's limit of compiled variants of one function: picture sizes times pieces of a decode."""
+GRAPHS_IN_BANDS = 4096
+"""The same if the VAE is shared: its layers are then compiled one by one, and all layers of a kind are one function."""
 
 
-def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
-    """Compile the DiT's blocks and the VAE's decoder on the first use of each shape; results differ by rounding.
+def compile_models(dit: AudioDiT, vae: CausalVAE | PatchVAE | DraftVAE | ParallelVAE | None, device: torch.device) -> None:
+    """Compile the DiT's blocks and the VAE on the first use of each shape; results differ by rounding.
 
-    All blocks share one graph, except the last, which has its own. A VAE shared by a group is not compiled, and a group's communication
-    within a block stays outside the graphs. ValueError without a compiler, or if weights are offloaded.
+    All blocks share one graph, except the last, which has its own. A group's communication stays outside the graphs. ValueError without a
+    compiler, or if weights are offloaded.
     """
     require_compiler(device)
     away = sum(any(weight.device.type != device.type for weight in block.parameters()) for block in dit.blocks)
@@ -42,9 +45,21 @@ def compile_models(dit: AudioDiT, vae: object, device: torch.device) -> None:
     assert whole or dit.sequence.compiled, "the group's communication would be traced"
     for block in dit.blocks:
         block.compile(dynamic=False, fullgraph=whole)
-    if isinstance(vae, CausalVAE | PatchVAE | DraftVAE):
-        vae.decoder.compile(dynamic=False, fullgraph=True, options=DECODER_FORM if isinstance(vae, CausalVAE) else None)
+    compile_vae(vae)
     log.info("compiled code for %s is cached in %s", device, os.environ[KEPT_IN])
+
+
+def compile_vae(vae: CausalVAE | PatchVAE | DraftVAE | ParallelVAE | None) -> None:
+    """Compile the decoder, and the published VAE's encoder. In a group each graph ends where pixels are exchanged."""
+    plain, whole = (vae.vae, False) if isinstance(vae, ParallelVAE) else (vae, True)
+    if not whole:
+        assert vae.compiled, "the group's communication would be traced"
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = GRAPHS_IN_BANDS
+    if isinstance(plain, CausalVAE):
+        for half in (plain.decoder, plain.encoder):
+            half.compile(dynamic=False, fullgraph=whole, options=DECODER_FORM)
+    elif plain is not None:
+        plain.decoder.compile(dynamic=False, fullgraph=whole)
 
 
 def keep_compiled_forms() -> None:

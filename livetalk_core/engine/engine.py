@@ -173,6 +173,7 @@ class Engine:
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
         prompts = sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0])
         after = {"on_denoised": denoiser.release_window, "prompts": prompts, "describe": self.describe(settings)}
+        after["motion_apart"] = after["describe"] is None and isinstance(vae.vae if isinstance(vae, BandVAE) else vae, CausalVAE)
         session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, **after)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
@@ -188,9 +189,7 @@ class Engine:
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
             denoiser.cuts = self.cuts(plan, passes)  # 8-bit weights may have left room
 
-        stream = Stream(session, windows, self.turn, measure, self.text_rows)
-        self.streams.add(stream)
-        return stream
+        return Stream(session, windows, self.turn, measure, self.text_rows, self.streams)
 
     def describe(self, settings: StreamSettings) -> Callable[[Tensor], Tensor] | None:
         """How a frame becomes CLIP features, for a model whose condition shows the motion frames."""

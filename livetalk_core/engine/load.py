@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
@@ -28,8 +28,8 @@ from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, l
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.group import SequenceGroup, init_group
-from livetalk_core.parallel.memory import MIN_FREE_BYTES, WORKING_BYTES, check_memory, free_bytes, host_bytes
-from livetalk_core.presets import BY_NAME, Preset
+from livetalk_core.parallel.memory import MIN_FREE_BYTES, OVERHEAD_BYTES, WORKING_BYTES, check_memory, free_bytes, host_bytes
+from livetalk_core.presets import BY_NAME, PROMPT, Preset
 
 log = logging.getLogger(__name__)
 
@@ -45,25 +45,28 @@ def load_engine(model: str | Path | ModelFiles = "nano", device: str = "auto", *
     return load_member(None, EngineOptions(model=model, device=device, **asked))
 
 
-def load_member(group: SequenceGroup | None, options: EngineOptions) -> Engine:
-    """One process's part of an engine that a group shares: same calls, same results on every process. group=None: a single process."""
+def load_member(group: SequenceGroup | None, options: EngineOptions, prompt: str = PROMPT) -> Engine:
+    """One process's part of an engine that a group shares: same calls, same results on every process. group=None: a single process.
+
+    `prompt`: the one that is used first; see `encode_early`.
+    """
     select_kernel(options.attention)
     if group is not None and options.decoder is not None:
         raise ValueError(f"--decoder {options.decoder} works in one process only; leave it out, or leave out --gpus and --workers")
     check_memory(options.memory, 1 if group is None else group.size)
     tiny = None if options.decoder is None else weights.read_tiny_decoder(Path(options.decoder))
-    engine = load_part(group, options)
+    engine = load_part(group, options, prompt)
     if options.chunk_frames is not None:
         engine.preset = replace(engine.preset, chunk_frames=options.chunk_frames)
     return assemble(engine, options, group, tiny)
 
 
-def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:
+def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str = PROMPT) -> Engine:
     """An engine that is not parallel yet, with the DiT's weights already where the options say."""
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if isinstance(model, ModelFiles):
-        return load_files(model, place, dtype, memory, group)
+        return load_files(model, place, dtype, memory, group, prompt)
     if model in BY_NAME:
         preset = BY_NAME[str(model)]()
         if not preset.trained:
@@ -71,7 +74,7 @@ def load_part(group: SequenceGroup | None, options: EngineOptions) -> Engine:
         if not (SHIPPED / preset.name).is_dir():
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
         model = SHIPPED / preset.name
-    return load_files(find_files(Path(model)), place, dtype, memory, group)
+    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
@@ -126,7 +129,12 @@ def settle_vae(vae: CausalVAE | PatchVAE) -> None:
 
 
 def load_files(
-    files: ModelFiles, device: torch.device, dtype: torch.dtype, memory: str = "auto", group: SequenceGroup | None = None
+    files: ModelFiles,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: str = "auto",
+    group: SequenceGroup | None = None,
+    prompt: str = PROMPT,
 ) -> Engine:
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
@@ -134,8 +142,9 @@ def load_files(
     with naming("dit", *files.dit):
         dit = weights.load_dit(weights.read_tensors(files.dit), dtype=None, device="cpu", **known)
     preset = preset_of(files)
-    encoder_bytes = max(bytes_of(files.text), bytes_of(files.image))
-    keep_dit(dit, memory, device, dtype, group, encoder_bytes, bytes_of(files.vae) + bytes_of(files.audio))
+    encodes = not files.preset and (group is None or group.rank == 0)
+    prompts = encode_early(prompt, files, dit, device, dtype) if encodes else {}
+    keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio))
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)
@@ -154,7 +163,26 @@ def load_files(
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
     tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
-    return Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+    engine = Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+    engine.prompts |= prompts
+    return engine
+
+
+def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT.
+
+    Then umT5 needs no room beside the DiT, which may stay on the device: on a GPU of 48 GB. Other prompts are encoded on the CPU.
+    """
+    free, size = free_bytes(device), bytes_of(files.text)
+    dit_bytes = sum(weight.numel() for weight in dit.parameters()) * dtype.itemsize
+    if free is None or not size or not size + OVERHEAD_BYTES <= free < dit_bytes + size + WORKING_BYTES:
+        return {}
+    log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
+    ids, mask = load_tokenizer(files.tokenizer, dit.config.text_len)(prompt)
+    rows = load_text(files.text, dtype, device)(ids.to(device), mask.to(device)).to(dtype)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return {prompt: rows}
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:

@@ -7,7 +7,7 @@ frames it needs. With `past=None` the whole clip is one group; the result is the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -104,12 +104,20 @@ class CausalVAE(nn.Module):
 
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = (), borders: Borders = WHOLE) -> Iterator[Tensor]:
         """[16, t, h, w] -> pieces of [3, 4 t - 3, H, W] in [-1, 1], one piece per group of latent frames (by default one group)."""
+        parts = latents_CTHW.split(fit_groups(groups, latents_CTHW.shape[1]), dim=1)
+        yield from self.decode_parts(parts, borders, {} if groups else None)
+
+    def decode_parts(self, parts: Iterable[Tensor], borders: Borders, past: Past | None) -> Iterator[Tensor]:
+        """The same for latents [16, t, h, w] that come part by part: a piece for each, decoded when it is asked for."""
         dtype = self.conv2.weight.dtype
-        mean, std = self.mean.to(latents_CTHW.device, dtype), self.std.to(latents_CTHW.device, dtype)
-        z = (latents_CTHW.to(dtype) / (1 / std) + mean)[None]
-        past: Past | None = {} if groups else None
-        for piece in z.split(fit_groups(groups, latents_CTHW.shape[1]), dim=2):
-            yield self.decoder(self.conv2(piece, past), past, borders)[0].clamp(-1, 1)
+        for part_CTHW in parts:
+            mean, std = self.mean.to(part_CTHW.device, dtype), self.std.to(part_CTHW.device, dtype)
+            z = (part_CTHW.to(dtype) / (1 / std) + mean)[None]
+            yield self.decoder(self.conv2(z, past), past, borders)[0].clamp(-1, 1)
+
+    def decode_later(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """As `decode_parts`, for a whole picture in several parts."""
+        return self.decode_parts(parts, WHOLE, {})
 
 
 class Encoder(nn.Module):

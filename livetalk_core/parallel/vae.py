@@ -6,7 +6,8 @@ layers are local. Nothing is computed twice. `past` caches frames with their hal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,20 @@ from livetalk_core.parallel.group import SequenceGroup
 PlainVAE = CausalVAE | PatchVAE
 
 
-def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
-    """The VAE on the group, with folded kernels. Every process must make the same calls."""
+def parallelize_vae(vae: PlainVAE, group: SequenceGroup, compiled: bool = False) -> ParallelVAE:
+    """The VAE on the group, with folded kernels. Every process must make the same calls. `compiled`: its halves are compiled; exchanges
+    then run outside their graphs."""
     fold_kernels(vae)
-    return ParallelVAE(vae, group)
+    return ParallelVAE(vae, group, compiled)
 
 
 class ParallelVAE:
     """The plain VAE's interface: whole pictures in and out on every process."""
 
-    def __init__(self, vae: PlainVAE, group: SequenceGroup):
-        self.vae, self.group = vae, group
+    def __init__(self, vae: PlainVAE, group: SequenceGroup, compiled: bool = False):
+        self.vae, self.group, self.compiled = vae, group, compiled
+        self.by_size: dict[tuple[int, int], BandVAE] = {}
+        """By latent rows and columns. Cached because a compiled half recompiles for new borders."""
 
     @property
     def temporal_stride(self) -> int:
@@ -46,8 +50,12 @@ class ParallelVAE:
 
     def banded(self, latent_height: int, latent_width: int) -> BandVAE:
         """The VAE for pictures of one size; every process keeps only its band."""
-        bands = cut_bands(latent_height, latent_width, self.group.size)
-        return BandVAE(self.vae, self.group, bands, BandBorders(bands, self.group))
+        size = (latent_height, latent_width)
+        if size not in self.by_size:
+            bands = cut_bands(latent_height, latent_width, self.group.size)
+            borders = BandBorders(bands, self.group)
+            self.by_size[size] = BandVAE(self.vae, self.group, bands, untraced(borders) if self.compiled else borders)
+        return self.by_size[size]
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
         """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w], the same on every process."""
@@ -78,8 +86,8 @@ class BandVAE:
         """This process's band of [3, 4 k + 1, H, W] -> the whole latents [C, k + 1, h, w] on every process."""
         latent_frames = (band_CTHW.shape[1] - 1) // self.vae.temporal_stride + 1
         if self.idle:
-            for _ in self.join_collectives(self.vae.encoder, groups, latent_frames):
-                pass
+            for size in fit_groups(groups, latent_frames):
+                self.join_collectives(self.vae.encoder, size)
             part_CTHW = self.empty((self.vae.config.z_dim, latent_frames, *self.bands.size(self.group.rank)))
         else:
             part_CTHW = self.vae.encode(band_CTHW, groups, self.borders)
@@ -88,23 +96,29 @@ class BandVAE:
     def decode(self, latents_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Iterator[Tensor]:
         """Whole latents [C, t, h, w] -> pieces of this process's band of [3, 4 t - 3, H, W] in [-1, 1]."""
         part_CTHW = self.bands.cut(latents_CTHW, self.group.rank)
-        yield from self.decode_idle(part_CTHW, groups) if self.idle else self.vae.decode(part_CTHW, groups, self.borders)
+        if self.idle:
+            yield from self.decode_idle(part_CTHW.split(fit_groups(groups, part_CTHW.shape[1]), dim=1))
+        else:
+            yield from self.vae.decode(part_CTHW, groups, self.borders)
 
-    def decode_idle(self, part_CTHW: Tensor, groups: tuple[int, ...]) -> Iterator[Tensor]:
+    def decode_later(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same for whole latents that come part by part: a piece for each, decoded when it is asked for."""
+        mine = (self.bands.cut(part_CTHW, self.group.rank) for part_CTHW in parts)
+        return self.decode_idle(mine) if self.idle else self.vae.decode_parts(mine, self.borders, {})
+
+    def decode_idle(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """The decode of an idle process: it joins the collectives and yields empty pieces."""
-        height, width = (n * self.vae.spatial_stride for n in part_CTHW.shape[-2:])
-        for i, latent_frames in enumerate(self.join_collectives(self.vae.decoder, groups, part_CTHW.shape[1])):
-            frames = self.vae.temporal_stride * latent_frames - (self.vae.temporal_stride - 1 if i == 0 else 0)
+        for i, part_CTHW in enumerate(parts):
+            height, width = (n * self.vae.spatial_stride for n in part_CTHW.shape[-2:])
+            self.join_collectives(self.vae.decoder, part_CTHW.shape[1])
+            frames = self.vae.temporal_stride * part_CTHW.shape[1] - (self.vae.temporal_stride - 1 if i == 0 else 0)
             yield self.empty((3, frames, height, width))
 
-    def join_collectives(self, half: nn.Module, groups: tuple[int, ...], latent_frames: int) -> Iterator[int]:
-        """Join the attention's collectives without keys, for every group of latent frames; yields the groups' sizes."""
-        widths = [layer.to_qkv.in_channels for layer in half.modules() if isinstance(layer, FrameAttention)]
-        for size in fit_groups(groups, latent_frames):
-            for width in widths:
-                nothing = self.empty((size, 0, 1, width))
-                self.borders.attend(nothing, nothing, nothing)
-            yield size
+    def join_collectives(self, half: nn.Module, latent_frames: int) -> None:
+        """Join the attention's collectives without keys, for one group of latent frames."""
+        for width in [layer.to_qkv.in_channels for layer in half.modules() if isinstance(layer, FrameAttention)]:
+            nothing = self.empty((latent_frames, 0, 1, width))
+            self.borders.attend(nothing, nothing, nothing)
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
         return next(self.vae.parameters()).new_empty(shape)
@@ -147,3 +161,15 @@ class BandBorders:
         band_THWNK = torch.cat([k_TLNK, v_TLNK], dim=-1).unflatten(1, self.bands.size(self.group.rank))
         keys = gather_parts(band_THWNK, self.bands.dim + 3, self.bands.lengths, self.group.whole).flatten(1, 2)
         return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK
+
+
+@dataclass(frozen=True)
+class UntracedBorders:
+    """Borders that a compiler calls but does not trace."""
+
+    add_halo: Callable[..., tuple[Tensor, tuple[int, int]]]
+    attend: Callable[..., Tensor]
+
+
+def untraced(borders: Borders) -> UntracedBorders:
+    return UntracedBorders(torch.compiler.disable(borders.add_halo), torch.compiler.disable(borders.attend))

@@ -10,7 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from livetalk_core.pool.wire import Broken, Inbox
+from livetalk_core.pool.packing import Inbox
+from livetalk_core.pool.wire import Broken
 
 PACK = Path(__file__).parents[2]
 """The folder that holds livetalk_core, installed or not."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from livetalk_core.pool import wire
 from livetalk_core.pool.memory import PAGE_BYTES, WORD_BYTES, Segment, StopWord
-from livetalk_core.pool.wire import messages, pack
+from livetalk_core.pool.packing import messages, pack
 from livetalk_core.types import AvatarEngine, Chunk, NoRoom, Reference
 
 
@@ -137,7 +137,8 @@ class Worker:
         group = join(command) if command.recipe.grouped and command.placement.num_workers > 1 else None
         self.note("loading the model")
         module, _, name = command.recipe.make.partition(":")
-        self.engine = vars(importlib.import_module(module))[name](group, command.recipe.options)
+        prompt = [] if command.recipe.prompt is None else [command.recipe.prompt]
+        self.engine = vars(importlib.import_module(module))[name](group, command.recipe.options, *prompt)
         self.cancel_flag = CancelFlag(self.engine.device, grouped=group is not None)
         return wire.Facts(preset=self.engine.preset, dtype=self.engine.dtype, device=self.engine.device.type)
 

@@ -13,8 +13,8 @@ COUNTS = (1, 2, 4, 8)
 HOSTS = (32, 64, 128)
 BLOCK, NUM_BLOCKS, REST = 928_000_000, 40, 1_500_000_000
 """Bytes of a block of the 14B model, their number, and bytes of all other weights that stay on the GPU."""
-ROOM = working_room(NUM_BLOCKS * BLOCK + REST, 11_400_000_000)
-"""Working memory: the largest encoder, which is on the GPU only for a moment, or a chunk."""
+ROOM = working_room(NUM_BLOCKS * BLOCK + REST, 0)
+"""Working memory of a chunk."""
 PUBLISHED = Demand(heads=40, num_bytes=NUM_BLOCKS * BLOCK + REST + ROOM, tokens=10530, block_bytes=BLOCK, num_blocks=NUM_BLOCKS)
 
 INTRODUCTION = f"""# Memory: what fits on which GPUs
@@ -30,6 +30,9 @@ After reading this page you can tell what `--memory auto` and `--gpus auto` choo
 3. **offload**: the blocks are in pinned host memory and are copied to the GPU one by one. Needs
    {in_gib(PUBLISHED.on_each("offload", 1))} free on each GPU, and 1 GiB of host memory for each block and GPU. Blocks stay on the GPU
    where there is room, or where the host has none.
+
+Encoders need no room beside the DiT. If umT5 (11 GB) does not fit there, the first prompt is encoded before the DiT is loaded, and later
+prompts on the CPU.
 
 The reason is logged at the start. `--memory` with a name asks for that one only.
 

@@ -200,11 +200,10 @@ def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
     files = model if isinstance(model, ModelFiles) else find_files(Path(model))
     files.require()
     stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
-    encoder = max((path.stat().st_size for path in (files.text, files.image) if path is not None), default=0)
     block_bytes, num_blocks = blocks_in(files.dit)
     return Demand(
         heads=files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0]),
-        num_bytes=stay + working_room(stay, encoder),
+        num_bytes=stay + working_room(stay, 0),
         tokens=tokens_in(size, preset_of(files)),
         block_bytes=block_bytes,
         num_blocks=num_blocks,

@@ -47,7 +47,8 @@ def end_with_pool(death_fd: int) -> None:
 
 def report(connection: socket.socket, error: Exception, at: float) -> None:
     """Report an error to the pool in one line; the traceback is in the log."""
-    from livetalk_core.pool.wire import Broken, pack
+    from livetalk_core.pool.packing import pack
+    from livetalk_core.pool.wire import Broken
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     connection.sendall(pack(Broken(error=": ".join([type(error).__name__, *lines[:1]]), at=at)))

@@ -21,6 +21,7 @@ from livetalk_core.pool import wire
 from livetalk_core.pool.deadlines import Deadlines
 from livetalk_core.pool.launch import Member, start_worker
 from livetalk_core.pool.memory import WORD_BYTES, Segment, StopWord
+from livetalk_core.pool.packing import RECEIVE_BYTES, pack
 from livetalk_core.pool.schedule import Job, OnStep, PoolClosed, Schedule, State, WorkerFailure
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ class Workers:
     def launch(self, load: wire.Load) -> list[Member]:
         """Start the processes. They exit when the other end of the pipe closes, which only this process holds."""
         death_fd, self.life_fd = os.pipe()
-        fds = [segment.fd for segment in self.segments]
-        gpus = load.placement.gpus or [None] * load.placement.num_workers
+        fds, gpus = [segment.fd for segment in self.segments], load.placement.gpus or [None] * load.placement.num_workers
         try:
             members = [start_worker(rank, self.folder, gpu, load.num_threads, death_fd, fds) for rank, gpu in enumerate(gpus)]
         except OSError:
@@ -89,11 +89,11 @@ class Workers:
         return self.schedule.take(self.schedule.submit(job), on_step)
 
     def forget(self, session: int, limit_s: float) -> None:
-        """Make the workers drop a session soon. Takes no lock, so the garbage collector may call it at any time."""
+        """Make the workers drop a session soon."""
         self.post(wire.Close(session=session), limit_s)
 
     def post(self, command: object, limit_s: float) -> None:
-        """Have a command executed soon, without waiting for it. Takes no lock."""
+        """Have a command executed soon, without waiting. Takes no lock, so the garbage collector may call it at any time."""
         self.to_post.append(Job(command, limit_s, awaited=False))
         self.wake()
 
@@ -164,7 +164,7 @@ class Workers:
             self.send(member, b"")
         if mask & selectors.EVENT_READ:
             try:
-                data = member.connection.recv(wire.RECEIVE_BYTES)
+                data = member.connection.recv(RECEIVE_BYTES)
             except ConnectionResetError:
                 data = b""
             if not data:
@@ -233,9 +233,9 @@ class Workers:
         order, loading = wire.Order(job=job.number, command=job.command, slot=job.slot), isinstance(job.command, wire.Load)
         if job.awaited and not loading:
             self.state = State(kind="busy", text=job.what)
-        data = b"" if loading else wire.pack(order)
+        data = b"" if loading else pack(order)
         for member in self.members:
-            self.send(member, data or wire.pack(replace(order, command=replace(job.command, rank=member.rank))))
+            self.send(member, data or pack(replace(order, command=replace(job.command, rank=member.rank))))
 
     def end_hang(self, job: Job) -> None:
         """Make all ranks write their stack traces to their logs, then fail. A suspended rank is continued so that it can."""
@@ -258,8 +258,7 @@ class Workers:
             member.signal(signal.SIGKILL)
         log = f" (log: {blamed.log})" if blamed is not None else ""
         failure = WorkerFailure(f"{reason}{log}", None if blamed is None else blamed.rank)
-        self.state = State(kind="failed", text=str(failure), rank=failure.rank)
-        self.failure = failure
+        self.state, self.failure = State(kind="failed", text=str(failure), rank=failure.rank), failure
         self.schedule.refuse(failure, current=True)
 
     def can_shut_down(self) -> bool:
@@ -272,7 +271,7 @@ class Workers:
     def shut_down(self) -> None:
         """Ask idle workers to exit; `release_all` then kills those that have not."""
         if self.schedule.current is None:
-            order = wire.pack(wire.Order(job=0, command=wire.Shutdown(), slot=0))
+            order = pack(wire.Order(job=0, command=wire.Shutdown(), slot=0))
             for member in self.members:
                 self.try_with_timeout(member, lambda connection: connection.sendall(order))
             for member in self.members:

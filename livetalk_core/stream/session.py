@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,22 @@ class Piece:
     spans: Spans
 
 
+class BegunDecode:
+    """A chunk's decode, of which only the motion latents are there yet."""
+
+    def __init__(self, vae: VideoVAE, motion_CTHW: Tensor):
+        self.parts = deque([motion_CTHW.float()])
+        self.pieces = vae.decode_later(self.parts.popleft() for _ in itertools.count())
+        next(self.pieces)
+
+    def go_on(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """Pieces of the new latents' frames: the first latent alone, then as many at a time as in any decode."""
+        sizes = [1, *[DECODE_GROUPS[-1]] * (latents_CTHW.shape[1] // DECODE_GROUPS[-1] + 1)]
+        for part_CTHW in split_up_to(latents_CTHW, sizes):
+            self.parts.append(part_CTHW)
+            yield next(self.pieces)
+
+
 class Session:
     """Makes the chunks of one stream in order. Not for use by several threads at once."""
 
@@ -58,11 +75,13 @@ class Session:
         on_denoised: Callable[[], None] = lambda: None,
         prompts: Sequence[tuple[int, Tensor]] = (),
         describe: Callable[[Tensor], Tensor] | None = None,
+        motion_apart: bool = False,
     ):
         """`on_denoised` is called after a chunk's last step, also if the steps were stopped. `prompts`: each prompt's first chunk and
-        rows [L, D], in order. `describe` makes CLIP features of a frame [3, H, W], for a model whose condition shows the motion frames."""
+        rows [L, D], in order. `describe` makes CLIP features of a frame [3, H, W], for a model whose condition shows the motion frames.
+        `motion_apart`: motion latents are decoded as a group of their own, so that `prepare` can do it before a chunk's sound is there."""
         self.describe = describe
-        self.on_denoised = on_denoised
+        self.on_denoised, self.motion_apart = on_denoised, motion_apart
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
         self.noise, self.on_step, self.on_latents = noise, on_step, on_latents
         self.times = times_of(settings)
@@ -70,20 +89,22 @@ class Session:
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
         self.motion_CTHW = first_motion(settings, reference)
         self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
-        self.next_index = 0
+        self.next_index, self.begun = 0, None
         if start is not None:
             self.resume_at(start)
 
     @torch.no_grad()
-    def step(self, window: AudioWindow) -> Iterator[Chunk]:
+    def step(self, window: AudioWindow, on_launched: Callable[[], None] = lambda: None) -> Iterator[Chunk]:
         """The chunk of this window, in pieces, each yielded as soon as it is decoded. Windows must come in order. Each must be read to its
-        end, since the next chunk's motion latents are encoded after the last piece."""
+        end, since the next chunk's motion latents are encoded after the last piece. `on_launched` is called when the device has all of
+        the chunk's work."""
         assert window.index == self.next_index, f"window {window.index} came when {self.next_index} was due"
         on_their_way: deque[Piece] = deque()
         for piece in self.make(window):
             on_their_way.append(piece)
             if len(on_their_way) > self.host_copy.pieces_ahead:
                 yield self.arrived(on_their_way.popleft(), window)
+        on_launched()
         while on_their_way:
             yield self.arrived(on_their_way.popleft(), window)
 
@@ -105,8 +126,9 @@ class Session:
             latents_CTHW = self.denoise(window)
         if self.on_latents is not None:
             self.on_latents(latents_CTHW)
-        first, tail_CTHW = -self.plan.motion_frames, None
-        for piece_CTHW in self.decode(latents_CTHW):
+        apart = self.motion_apart and self.motion_CTHW.shape[1] == self.plan.motion_latents
+        first, tail_CTHW = 0 if apart else -self.plan.motion_frames, None
+        for piece_CTHW in self.decode(self.pieces_after_motion(latents_CTHW) if apart else self.vae.decode(latents_CTHW, DECODE_GROUPS)):
             with self.clock.stage("color"):
                 frames_THWC = self.new_frames(piece_CTHW, first, window.num_valid)
             end = first + piece_CTHW.shape[1]
@@ -172,9 +194,21 @@ class Session:
         if due_LD is not None:
             self.reference = replace(self.reference, text_LD=due_LD)
 
-    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """The chunk's frames piece by piece, motion frames first: [3, T, H, W] in [-1, 1], color-matched."""
-        pieces = self.vae.decode(latents_CTHW, DECODE_GROUPS)
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Decode the motion latents of the next chunk, if that is not done yet. Nobody sees their frames, but the next ones need them."""
+        if self.begun is None and self.motion_apart and self.motion_CTHW.shape[1] == self.plan.motion_latents:
+            with self.clock.stage("decode"):
+                self.begun = BegunDecode(self.vae, self.motion_CTHW)
+
+    def pieces_after_motion(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """The decoded frames after the motion frames, piece by piece."""
+        self.prepare()
+        begun, self.begun = self.begun, None
+        return begun.go_on(latents_CTHW[:, self.plan.motion_latents :])
+
+    def decode(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Decoded pieces [3, T, H, W] in [-1, 1], timed and color-matched."""
         while True:
             self.announce(self.settings.steps)
             with self.clock.stage("decode"):
@@ -197,6 +231,14 @@ class Session:
     def new_frames(self, piece_CTHW: Tensor, first: int, num_valid: int) -> Tensor:
         """A piece's frames that are shown, uint8 [T, H, W, 3]. `first`: index of its first frame; the chunk's new frames begin at 0."""
         return to_uint8(piece_CTHW[:, max(0, -first) : max(0, num_valid - first)])
+
+
+def split_up_to(latents_CTHW: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+    """Parts of at most these many latent frames, until there are none left."""
+    for size in sizes:
+        if latents_CTHW.shape[1]:
+            yield latents_CTHW[:, :size]
+        latents_CTHW = latents_CTHW[:, size:]
 
 
 def to_uint8(video_CTHW: Tensor) -> Tensor:

@@ -173,6 +173,7 @@ class Engine:
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
         prompts = sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0])
         after = {"on_denoised": denoiser.release_window, "prompts": prompts, "describe": self.describe(settings)}
+        after["blinks"] = self.preset.blinks
         session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, **after)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []

@@ -26,7 +26,7 @@ from livetalk_core.job import (
     read_speakers,
     side_by_side,
     with_silent,
-)  # fmt: skip
+)
 from livetalk_core.media.background import BackgroundWriter
 from livetalk_core.media.faces import Box
 from livetalk_core.media.paste import PasteBack

@@ -96,7 +96,7 @@ def test_a_very_large_or_odd_picture_gets_a_size_that_a_video_can_have():
 
 def test_a_small_face_is_cropped_to_and_put_back_on_demand(wide, sound, tmp_path, capsys):
     assert run(wide, sound, tmp_path / "face.mp4", "--model", "nano") == 0
-    assert "a face was found" in capsys.readouterr().err
+    assert "a face was found" in "".join(capsys.readouterr())
     face = probe_video(tmp_path / "face.mp4")
     assert (face.width, face.height) == (128, 128)
     assert run(wide, sound, tmp_path / "whole.mp4", "--model", "nano", "--paste-back") == 0
@@ -108,16 +108,16 @@ def test_a_small_face_is_cropped_to_and_put_back_on_demand(wide, sound, tmp_path
 
 def test_a_large_face_is_left_as_it_is_unless_asked_for(sound, tmp_path, capsys):
     assert run(HEAD, sound, tmp_path / "auto.mp4", "--model", "nano") == 0
-    assert "a face was found" not in capsys.readouterr().err
+    assert "a face was found" not in "".join(capsys.readouterr())
     assert run(HEAD, sound, tmp_path / "face.mp4", "--model", "nano", "--crop", "face") == 0
-    assert "a face was found" in capsys.readouterr().err
+    assert "a face was found" in "".join(capsys.readouterr())
 
 
 def test_a_face_that_is_asked_for_and_not_there_is_one_line(sound, tmp_path, portrait, capsys):
     Image.new("RGB", (200, 200), (90, 90, 200)).save(tmp_path / "sky.png")
     for given in (["--crop", "face"], ["--paste-back"]):
         assert run(tmp_path / "sky.png", sound, tmp_path / "out.mp4", "--model", "tiny", "--size", "48x32", *given) == 2
-        assert "no face was found" in capsys.readouterr().err
+        assert "no face was found" in "".join(capsys.readouterr())
     assert not (tmp_path / "out.mp4").exists()
 
 

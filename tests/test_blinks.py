@@ -1,13 +1,20 @@
 """Blinks: when they come, and how a chunk's condition shows them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from toys import CPU
+from toys import CPU, toy_film, toy_plan, toy_sft, toy_tensors, write_toy_films
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import nano
 from livetalk_core.stream.blinks import EVERY_S, lids_after, lids_at, with_blinks, with_lids
 from livetalk_core.talker.heads import movement
+from livetalk_core.train.draws import Draws
+from livetalk_core.train.export import write_tensors
+from livetalk_core.train.films import FilmSet, film_clips
+from livetalk_core.train.sample import decode_tensors
+from livetalk_core.train.sft import noise_sample
 from livetalk_core.types import Reference
 
 PLAN = StreamPlan(width=32, height=32, latent_channels=6, temporal_stride=4, spatial_stride=8, patch_size=2)
@@ -72,3 +79,26 @@ def test_the_recipe_trains_a_model_that_blinks_and_its_config_says_so():
     from livetalk_core.train.export import config_of
 
     assert nano().blinks and config_of(nano())["blinks"] is True
+
+
+def test_training_shows_each_chunk_its_own_lids():
+    """A film's lids pass through shards into the condition of the chunk that is trained on."""
+    lids = torch.linspace(0, 1, 61)
+    sample = decode_tensors("toy", toy_tensors(chunks=2) | {"lids": lids}, toy_plan())
+    for index in range(2):
+        assert lids_of(sample.shown(index)) == pytest.approx(lids[28 * index + 1 : 28 * index + 33].tolist())
+    row = noise_sample(replace(sample, latents_KCTHW=sample.latents_KCTHW[:1]), Draws.of("lids"), toy_sft(), torch.zeros(1, 8))
+    assert lids_of(row.reference) == pytest.approx(lids[1:33].tolist())
+
+
+def test_a_sample_of_unknown_lids_is_trained_on_as_before():
+    sample = decode_tensors("toy", toy_tensors(), toy_plan())
+    assert sample.lids_T is None and sample.shown(0) is sample.reference
+
+
+def test_films_bring_their_lids_into_the_shards(tmp_path):
+    folder = write_toy_films(tmp_path, 2)
+    lids = torch.linspace(0, 1, 21)
+    write_tensors(toy_film(0) | {"lids": lids}, folder / "toy-0.safetensors")
+    with_them, without = film_clips(FilmSet(folder), "A film.", 8)
+    assert torch.equal(with_them.lids_T, lids) and without.lids_T is None

@@ -79,7 +79,7 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
         "deviation": float(np.nanstd(opening)),
         "r": r,
         "lag": float(lag),
-        "r_shuffled": float(np.mean([best_lag(opening, other, found)[0] for other in other_openings])) if other_openings else np.nan,
+        "r_shuffled": float(np.mean([correlation(opening, other, found) for other in other_openings])) if other_openings else np.nan,
         "closed": float((opening[shut] < low + SHUT_LIPS * (high - low)).mean()) if shut.any() else np.nan,
         "blinks_a_minute": float((blinks[1:] & ~blinks[:-1]).sum() * 1500 / len(eyes)),
         "shape": shape_change(points),
@@ -89,9 +89,14 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
 
 def best_lag(opening_T: np.ndarray, true_T: np.ndarray, found_T: np.ndarray) -> tuple[float, int]:
     """The highest correlation within three frames, and where it is."""
+    return max((correlation(opening_T, np.roll(true_T, lag), found_T), lag) for lag in LAGS)
+
+
+def correlation(opening_T: np.ndarray, true_T: np.ndarray, found_T: np.ndarray) -> float:
+    """Where a face was found; the longer of the two is cut."""
     count = min(len(opening_T), len(true_T))
-    opening_T, found_T = opening_T[:count], found_T[:count]
-    return max((float(np.corrcoef(opening_T[found_T], np.roll(true_T[:count], lag)[found_T])[0, 1]), lag) for lag in LAGS)
+    kept = found_T[:count]
+    return float(np.corrcoef(opening_T[:count][kept], true_T[:count][kept])[0, 1])
 
 
 def eye_opening(points_TN3: np.ndarray) -> np.ndarray:
@@ -107,16 +112,17 @@ def shape_change(points_TN3: np.ndarray) -> float:
     """How far the face without mouth and lids leaves its first shape, by its height: after the best turn, shift and scale in 3-D."""
     moving = {*MOUTH, *INNER_CORNERS, *(point for row in (*UPPER_LIDS, *LOWER_LIDS) for point in row), *range(468, POINTS), CHIN}
     still = [point for point in range(468) if point not in moving]
-    first = centered(points_TN3[0, still])
-    height = np.linalg.norm(points_TN3[0, TOP] - points_TN3[0, CHIN])
-    errors = []
-    for points_N3 in points_TN3[~np.isnan(points_TN3[:, 0, 0])]:
+    errors, seen = [], points_TN3[~np.isnan(points_TN3[:, 0, 0])]
+    if not len(seen):
+        return np.nan
+    first, height = centered(seen[0, still]), np.linalg.norm(seen[0, TOP] - seen[0, CHIN])
+    for points_N3 in seen:
         now = centered(points_N3[still])
         u, _, vt = np.linalg.svd(now.T @ first)
         turned = now @ (u @ vt)
         turned *= (turned * first).sum() / (turned**2).sum()
         errors.append(np.sqrt(((turned - first) ** 2).sum(1).mean()) / height)
-    return float(np.mean(errors)) if errors else np.nan
+    return float(np.mean(errors))
 
 
 def centered(points_N3: np.ndarray) -> np.ndarray:

@@ -25,7 +25,10 @@ OUTSIDE_S = (0.4, 3.0)
 BLINKING = 0.7
 """Share of clips with a blink at a random time."""
 MARGIN = 0.10
-"""Skin around mouth and eyes that belongs to their masks, face heights."""
+"""Skin around mouth or eyes that belongs to their mask, face heights."""
+EYES = tuple(point for upper, corners in zip(UPPER_LIDS, EYE_CORNERS, strict=True) for point in (*upper, *corners))
+EYES_SHARE = 0.25
+"""Share of clips whose mask is the eyes', so that training attends to blinks too: a mask of both would have its middle on the nose."""
 TRIES = 12
 
 
@@ -43,7 +46,20 @@ class PhotoClip:
     reference_HWC: np.ndarray
     """uint8: the picture itself, or the same person at another moment."""
     mask_HW: np.ndarray
-    """bool: where mouth or eyes are at any time, with the skin around them."""
+    """bool: where the mouth is at any time, with the skin around it; in some clips where the eyes are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acting:
+    """How a person moves in one clip: against the head's place at its start, and how lively."""
+
+    movement: Movement
+    calm: float
+    smile: float
+
+    def at(self, second: float, stress: float = 0.0, lids: float = 0.0) -> tuple[Turn, Look]:
+        moment = self.movement.at(second, stress)
+        return turned(moment, self.movement.at(0.0), self.calm), look_of(moment, lids, self.smile)
 
 
 def make_photo_clip(seed: int, seconds: float, size: int, pictures: Sequence[Path], split: str = "train") -> PhotoClip:
@@ -54,25 +70,25 @@ def make_photo_clip(seed: int, seconds: float, size: int, pictures: Sequence[Pat
     voice, samples_N, track = talk(rng, frames, split)
     track = spoken(track, float(rng.uniform(0.75, 1.15)))
     stress_T = stress_of(np.sqrt((samples_N.reshape(frames, SAMPLES_PER_FRAME) ** 2).mean(1)), LEVEL)
-    movement = Movement.sample(int(rng.integers(2**31)), seconds)
-    lids_T = random_lids(rng, frames)
-    skin_3 = portrait.pixels_HWC[portrait.points_N3[:468, 1].astype(int).clip(0, size * FINER - 1),
-                                 portrait.points_N3[:468, 0].astype(int).clip(0, size * FINER - 1)].mean(0)  # fmt: skip
-    stage = Stage(portrait, Inside.sample(rng, skin_3), some_background(rng, portrait))
-    calm = float(rng.uniform(0.3, 0.8))
-    start, smile = movement.at(0.0), float(rng.uniform(-0.3, 0.6))
-    moments = [(movement.at(frame / FPS, float(stress_T[frame])), float(lids_T[frame])) for frame in range(frames)]
-    poses = [(turned(moment, start, calm), look_of(moment, lids, smile)) for moment, lids in moments]
-    pictures_T = [stage.draw(track.at(frame), look, turn, FINER) for frame, (turn, look) in enumerate(poses)]
+    movement, lids_T = Movement.sample(int(rng.integers(2**31)), seconds), random_lids(rng, frames)
+    stage = Stage(portrait, Inside.sample(rng, skin_of(portrait)), some_background(rng, portrait))
+    acting = Acting(movement=movement, calm=float(rng.uniform(0.3, 0.8)), smile=float(rng.uniform(-0.3, 0.6)))
+    poses = [acting.at(frame / FPS, float(stress_T[frame]), float(lids_T[frame])) for frame in range(frames)]
     return PhotoClip(
         voice=voice,
-        frames_THWC=np.stack(pictures_T),
+        frames_THWC=np.stack([stage.draw(track.at(frame), look, turn, FINER) for frame, (turn, look) in enumerate(poses)]),
         samples_N=samples_N,
         truth=track,
         lids_T=lids_T,
-        reference_HWC=reference_of(rng, stage, track, movement, start, calm, smile),
-        mask_HW=moving_mask(stage, [track.at(frame) for frame in range(0, frames, 4)], poses[::4], size),
+        reference_HWC=reference_of(rng, stage, track, acting),
+        mask_HW=moving_mask(stage, EYES if rng.random() < EYES_SHARE else MOUTH, track, poses, size),
     )
+
+
+def skin_of(portrait: Portrait) -> np.ndarray:
+    """[3] the mean color of the face."""
+    x, y = portrait.points_N3[:468, :2].T.astype(int).clip(0, portrait.pixels_HWC.shape[0] - 1)
+    return portrait.pixels_HWC[y, x].mean(0)
 
 
 def choose_portrait(rng: np.random.Generator, pictures: Sequence[Path], side: int) -> Portrait:
@@ -122,24 +138,22 @@ def look_of(moment: Moment, lids: float, smile: float) -> Look:
     return Look(blink=lids, brow=units["browInnerUp"] - 0.16 + units["browOuterUpLeft"], smile=smile)
 
 
-def reference_of(rng, stage: Stage, track: MouthTrack, movement: Movement, start: Moment, calm: float, smile: float) -> np.ndarray:
+def reference_of(rng: np.random.Generator, stage: Stage, track: MouthTrack, acting: Acting) -> np.ndarray:
     """The picture as it is, or another moment of the person: half the time each."""
     if rng.random() < 0.5:
         return stage.untouched(FINER)
-    moment = movement.at(-float(rng.uniform(*OUTSIDE_S)))
-    mouth = track.at(int(rng.integers(len(track))))
-    return stage.draw(mouth, look_of(moment, 0.0, smile), turned(moment, start, calm), FINER)
+    turn, look = acting.at(-float(rng.uniform(*OUTSIDE_S)))
+    return stage.draw(track.at(int(rng.integers(len(track)))), look, turn, FINER)
 
 
-def moving_mask(stage: Stage, mouths: list, poses: list, size: int) -> np.ndarray:
-    """bool [size, size]: boxes around mouth and eyes in these frames."""
+def moving_mask(stage: Stage, part: tuple[int, ...], track: MouthTrack, poses: list[tuple[Turn, Look]], size: int) -> np.ndarray:
+    """bool [size, size]: a box around these points of the mesh in every fourth frame."""
     mask_HW = np.zeros((size, size), bool)
-    lids = [point for upper, corners in zip(UPPER_LIDS, EYE_CORNERS, strict=True) for point in (*upper, *corners)]
     margin = MARGIN * stage.puppet.frame.height
-    for mouth, (turn, look) in zip(mouths, poses, strict=True):
-        posed_N2 = stage.puppet.posed(mouth, look, turn)
-        for part, reach in ((MOUTH, margin), (lids, 0.6 * margin)):
-            low, high = posed_N2[list(part)].min(0) - reach, posed_N2[list(part)].max(0) + reach
-            (left, top), (right, bottom) = (np.round(edge / FINER).astype(int).clip(0, size) for edge in (low, high))
-            mask_HW[top:bottom, left:right] = True
+    for frame in range(0, len(poses), 4):
+        turn, look = poses[frame]
+        posed_N2 = stage.puppet.posed(track.at(frame), look, turn)[list(part)]
+        low, high = posed_N2.min(0) - margin, posed_N2.max(0) + margin
+        (left, top), (right, bottom) = (np.round(edge / FINER).astype(int).clip(0, size) for edge in (low, high))
+        mask_HW[top:bottom, left:right] = True
     return mask_HW

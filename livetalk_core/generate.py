@@ -14,8 +14,22 @@ import torch
 from torch import Tensor
 
 from livetalk_core.engine.engine import Engine
-from livetalk_core.job import Inputs, Job, check_inputs, crop_of, load_masks, plan_for, read_speakers, side_by_side, with_silent
+from livetalk_core.job import (
+    Inputs,
+    Job,
+    check_inputs,
+    crop_of,
+    cropped_to,
+    face_box,
+    load_masks,
+    plan_for,
+    read_speakers,
+    side_by_side,
+    with_silent,
+)
 from livetalk_core.media.background import BackgroundWriter
+from livetalk_core.media.faces import Box
+from livetalk_core.media.paste import PasteBack
 from livetalk_core.media.video import Seal, VideoWriter
 from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.pool import Pool
@@ -46,7 +60,8 @@ class Report:
 
 def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = None, report: Report = Report()) -> int:  # noqa: B008
     """Make a job's video; returns its number of frames. After Ctrl-C or an error, the frames made so far are kept as a file."""
-    job, on_chunk = inputs.job, on_chunk or report.chunk
+    job, on_chunk, whole = inputs.job, on_chunk or report.chunk, inputs.picture.image
+    inputs, box = with_face(engine, inputs, report)
     plan = plan_for(engine, inputs)
     if job.settings.whole_audio:
         check_room(engine.preset, inputs.duration, job.people, free_bytes(engine.device))
@@ -61,9 +76,10 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
     mark = inputs.marking.watermark(left.mark_id if left else None)
     mark_id = None if mark is None else mark.mark_id
     with ExitStack() as stack:
-        writer = stack.enter_context(
-            open_writer(job, plan, left, report, inputs.marking.seal(origin_of(job, engine, mark_id), job.output.name))
-        )
+        paste = PasteBack(whole, box, pixels_CHW) if job.paste_back else None
+        size_WH = paste.size if paste else (plan.width, plan.height)
+        seal = inputs.marking.seal(origin_of(job, engine, mark_id), job.output.name)
+        writer = stack.enter_context(open_writer(job, plan, left, report, size_WH, seal))
         resume_file = ResumeFile(writer.part, fingerprint, plan.motion_latents, left.start.index if left else 0, mark_id)
         stack.callback(resume_file.remove)
         later = {"start": left.start} if left else {}
@@ -71,18 +87,34 @@ def generate(engine: Engine | Pool, inputs: Inputs, on_chunk: OnChunk | None = N
         stack.callback(stream.close)
         encoder = stack.enter_context(BackgroundWriter(writer, change=mark))
         for chunk in talk(stream, with_silent(read_speakers(job), job.people), total):
-            encoder.write(chunk.frames_THWC)
+            encoder.write(paste.frames(chunk.frames_THWC) if paste else chunk.frames_THWC)
             on_chunk(chunk, total)
     return total
 
 
+def with_face(engine: Engine | Pool, inputs: Inputs, report: Report) -> tuple[Inputs, Box | None]:
+    """The inputs with their picture cropped to its face, and where that is; or as they are."""
+    box = face_box(inputs, engine)
+    if box is None:
+        return inputs, None
+    left, top, right, bottom = box
+    what = (
+        "the part around it talks" if inputs.job.paste_back else "the video shows the part around it; --crop center shows the whole picture"
+    )
+    report.note(f"picture: a face was found, and {what}: {right - left}x{bottom - top} pixels at {left},{top}")
+    return cropped_to(inputs, box), box
+
+
 @contextmanager
-def open_writer(job: Job, plan: StreamPlan, left: Leftover | None, report: Report, seal: Seal | None = None) -> Iterator[VideoWriter]:
+def open_writer(
+    job: Job, plan: StreamPlan, left: Leftover | None, report: Report, size_WH: tuple[int, int], seal: Seal | None = None
+) -> Iterator[VideoWriter]:
     """The video's file, beginning with the frames of an earlier run. At any exit, the frames made are saved and the path reported."""
     with ExitStack() as stack:
         sound = job.audio[0] if len(job.audio) == 1 else stack.enter_context(mixed_file(job))
         how = {"audio": sound, "audio_track": job.audio_track if len(job.audio) == 1 else None, "piece_frames": plan.new_frames}
-        writer = VideoWriter(job.output, width=plan.width, height=plan.height, fps=plan.fps, overwrite=job.overwrite, seal=seal, **how)
+        how |= {"width": size_WH[0], "height": size_WH[1], "overwrite": job.overwrite, "seal": seal}
+        writer = VideoWriter(job.output, fps=plan.fps, **how)
         try:
             if left is not None:
                 writer.copy(left.part, left.num_frames)
@@ -133,7 +165,7 @@ def fingerprint_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> F
     return {
         "size": f"{plan.width}x{plan.height}",
         **{name: str(value) for name, value in asdict(job.settings).items()},
-        **{name: str(vars(job)[name]) for name in ("crop", "audio_track", "split_channels", "engine", "prompt")},
+        **{name: str(vars(job)[name]) for name in ("crop", "paste_back", "audio_track", "split_channels", "engine", "prompt")},
         "device": engine.device.type,
         "picture": checksum([job.picture]),
         "sound": checksum(job.audio),

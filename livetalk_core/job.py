@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.media.audio import AudioInfo, probe_audio, read_audio, read_sides
-from livetalk_core.media.image import Focus, Picture, crop_cover, crop_note, load_picture, parse_focus
+from livetalk_core.media.faces import Box, around_face, can_find, find_face
+from livetalk_core.media.image import Focus, Picture, crop_box, crop_cover, crop_note, load_picture, parse_focus
 from livetalk_core.media.source import check_file, plain_file
 from livetalk_core.media.target import check_target
 from livetalk_core.plan import StreamPlan, check_multiple
@@ -25,6 +26,9 @@ from livetalk_core.sizes import BUCKETS, choose_size, parse_size
 from livetalk_core.types import AvatarEngine, StreamSettings
 
 MOST_SPEAKERS = 2
+FACE_CROPS = ("auto", "face")
+SMALL_FACE = 40
+"""A face that would be less high than this in the video, in pixels from brows to chin, is cropped to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,10 @@ class Job:
     any_size: bool = False
     """Allow sizes that the model was not trained on."""
     crop: str = "center"
-    """Part of the picture to keep if its shape differs: center, top, or X,Y (the center of the crop as fractions)."""
+    """Part of the picture to keep if its shape differs: center, top, or X,Y (the center of the crop as fractions); face: a square around
+    the face; auto: face where it would be small, else center."""
+    paste_back: bool = False
+    """Put the talking face back into the whole picture."""
     masks: tuple[Path, ...] = ()
     overwrite: bool = False
     resume: bool = False
@@ -66,7 +73,7 @@ class Job:
 
     @property
     def focus(self) -> Focus:
-        return parse_focus(self.crop)
+        return parse_focus("center" if self.crop in FACE_CROPS else self.crop)
 
     @property
     def tracks(self) -> tuple[int | None, ...]:
@@ -103,7 +110,7 @@ def check_inputs(job: Job) -> Inputs:
     if job.size not in ("auto", *BUCKETS):
         for name, value in zip(("width", "height"), parse_size(job.size), strict=True):
             check_multiple(name, value, 16)
-    parse_focus(job.crop)
+    check_crop(job)
     check_speakers(job)
     marking = open_marking(job.marks)
     job, kept = with_plain_files(job)
@@ -115,6 +122,16 @@ def check_inputs(job: Job) -> Inputs:
     if job.split_channels:
         next(read_sides(job.audio[0], track=job.audio_track))
     return Inputs(job=job, picture=picture, audio=audio, marking=marking, kept=kept)
+
+
+def check_crop(job: Job) -> None:
+    """ValueError for a bad crop, or one that does not go with the masks or with pasting back."""
+    if job.crop not in FACE_CROPS:
+        parse_focus(job.crop)
+    if job.masks and (job.crop == "face" or job.paste_back):
+        raise ValueError("--crop face and --paste-back are for one speaker without masks; leave the masks out, or choose another crop")
+    if job.paste_back and job.crop not in FACE_CROPS:
+        raise ValueError(f"--paste-back needs the face to be found, and --crop {job.crop} names another place; leave one of the two out")
 
 
 def check_speakers(job: Job) -> None:
@@ -150,6 +167,33 @@ def plan_for(engine: AvatarEngine, inputs: Inputs) -> StreamPlan:
     if not inputs.job.any_size:
         engine.preset.check_size(*size_WH, "or insist with --any-size")
     return engine.plan(*size_WH)
+
+
+def face_box(inputs: Inputs, engine: AvatarEngine) -> Box | None:
+    """The square around the face that the video is to show; None for the picture as the crop says.
+
+    ValueError where the face is asked for and not found; ImportError where it is asked for and the detector is missing.
+    """
+    job, image = inputs.job, inputs.picture.image
+    asked = job.crop == "face" or job.paste_back
+    if job.masks or not (asked or (job.crop == "auto" and can_find())):
+        return None
+    face = find_face(image)
+    if face is None:
+        if asked:
+            raise ValueError(f"{job.picture}: no face was found; crop the picture to the face, and leave out --crop face and --paste-back")
+        return None
+    plan = plan_for(engine, inputs)
+    left, top, right, bottom = crop_box(*image.size, plan.width, plan.height)
+    if not asked and (face[3] - face[1]) * plan.height / (bottom - top) >= SMALL_FACE:
+        return None
+    return around_face(image.size, face, (1, 1) if job.size == "auto" or job.size in BUCKETS else parse_size(job.size))
+
+
+def cropped_to(inputs: Inputs, box: Box) -> Inputs:
+    """The inputs with the part of their picture around the face in its place."""
+    picture = replace(inputs.picture, image=inputs.picture.image.crop(box))
+    return replace(inputs, picture=picture, job=replace(inputs.job, crop="face"))
 
 
 def crop_of(inputs: Inputs, plan: StreamPlan) -> tuple[Tensor, str | None]:

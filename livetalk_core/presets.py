@@ -52,6 +52,9 @@ class Preset:
     negative_prompt: str = ""
     chunk_frames: int = 33
     motion_frames: int = 5
+    blinks: bool = False
+    """Whether it has learned to shut the eyes when its condition says so (see stream/blinks.py); a model's config.json says whether
+    its weights have."""
 
     def plan(self, width: int, height: int) -> StreamPlan:
         """The plan of a stream of this size. ValueError for a size the models cannot make."""
@@ -163,6 +166,7 @@ def nano() -> Preset:
         made_for=("128",),
         shift=3.0,
         last_noise=0.0,
+        blinks=True,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "provenance": {"media"},
     "talker": {"media"},
     "train": {"media", "models", "parallel", "plan", "presets", "stream", "talker", "types"},
-    "evaluate": {"engine", "media", "plan", "sizes", "stream", "talker", "train", "types"},
+    "evaluate": {"engine", "generate", "media", "open", "plan", "sizes", "stream", "talker", "train", "types"},
     "bench": {"checks", "engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
     "checks": {"engine", "models", "plan", "presets", "stream", "types"},
     "job": {"media", "plan", "presets", "provenance", "sizes", "types"},

@@ -121,6 +121,7 @@ def run_generate(options: argparse.Namespace) -> int:
         split_channels=options.split_channels,
         any_size=options.any_size,
         crop=options.crop,
+        paste_back=options.paste_back,
         masks=tuple(options.masks or ()),
         overwrite=options.overwrite,
         resume=options.resume,

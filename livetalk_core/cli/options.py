@@ -81,11 +81,12 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--crop",
-        default="center",
+        default="auto",
         metavar="WHERE",
-        help="part of a tall or wide picture to keep: center, top, or X,Y, the "
-        "center of the crop as fractions of width and height (default: center)",
+        help="part of the picture to keep: center, top, or X,Y, the center of the crop as fractions of width and height; face: a square "
+        "around the face; auto: face where it would be small, else center (default: auto)",
     )
+    sub.add_argument("--paste-back", action="store_true", help="find the face, and put it back into the whole picture as it talks")
     sub.add_argument("--any-size", action="store_true", help="allow a --size that the model was not trained for; the face may not talk")
     add_marks(sub)
     sub.add_argument("--overwrite", action="store_true", help="replace an existing output")

@@ -174,6 +174,7 @@ class Engine:
         prompts = sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0])
         after = {"on_denoised": denoiser.release_window, "prompts": prompts, "describe": self.describe(settings)}
         after["motion_apart"] = after["describe"] is None and isinstance(vae.vae if isinstance(vae, BandVAE) else vae, CausalVAE)
+        after["blinks"] = self.preset.blinks
         session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, **after)
         kind = WholeWindows if settings.whole_audio else LiveWindows
         levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []

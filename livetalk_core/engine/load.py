@@ -154,7 +154,8 @@ def load_files(
                 f"the DiT makes {dit.config.out_dim} channels and the VAE of {files.preset} takes {vae.config.z_dim}; "
                 "name the folder of the DiT's own model with --model, or all its files"
             )
-        preset = replace(preset, name=name, dit=dit.config, vae=vae.config)
+        blinks = bool(files.config.get("blinks", False))
+        preset = replace(preset, name=name, dit=dit.config, vae=vae.config, blinks=blinks)
         made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.blinks import with_blinks
 from livetalk_core.stream.clock import Spans, StageClock
 from livetalk_core.stream.color import lab_stats, match_color
 from livetalk_core.stream.condition import encode_motion
@@ -76,10 +77,12 @@ class Session:
         prompts: Sequence[tuple[int, Tensor]] = (),
         describe: Callable[[Tensor], Tensor] | None = None,
         motion_apart: bool = False,
+        blinks: bool = False,
     ):
         """`on_denoised` is called after a chunk's last step, also if the steps were stopped. `prompts`: each prompt's first chunk and
         rows [L, D], in order. `describe` makes CLIP features of a frame [3, H, W], for a model whose condition shows the motion frames.
-        `motion_apart`: motion latents are decoded as a group of their own, so that `prepare` can do it before a chunk's sound is there."""
+        `motion_apart`: motion latents are decoded as a group of their own, so that `prepare` can do it before a chunk's sound is there.
+        `blinks`: whether the model has learned to blink."""
         self.describe = describe
         self.on_denoised, self.motion_apart = on_denoised, motion_apart
         self.plan, self.denoiser, self.vae, self.reference, self.settings = plan, denoiser, vae, reference, settings
@@ -89,6 +92,7 @@ class Session:
         self.target = lab_stats(reference.pixels_CHW[:, None].float())
         self.motion_CTHW = first_motion(settings, reference)
         self.clock, self.host_copy = StageClock(self.motion_CTHW.device), HostCopy(self.motion_CTHW.device)
+        self.blinks = blinks
         self.next_index, self.begun = 0, None
         if start is not None:
             self.resume_at(start)
@@ -171,7 +175,8 @@ class Session:
         """Latents [C, t, h, w] of the chunk, motion latents in place."""
         x0 = None
         self.change_prompt(window.index)
-        steps = steps_of(self.settings, self.denoiser, self.motion_CTHW, self.times, self.noise, self.reference, window)
+        reference = with_blinks(self.reference, window.index, self.plan, self.settings.seed) if self.blinks else self.reference
+        steps = steps_of(self.settings, self.denoiser, self.motion_CTHW, self.times, self.noise, reference, window)
         try:
             for i in range(self.settings.steps):
                 self.announce(i)

@@ -48,5 +48,5 @@ def find_error(net: nn.Module, sample: Sample, schedule: StreamSettings, draws: 
     noises = (draws.noise(f"noise {step}", true_CTHW) for step in range(len(times)))
     given = chain([(1 - times[0]) * true_CTHW + times[0] * next(noises)], noises)
     window, last_noise = sample.window(chunk), schedule.last_noise
-    x0s = denoise_steps(NetDenoiser(net), motion_CTHW, times, lambda dtype: next(given), sample.reference, window, last_noise)
+    x0s = denoise_steps(NetDenoiser(net), motion_CTHW, times, lambda dtype: next(given), sample.shown(chunk), window, last_noise)
     return chunk, deque(x0s, maxlen=1)[0] - true_CTHW

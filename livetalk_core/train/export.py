@@ -30,6 +30,8 @@ def config_of(model: Preset) -> dict[str, object]:
     config = {"num_heads": model.dit.num_heads, "text_len": model.dit.text_len}
     if isinstance(model.dit, SmallDiTConfig):
         config |= {"predicts": model.dit.predicts, "picture_in": model.dit.picture_in}
+    if model.blinks:
+        config["blinks"] = True
     return config | ({"preset": model.name} if isinstance(model.audio, MelConfig) else {})
 
 

@@ -43,6 +43,11 @@ class Film:
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(name)
 
+    def read_if(self, name: str) -> Tensor | None:
+        """A tensor that not every film has."""
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 (this is no dictionary)
+
     def cut(self, draws: Draws, frames: int, size: int) -> PixelClip:
         """A random square crop of some frames; half the time it contains the middle of the mouth. ValueError if larger than the film."""
         mouth_HW = self.read("mouth").bool()
@@ -124,4 +129,5 @@ def film_clips(films: FilmSet, caption: str, lead: int) -> Iterator[Clip]:
             reference_HWC=film.read("reference"),
             caption=caption,
             mouth_HW=film.read("mouth").bool(),
+            lids_T=film.read_if("lids"),
         )

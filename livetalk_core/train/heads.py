@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.talker.heads.clip import make_head_clip
+from livetalk_core.talker.heads.movement import Moment
 from livetalk_core.train.films import TRUTH
 from livetalk_core.train.sample import Clip
 
@@ -29,7 +30,13 @@ def head_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train
             reference_HWC=torch.from_numpy(made.reference_HWC),
             caption=CAPTION,
             mouth_HW=torch.from_numpy(made.mouth_HW),
+            lids_T=lids_of(made.moments[AROUND_FRAMES:-AROUND_FRAMES]),
         )
+
+
+def lids_of(moments: Sequence[Moment]) -> Tensor:
+    """float32 [T]: how far the lids are shut."""
+    return torch.tensor([moment.blink for moment in moments], dtype=torch.float32)
 
 
 def draw_head_film(seed: int, frames: int, size: int, split: str = "train") -> dict[str, Tensor]:
@@ -41,5 +48,6 @@ def draw_head_film(seed: int, frames: int, size: int, split: str = "train") -> d
         "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
         "reference": torch.from_numpy(made.reference_HWC),
         "mouth": torch.from_numpy(made.mouth_HW).to(torch.uint8),
+        "lids": lids_of(made.moments[inside]),
         "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
     }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.plan import StreamPlan
+from livetalk_core.stream.blinks import with_lids
 from livetalk_core.stream.condition import ENCODE_GROUPS, encode_picture, first_latent, mask_condition
 from livetalk_core.stream.window import slice_windows
 from livetalk_core.types import AudioWindow, Reference, VideoVAE
@@ -36,6 +37,8 @@ class Clip:
     caption: str
     mouth_HW: Tensor | None = None
     """Bool, true where the mouth is at any time in the clip; None if unknown."""
+    lids_T: Tensor | None = None
+    """float32, how far the lids are shut in each frame; None if unknown, which the DiT cannot tell from open eyes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +69,19 @@ class Sample:
     """The clip's sound, float32."""
     mouth_HW: Tensor
     """float32 [h, w] at the latents' size, 1 where the mouth is."""
+    lids_T: Tensor | None = None
+    """float32, how far the lids are shut in each frame of the clip; None if unknown."""
 
     @property
     def chunks(self) -> int:
         return len(self.latents_KCTHW)
+
+    def shown(self, index: int) -> Reference:
+        """The reference of one chunk, with its lids."""
+        if self.lids_T is None:
+            return self.reference
+        start = index * self.plan.new_frames
+        return with_lids(self.reference, self.lids_T[start : start + self.plan.chunk_frames])
 
     def window(self, index: int) -> AudioWindow:
         """The audio window of one chunk."""
@@ -116,6 +128,7 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
         "features": cut_features(encoders.audio(clip.sound_N), clip, plan).bfloat16().cpu(),
         "sound": (cut_sound(clip, plan) * 32767).round().to(torch.int16),
         "mouth": shrink_mask(clip.mouth_HW, plan),
+        **({} if clip.lids_T is None else {"lids": clip.lids_T.float()}),
     }
 
 
@@ -136,6 +149,7 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
         features_TSD=tensors["features"].float(),
         sound_N=tensors["sound"].float() / 32767,
         mouth_HW=tensors["mouth"].float(),
+        lids_T=tensors.get("lids"),
     )
 
 

@@ -39,6 +39,7 @@ def talker_clips(
             reference_HWC=torch.from_numpy(made.reference_HWC),
             caption=CAPTION,
             mouth_HW=mouth_mask(made.identity, made.poses[AROUND_FRAMES:-AROUND_FRAMES], size),
+            lids_T=lids_of(made.poses[AROUND_FRAMES:-AROUND_FRAMES]),
         )
 
 
@@ -55,8 +56,14 @@ def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[s
         "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
         "reference": torch.from_numpy(made.reference_HWC),
         "mouth": mouth_mask(made.identity, made.poses[inside], size).to(torch.uint8),
+        "lids": lids_of(made.poses[inside]),
         "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
     }
+
+
+def lids_of(poses: Sequence[Pose]) -> Tensor:
+    """float32 [T]: how far the lids are shut."""
+    return torch.tensor([pose.blink for pose in poses], dtype=torch.float32)
 
 
 def mouth_mask(identity: Identity, poses: Sequence[Pose], size: int) -> Tensor:

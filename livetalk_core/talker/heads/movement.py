@@ -113,12 +113,8 @@ class Movement:
     def blink(self, second: float) -> float:
         """Lids fall in two or three frames and rise in four or five."""
         after = second - self.blinks_s
-        after = after[(after > 0) & (after < CLOSING_S + SHUT_S + OPENING_S)]
-        if len(after) == 0:
-            return 0.0
-        down = np.clip(after[-1] / CLOSING_S, 0, 1)
-        up = np.clip((after[-1] - CLOSING_S - SHUT_S) / OPENING_S, 0, 1)
-        return float(np.sin(np.pi / 2 * down) ** 2 * (1 - np.sin(np.pi / 2 * up) ** 1.5))
+        after = after[after > 0]
+        return lids_after(float(after[-1])) if len(after) else 0.0
 
     def look(self, second: float) -> tuple[float, float]:
         """Eyes rest, then jump within one or two frames."""
@@ -138,6 +134,14 @@ class Movement:
             amounts[f"eyeSquint{side}"] += 0.5 * max(0.0, -self.wide)
         amounts["browInnerUp"] += 0.16 + 0.2 * stress
         return tuple(amounts.items())
+
+
+def lids_after(second: float) -> float:
+    """How far the lids are shut this long after a blink began."""
+    if not 0 < second < CLOSING_S + SHUT_S + OPENING_S:
+        return 0.0
+    down, up = np.clip(second / CLOSING_S, 0, 1), np.clip((second - CLOSING_S - SHUT_S) / OPENING_S, 0, 1)
+    return float(np.sin(np.pi / 2 * down) ** 2 * (1 - np.sin(np.pi / 2 * up) ** 1.5))
 
 
 def stress_of(loud_T: np.ndarray, level: float) -> np.ndarray:

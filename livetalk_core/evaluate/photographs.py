@@ -1,0 +1,64 @@
+"""Makes videos of photographs that speak, to be read by an independent face mesh (see mesh.py).
+
+`python -m livetalk_core.evaluate.photographs MODEL PICTURES OUT [SECONDS]` makes a video of every picture in each of three languages, and
+stores the true mouth beside it. What is there already is passed over.
+"""
+
+from __future__ import annotations
+
+import sys
+import wave
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from livetalk_core.engine.options import EngineOptions
+from livetalk_core.generate import Job, check_inputs, generate
+from livetalk_core.open import open_engine
+from livetalk_core.talker.espeak import Utterance, speak
+from livetalk_core.talker.photo.fit import pictures_of
+from livetalk_core.talker.sentences import SENTENCES
+from livetalk_core.talker.talk import normalize_level
+from livetalk_core.talker.viseme import FPS, SAMPLES_PER_FRAME, to_16k, track_mouth
+from livetalk_core.types import StreamSettings
+
+VOICES = (("en", "en-us+Annie"), ("de", "de+f5"), ("zh", "cmn-latn-pinyin+m4"))
+"""Voices that training never uses."""
+SECONDS = 10.0
+
+
+def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(EngineOptions(model=model), lambda note: None)
+    with closing(engine):
+        for path in pictures_of(pictures):
+            for language, voice in VOICES:
+                video = out / f"{path.stem}-{language}.mp4"
+                if not video.exists():
+                    sound = store_speech(out, language, voice, seconds)
+                    job = Job(picture=path, audio=(sound,), output=video, crop="face", settings=StreamSettings(seed=1))
+                    generate(engine, check_inputs(job))
+
+
+def store_speech(out: Path, language: str, voice: str, seconds: float) -> Path:
+    """A WAV of held-out sentences; the true mouth lies beside it, under the language's name."""
+    path = out / f"{language}.wav"
+    if path.exists():
+        return path
+    text = " ".join(SENTENCES[language][-1:] + SENTENCES[language][:-1])
+    speech = speak([Utterance(text=text, voice=voice)])[0]
+    frames = min(round(seconds * FPS), len(speech.samples_N) * FPS // speech.rate)
+    samples_N = normalize_level(to_16k(speech.samples_N, speech.rate)[: frames * SAMPLES_PER_FRAME])
+    track = track_mouth(speech).cut(0, frames)
+    np.savez(out / f"{language}.npz", **vars(track))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((samples_N.clip(-1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:]))

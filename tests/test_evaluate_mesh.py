@@ -1,0 +1,63 @@
+"""What is read from videos of talking photographs, with meshes whose mouth and lids are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from livetalk_core.evaluate.mesh import best_lag, eye_opening, measures, shape_change
+from livetalk_core.talker.identity import Mouth
+from livetalk_core.talker.photo.expression import Expressions, Look
+from livetalk_core.talker.photo.fit import fit_path
+from livetalk_core.talker.photo.fitted import read_portrait
+from livetalk_core.talker.photo.mesh import HeadFrame
+
+HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
+FRAMES = 150
+OPENING = (0.5 + 0.5 * np.sin(np.arange(FRAMES) / 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def points() -> np.ndarray:
+    """[T, 478, 3]: a face that speaks and blinks twice."""
+    fitted = read_portrait(HEAD, fit_path(HEAD)).points_N3
+    frame = HeadFrame.of(fitted)
+    face = Expressions.of(frame.into(fitted))
+    looks = [Look(blink=1.0 if k in (40, 41, 42, 100, 101) else 0.0) for k in range(FRAMES)]
+    return np.stack([frame.out_of(face.at(Mouth(opening=float(o)), look)) for o, look in zip(OPENING, looks, strict=True)])
+
+
+def read_of(points: np.ndarray) -> dict[str, np.ndarray]:
+    return {"points": points, "person": np.zeros((8, 8), np.uint8), "change": np.full((FRAMES, 8, 8), 2.0, np.float16)}
+
+
+def test_a_true_mouth_is_read_as_such_and_a_shuffled_one_is_not(points):
+    truth = {"opening_T": OPENING, "closure_T": (OPENING < 0.05).astype(np.float32)}
+    row = measures(read_of(points), truth, [np.random.default_rng(0).random(FRAMES)])
+    assert row["face"] == 1 and row["r"] > 0.99 and row["lag"] == 0 and abs(row["r_shuffled"]) < 0.3
+    assert row["closed"] == 1 and row["deviation"] > 0.015
+    assert row["blinks_a_minute"] == pytest.approx(2 * 1500 / FRAMES)
+    assert row["background_db"] == pytest.approx(10 * np.log10(255**2 / 2), abs=0.1)
+
+
+def test_speech_and_blinks_are_no_change_of_the_face_but_another_face_is(points):
+    assert shape_change(points) < 0.025
+    wide = points * [1.3, 1, 1]
+    assert shape_change(np.stack([points[0], *[wide[0]] * 5])) > 0.02
+
+
+def test_a_late_mouth_has_its_lag(points):
+    r, lag = best_lag(np.roll(OPENING, 2), OPENING, np.ones(FRAMES, bool))
+    assert lag == 2 and r > 0.95
+
+
+def test_frames_without_a_face_are_left_out(points):
+    torn = points.copy()
+    torn[::10] = np.nan
+    row = measures(read_of(torn), {"opening_T": OPENING, "closure_T": np.zeros(FRAMES, np.float32)}, [])
+    assert row["face"] == pytest.approx(0.9) and row["r"] > 0.99 and np.isnan(row["closed"])
+
+
+def test_shut_eyes_are_shut(points):
+    eyes = eye_opening(points)
+    assert eyes[41] < 0.3 * np.median(eyes)

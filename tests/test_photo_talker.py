@@ -1,0 +1,131 @@
+"""Photographs that talk: what the mesh does to them, with a rendered face that was fitted once."""
+
+import ctypes.util
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from livetalk_core.talker.identity import Mouth
+from livetalk_core.talker.photo.expression import FULL_GAP, Expressions, Look
+from livetalk_core.talker.photo.fit import fit_path, pictures_of
+from livetalk_core.talker.photo.fitted import Portrait, cut_square, mirrored, read_portrait
+from livetalk_core.talker.photo.mesh import (
+    CHIN,
+    CORNERS,
+    INNER_CORNERS,
+    LOWER_INNER,
+    LOWER_LIDS,
+    POINTS,
+    TOP,
+    UPPER_INNER,
+    UPPER_LIDS,
+    HeadFrame,
+    other_side,
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("cv2", "scipy")), reason="OpenCV and SciPy (the train extra) warp the pictures"
+)
+needs_espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="espeak-ng is not installed")
+FOLDER = Path(__file__).parent / "golden" / "face"
+OPEN = Mouth(opening=0.8)
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Portrait:
+    return read_portrait(FOLDER / "head.jpg", fit_path(FOLDER / "head.jpg"))
+
+
+@pytest.fixture(scope="module")
+def face(portrait) -> Expressions:
+    frame = HeadFrame.of(portrait.points_N3[:468])
+    return Expressions.of(frame.into(portrait.points_N3[:468]))
+
+
+@pytest.fixture(scope="module")
+def stage(portrait):
+    from livetalk_core.talker.photo.draw import Inside, Stage
+
+    return Stage(cut_square(portrait, 128, 0.5, (0.5, 0.46)), Inside(teeth=(220, 215, 200), gum=(50, 20, 20), tongue=(150, 80, 80)))
+
+
+def gap(points_N3: np.ndarray) -> float:
+    return float((points_N3[list(LOWER_INNER), 1] - points_N3[list(UPPER_INNER), 1]).max())
+
+
+def test_the_head_s_frame_turns_pixels_into_face_heights_and_back(portrait):
+    frame = HeadFrame.of(portrait.points_N3)
+    inside = frame.into(portrait.points_N3)
+    assert np.abs(frame.out_of(inside) - portrait.points_N3).max() < 1e-2
+    assert np.linalg.norm(inside[CHIN] - inside[TOP]) == pytest.approx(1, abs=1e-3) and inside[CHIN, 1] > 0 > inside[TOP, 1]
+
+
+def test_lips_at_rest_are_closed_and_open_as_far_as_the_truth_says(face):
+    assert abs(gap(face.at(Mouth(), Look()))) < 1e-6
+    for opening in (0.2, 0.5, 1.0):
+        assert gap(face.at(Mouth(opening=opening), Look())) == pytest.approx(FULL_GAP * opening, rel=0.06)
+    assert abs(gap(face.at(Mouth(opening=0.7, closure=1.0), Look()))) < 1e-6, "p, b and m shut the lips"
+
+
+def test_spread_and_rounded_lips_are_wider_and_narrower(face):
+    width = lambda mouth: np.ptp(face.at(mouth, Look())[list(CORNERS), 0])  # noqa: E731
+    assert width(Mouth(width=1.0)) > width(Mouth()) + 0.02 > width(Mouth(rounding=1.0)) + 0.05
+
+
+def test_a_blink_shuts_the_eyes_and_leaves_the_mouth(face):
+    shut, wide = face.at(Mouth(), Look(blink=1.0)), face.at(Mouth(), Look())
+    for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+        apart = lambda points: (points[list(lower), 1] - points[list(upper), 1]).mean()  # noqa: E731, B023
+        assert apart(shut) < 0.15 * apart(wide)
+    still = [*INNER_CORNERS, *UPPER_INNER, *LOWER_INNER, CHIN]
+    assert np.array_equal(shut[still], wide[still])
+
+
+def test_only_the_face_changes_when_it_speaks(stage):
+    from livetalk_core.talker.photo.warp import Turn
+
+    closed, opened = (stage.draw(mouth, Look(), Turn()).astype(int) for mouth in (Mouth(), OPEN))
+    change = np.abs(closed - opened).max(2)
+    mouth = stage.puppet.posed(OPEN, Look(), Turn())[list(UPPER_INNER)].mean(0) / 2
+    x, y = mouth.round().astype(int)
+    assert change[y : y + 5, x - 3 : x + 4].mean() > 25
+    assert change[:12].max() <= 2 and change[:, :6].max() <= 2, "hair and background stay"
+
+
+def test_a_picture_at_rest_is_the_picture(stage, portrait):
+    """The warp at rest differs from the original only where open lips were closed."""
+    from livetalk_core.talker.photo.warp import Turn
+
+    change = np.abs(stage.draw(Mouth(), Look(), Turn()).astype(int) - stage.untouched().astype(int)).max(2)
+    assert np.median(change) == 0 and (change > 12).mean() < 0.02
+
+
+def test_the_mirror_exchanges_the_sides(portrait):
+    seen = mirrored(portrait, other_side(portrait.points_N3))
+    assert seen.points_N3.shape == (POINTS, 3)
+    assert seen.points_N3[CORNERS[0], 0] < seen.points_N3[CORNERS[1], 0], "left stays left"
+    assert np.array_equal(seen.pixels_HWC[:, ::-1], portrait.pixels_HWC)
+
+
+@needs_espeak
+def test_a_film_is_the_same_for_the_same_seed_and_has_what_training_reads():
+    from livetalk_core.train.films import TRUTH
+    from livetalk_core.train.photos import draw_photo_film
+
+    first, again, other = (draw_photo_film(seed, 9, 64, pictures_of(FOLDER)) for seed in (1, 1, 2))
+    assert all(first[name].equal(again[name]) for name in first) and not first["frames"].equal(other["frames"])
+    assert first["frames"].shape == (9, 64, 64, 3) and first["reference"].shape == (64, 64, 3)
+    assert first["truth"].shape == (len(TRUTH), 9) and first["lids"].shape == (9,) and first["sound"].shape == (25 * 640,)
+    assert 0.01 < first["mouth"].float().mean() < 0.4
+
+
+def test_pictures_without_a_face_are_one_line(tmp_path):
+    from livetalk_core.talker.photo.clip import choose_portrait
+
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "a.png").touch()
+    np.savez(tmp_path / "fits" / "a.npz", points=np.zeros((0, 3)), mask=np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="had no face"):
+        choose_portrait(np.random.default_rng(0), pictures_of(tmp_path), 64)

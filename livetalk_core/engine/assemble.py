@@ -12,6 +12,7 @@ import torch
 
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.engine import Engine
+from livetalk_core.engine.lora_files import read_loras
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
 from livetalk_core.models.convolution import lay_channels_last
@@ -75,13 +76,14 @@ def keep_dit(
     `encoder_bytes`: the largest network that is loaded only temporarily; `other_bytes`: all others that stay loaded.
     """
     plan = plan or WeightPlan(device=device, dtype=dtype)
+    plan = replace(plan, deltas=read_loras(plan.loras, dit))
     if memory == "sharded":
         from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
 
         return shard_blocks(dit, group, dtype, plan.settle)
     blocks, whole = (plan.bytes_of(module) for module in (dit.blocks, dit))
     count = len(dit.blocks)
-    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, encoder_bytes)
+    rest, room = whole - blocks + other_bytes + plan.lora_bytes, working_room(whole + other_bytes, encoder_bytes)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
     settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":

@@ -17,13 +17,16 @@ from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.sniff import check_kinds
+from livetalk_core.engine.soundness import check_finite, unchanged
 from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
+from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
@@ -150,12 +153,9 @@ def load_files(
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
     check_kinds(files)
-    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
-    with naming("dit", *files.dit):
-        dit = weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
-    preset = preset_of(files)
-    encoder_bytes = max(bytes_of(files.text), bytes_of(files.image))
-    keep_dit(dit, memory, device, dtype, group, encoder_bytes, bytes_of(files.vae) + bytes_of(files.audio), plan)
+    preset, plan = preset_of(files), plan or WeightPlan(device=device, dtype=dtype)
+    with unchanged((*files.dit, *(parse_lora(lora)[0] for lora in plan.loras))):
+        dit = load_dit(files, memory, group, plan)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)
@@ -170,12 +170,23 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    packed = plan is None or plan.form != "16bit"
-    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, packed), bytes_of(files.text), device)
+    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text), device)
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
     tokenize = tokenizer_of(files, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     return Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
+
+
+def load_dit(files: ModelFiles, memory: str, group: SequenceGroup | None, plan: WeightPlan) -> AudioDiT:
+    """The DiT of these files, its weights where `memory` says and as `plan` says."""
+    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
+    with naming("dit", *files.dit):
+        dit = weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
+    encoder_bytes = max(bytes_of(files.text), bytes_of(files.image))
+    keep_dit(dit, memory, plan.device, plan.dtype, group, encoder_bytes, bytes_of(files.vae) + bytes_of(files.audio), plan)
+    with naming("dit", *files.dit):
+        check_finite(dit)
+    return dit
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:

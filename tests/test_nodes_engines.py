@@ -191,7 +191,7 @@ def test_the_one_node_form_lists_only_what_talks_without_a_patch(nodes, parted):
         (BASE, "none", "Wan 2.1 I2V without audio: .* add the InfiniteTalk"),
         (BASE, "model_patches/gone", f"'model_patches/gone' was not found; choose one of none, {PATCH}"),
         ("nano", PATCH, "is for a Wan 2.1 I2V base, not for nano; choose none"),
-        ("livetalk/parts", PATCH, "patch_embedding.weight"),
+        ("livetalk/parts", PATCH, "is an audio patch .* for a Wan 2.1 I2V base; choose it as the audio patch"),
     ],
 )
 def test_a_model_and_a_patch_that_do_not_fit_are_refused(nodes, parted, model, patch, message):

@@ -51,7 +51,7 @@ def cards(nodes, monkeypatch):
     gpus = [Gpu(index=i, uuid=f"GPU-{i}", free_bytes=26 * GIB, name="a card") for i in range(4)]
     monkeypatch.setattr(placement, "visible_gpus", lambda: gpus)
     monkeypatch.setattr("livetalk_core.parallel.memory.host_bytes", lambda: 256 * GIB)
-    monkeypatch.setattr(placement, "demand_of", lambda model, size="auto": LARGE)
+    monkeypatch.setattr(placement, "demand_of", lambda model, size="auto", weights="auto": LARGE)
     monkeypatch.setattr(pool_module, "Pool", Noted)
     monkeypatch.setattr("comfy.model_management.get_torch_device", lambda: "cuda:0")
     return made
@@ -66,7 +66,15 @@ def test_at_its_defaults_it_changes_nothing(nodes):
 def test_it_or_the_loader_has_all_that_the_command_line_has(nodes):
     inputs = {part.id for part in nodes.SetEngineOptions.define_schema().inputs}
     here = {field.name for field in engine_fields(pool=True) if nodes.options.id_of(field) in inputs}
-    assert {field.name for field in engine_fields(pool=True)} - here == {"model", "dit", "gpus", "device", "tokenizer"}
+    assert {field.name for field in engine_fields(pool=True)} - here == {
+        "model",
+        "dit",
+        "gpus",
+        "device",
+        "tokenizer",
+        "lora",
+        "chunk_frames",
+    }
 
 
 def test_defaults_and_choices_are_the_cores(nodes):
@@ -149,8 +157,7 @@ def test_single_files_are_chosen_from_comfyuis_folders(nodes, host):
     "changed, shown, message",
     [
         ({"memory": "sharded"}, {}, "memory='sharded' shares the weights over 2 processes or more, and this is one"),
-        ({"memory": "sharded", "fast": "fp8"}, {}, "^memory='sharded' works without compile and fast only; .* choose another memory$"),
-        ({"memory": "sharded"}, {"gpus": 2, "compile": True}, "^memory='sharded' works without compile and fast only"),
+        ({"memory": "sharded"}, {"gpus": 2, "compile": True}, "^memory='sharded' works without compile only; .* choose another memory$"),
         ({"workers": 64}, {}, "^workers=64 are too many"),
         (
             {"workers": 2, "decoder": "taew2_1.pth"},

@@ -10,21 +10,36 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
-from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.engine.sniff import check_kinds
+from livetalk_core.engine.soundness import check_finite, unchanged
+from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
+from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
-from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
+from livetalk_core.models.text import (
+    TextConfig,
+    TextEncoder,
+    Tokenizer,
+    byte_tokenizer,
+    load_tokenizer,
+    map_text_keys,
+    sentencepiece_tokenizer,
+    text_config_from,
+)
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.group import SequenceGroup, init_group
@@ -65,16 +80,17 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
     """An engine that is not parallel yet, with the DiT's weights already where the options say."""
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    plan = WeightPlan(device=place, dtype=dtype, form=options.weights, loras=options.lora)
     if isinstance(model, ModelFiles):
-        return load_files(model, place, dtype, memory, group, prompt)
+        return load_files(model, place, dtype, memory, group, prompt, plan)
     if model in BY_NAME:
         preset = BY_NAME[str(model)]()
         if not preset.trained:
-            return build_random(preset, place, dtype, memory=memory, group=group)
+            return build_random(preset, place, dtype, memory=memory, group=group, plan=plan)
         if not (SHIPPED / preset.name).is_dir():
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
         model = SHIPPED / preset.name
-    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt)
+    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt, plan)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
@@ -102,13 +118,14 @@ def build_random(
     seed: int = 0,
     memory: str = "auto",
     group: SequenceGroup | None = None,
+    plan: WeightPlan | None = None,
 ) -> Engine:
     """An engine with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dit = build_dit(preset.dit)
         vae, audio, text, image = (KINDS[type(config)](config) for config in (preset.vae, preset.audio, preset.text, preset.image))
-    keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group)
+    keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group, plan=plan)
     for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
         module.to(device, kind).eval().requires_grad_(False)
     return Engine(preset, gather_models(preset, dit=dit, vae=vae, audio=audio, text=text, image=image), device, dtype)
@@ -135,16 +152,17 @@ def load_files(
     memory: str = "auto",
     group: SequenceGroup | None = None,
     prompt: str = PROMPT,
+    plan: WeightPlan | None = None,
 ) -> Engine:
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
-    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
-    with naming("dit", *files.dit):
-        dit = weights.load_dit(weights.read_tensors(files.dit), dtype=None, device="cpu", **known)
-    preset = preset_of(files)
+    check_kinds(files)
+    preset, plan = preset_of(files), plan or WeightPlan(device=device, dtype=dtype)
     encodes = not files.preset and (group is None or group.rank == 0)
-    prompts = encode_early(prompt, files, dit, device, dtype) if encodes else {}
-    keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio))
+    with unchanged((*files.dit, *(parse_lora(lora)[0] for lora in plan.loras))):
+        dit = map_dit(files)
+        prompts = encode_early(prompt, files, dit, plan) if encodes else {}
+        place_dit(dit, files, memory, group, plan)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)
@@ -160,30 +178,43 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    text = partial(load_beside, lambda place: load_text(files.text, dtype, place), bytes_of(files.text), device)
+    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text), device)
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
-    tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
+    tokenize = tokenizer_of(files, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     engine = Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
     engine.prompts |= prompts
     return engine
 
 
-def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, plan: WeightPlan) -> dict[str, Tensor]:
     """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT.
 
     Then umT5 needs no room beside the DiT, which may stay on the device: on a GPU of 48 GB. Other prompts are encoded on the CPU.
     """
-    free, size = free_bytes(device), bytes_of(files.text)
-    dit_bytes = sum(weight.numel() for weight in dit.parameters()) * dtype.itemsize
-    if free is None or not size or not size + OVERHEAD_BYTES <= free < dit_bytes + size + WORKING_BYTES:
+    device, free, size = plan.device, free_bytes(plan.device), bytes_of(files.text)
+    if free is None or not size or not size + OVERHEAD_BYTES <= free < plan.bytes_of(dit) + size + WORKING_BYTES:
         return {}
     log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
-    ids, mask = load_tokenizer(files.tokenizer, dit.config.text_len)(prompt)
-    rows = load_text(files.text, dtype, device)(ids.to(device), mask.to(device)).to(dtype)
+    ids, mask = tokenizer_of(files, dit.config.text_len)(prompt)
+    rows = load_text(files.text, plan.dtype, device, plan.form != "16bit")(ids.to(device), mask.to(device)).to(plan.dtype)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return {prompt: rows}
+
+
+def map_dit(files: ModelFiles) -> AudioDiT:
+    """The DiT of these files, its weights still mapped."""
+    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
+    with naming("dit", *files.dit):
+        return weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
+
+
+def place_dit(dit: AudioDiT, files: ModelFiles, memory: str, group: SequenceGroup | None, plan: WeightPlan) -> None:
+    """Move the DiT's weights to where `memory` says, in the form that `plan` says."""
+    keep_dit(dit, memory, plan.device, plan.dtype, group, bytes_of(files.vae) + bytes_of(files.audio), plan)
+    with naming("dit", *files.dit):
+        check_finite(dit)
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:
@@ -221,11 +252,21 @@ def load_audio(path: Path, device: torch.device) -> AudioEncoder:
         return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what="wav2vec2", dtype=torch.float32, device=device)
 
 
-def load_text(path: Path, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+def load_text(path: Path, dtype: torch.dtype, device: torch.device, packed: bool = True) -> TextEncoder:
+    """umT5. Quantized weights stay packed, unless `packed` is false."""
     with naming("text", path):
-        tensors = weights.read_tensors([path])
+        tensors = weights.read_weights([path])
         config = text_config_from(weights.shapes_of(tensors))
-        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), what="umT5", dtype=dtype, device=device)
+        what = {"what": "umT5", "dtype": dtype, "device": device, "keep": "" if packed else None}
+        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), **what)
+
+
+def tokenizer_of(files: ModelFiles, length: int) -> Tokenizer:
+    """The tokenizer in the model's folder, else the one inside the text encoder's file."""
+    if files.tokenizer is not None:
+        return load_tokenizer(files.tokenizer, length)
+    with safe_open(files.text, framework="pt") as file:
+        return sentencepiece_tokenizer(bytes(file.get_tensor(SPIECE).numpy()), length)
 
 
 def load_image(path: Path, device: torch.device) -> ImageEncoder:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import host
 from .types import CATEGORY, InputImpl, io
+from .words import name_inputs, naming_inputs
 
 WINDOWS_S = (0.5, 8.0, 0.0)
 """Lengths in which the first frame is looked for; 0 is all of the video."""
@@ -58,13 +59,13 @@ def sound_of(video) -> dict | None:
 
     from livetalk_core.media.decode import decode
 
-    path = file_of(video)
+    path, notes = file_of(video), []
     if not has_sound(path):
         return None
-    notes: list[str] = []
-    pieces = list(decode(path, notes=notes))
+    with naming_inputs({f"{path}: ": "the video's sound: "}):
+        pieces = list(decode(path, notes=notes))
     for note in notes:
-        host.tell(note)
+        host.tell(name_inputs(note, {"; --audio-track N takes another": ""}))
     rate = pieces[0].sample_rate
     waveform_CN = torch.cat([torch.from_numpy(piece.samples_CN) for piece in pieces], dim=1)
     start, duration = (round(seconds * rate) for seconds in video.get_active_trim_window())

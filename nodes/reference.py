@@ -11,6 +11,7 @@ from .types import CATEGORY, EngineWire, ReferenceWire, io, ui
 from .words import naming_inputs
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from livetalk_core.types import Reference
@@ -75,6 +76,8 @@ class ReferenceConditioning(io.ComfyNode):
 
 def pictures_of(image_BHWC: Tensor, masks: Masks, each: bool) -> list[tuple[Tensor, Masks]]:
     """Every picture [1, H, W, C] of a batch with its masks [1, H, W], or the first alone, with a note if there are more."""
+    if image_BHWC.shape[0] == 0:
+        raise ValueError("image is a batch without pictures; connect one with at least one picture")
     num_pictures = image_BHWC.shape[0] if each else 1
     if image_BHWC.shape[0] > num_pictures:
         host.tell(f"image is a batch of {image_BHWC.shape[0]}; the first picture is used; each_picture makes a video of each")
@@ -176,10 +179,9 @@ def make_reference(
     any_size: bool = False,
 ) -> Reference:
     """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask."""
-    from livetalk_core.media.image import crop_cover, crop_note, parse_focus, picture_from_tensor
+    from livetalk_core.media.image import crop_cover, crop_note, parse_focus
 
-    with naming_inputs({"picture tensor: picture": "image"}):
-        picture = picture_from_tensor(image_1HWC[0])
+    picture = read_picture("image", image_1HWC[0])
     engine = engines.engine_for(spec)
     plan = engine.plan(*video_size(engine.preset, picture.size, size, width, height, any_size))
     focus = parse_focus(crop)
@@ -188,6 +190,14 @@ def make_reference(
     pixels_CHW = crop_cover(picture, plan.width, plan.height, focus=focus)
     masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height, focus)
     return engines.reference_for(spec, pixels_CHW, prompt, masks_KHW, image_LD)
+
+
+def read_picture(name: str, image_HWC: Tensor) -> Image.Image:
+    """The picture of an input; errors speak of the input by its name."""
+    from livetalk_core.media.image import picture_from_tensor
+
+    with naming_inputs({"picture tensor: picture": name, "picture tensor": name}):
+        return picture_from_tensor(image_HWC)
 
 
 def video_size(preset, picture_size: tuple[int, int], size: str, width: int, height: int, any_size: bool) -> tuple[int, int]:
@@ -217,12 +227,12 @@ def crop_masks(masks: Masks, picture_size: tuple[int, int], width: int, height: 
 
 def crop_mask(name: str, mask_HW: Tensor, picture_size: tuple[int, int], width: int, height: int, focus: tuple[float, float]) -> Tensor:
     """ValueError for a mask of another shape than the picture's, or black in the crop."""
-    from livetalk_core.media.image import crop_cover, picture_from_tensor
+    from livetalk_core.media.image import crop_cover
 
     size = (mask_HW.shape[1], mask_HW.shape[0])
     if size != picture_size:
         raise ValueError(f"{name} of {size[0]}x{size[1]} pixels must be as large as the picture, {picture_size[0]}x{picture_size[1]}")
-    gray = picture_from_tensor(mask_HW.float()[..., None].expand(-1, -1, 3))
+    gray = read_picture(name, mask_HW.float()[..., None].expand(-1, -1, 3))
     cropped_HW = (crop_cover(gray, width, height, focus=focus).mean(0) > 0).float()
     if not cropped_HW.any():
         raise ValueError(f"{name} is black in the cropped picture; paint the speaker white")

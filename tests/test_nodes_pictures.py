@@ -100,3 +100,29 @@ def test_frames_in_memory_are_not_encoded_for_it(nodes, monkeypatch):
     video = nodes.types.InputImpl.VideoFromComponents(held)
     image, audio = nodes.FromVideo.execute(video).args
     assert torch.equal(image, held.images[:1]) and audio is held.audio
+
+
+@pytest.mark.parametrize(
+    "image, mask, message",
+    [
+        (torch.rand(0, 64, 64, 3), None, "^image is a batch without pictures; connect one with at least one picture$"),
+        (torch.rand(1, 1, 1, 3), None, "^image is 1x1 pixels; each side must be 32 or more"),
+        (torch.full((1, 64, 64, 3), torch.nan), None, "^image has NaN or infinity; every value must be 0 to 1$"),
+        (torch.rand(1, 64, 64, 2), None, "^image of shape"),
+        (torch.rand(1, 64, 64, 3), torch.full((1, 64, 64), torch.nan), "^first_mask has NaN or infinity"),
+    ],
+)
+def test_an_error_names_its_input_once_and_in_one_line(nodes, image, mask, message):
+    with pytest.raises(ValueError, match=message) as error:
+        nodes.ReferenceConditioning.execute(nodes.load.engines.EngineSpec(), image, **SIZE, first_mask=mask)
+    assert "\n" not in str(error.value) and "tensor" not in str(error.value) and "--" not in str(error.value)
+
+
+def test_what_a_broken_video_or_one_of_several_tracks_says_names_no_option(nodes, film, host, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(film.read_bytes()[:-900])
+    with pytest.raises(ValueError) as error:
+        nodes.from_video.sound_of(Video(str(cut)))
+    assert "\n" not in str(error.value) and "--" not in str(error.value)
+    told = nodes.words.name_inputs("sound track 1 was taken of two; --audio-track N takes another", {"; --audio-track N takes another": ""})
+    assert told == "sound track 1 was taken of two"

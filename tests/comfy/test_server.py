@@ -220,7 +220,7 @@ def test_other_engine_settings_make_other_engines_that_run(server, settings):
     "settings, message", [({"gpus": 64}, "gpus=64 are too many"), ({"attention": "flash3"}, "is not installed; use 'auto'")]
 )
 def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(server, settings, message):
-    prompt = full_graph(0.4)
+    prompt = full_graph()
     prompt["1"]["inputs"] |= settings
     report = failure(server.run(prompt))
     assert report["node_type"] == "LiveTalkModelLoader" and message in report["exception_message"]
@@ -228,7 +228,7 @@ def test_engine_settings_that_this_machine_cannot_do_are_refused_on_the_loader(s
 
 def short_graph(options: dict) -> dict:
     """The full graph at 32 x 32 for 0.4 s, with LiveTalk Engine Options at its loader."""
-    prompt = full_graph()
+    prompt = full_graph(0.4)
     prompt["2"]["inputs"] |= {"size": "custom", "width": 32, "height": 32, "any_size": True}
     prompt["20"] = {"class_type": "LiveTalkEngineOptions", "inputs": options}
     prompt["1"]["inputs"]["options"] = ["20", 0]

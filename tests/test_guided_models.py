@@ -193,25 +193,22 @@ def talk(engine, seconds: float, settings: StreamSettings, **later) -> list:
 
 
 @pytest.mark.parametrize("preset, new", [(infinitetalk, 72), (multitalk, 56)])
-def test_a_stream_has_the_sounds_frames_in_pieces_without_gap_and_is_the_same_again(engine, preset, new):
-    slow = with_preset(engine, preset())
-    pieces = talk(slow, 4.0, StreamSettings(steps=2))
+def test_a_stream_has_the_sounds_frames_in_pieces_without_gap(engine, preset, new):
+    pieces = talk(with_preset(engine, preset()), 3.2, StreamSettings(steps=1))
     firsts = [piece.first_frame for piece in pieces]
-    assert sum(len(piece.frames_THWC) for piece in pieces) == 100 and firsts[0] == 0
+    assert sum(len(piece.frames_THWC) for piece in pieces) == 80 and firsts[0] == 0
     assert all(b == a + len(piece.frames_THWC) for a, b, piece in zip(firsts, firsts[1:], pieces, strict=False))
     assert {piece.index for piece in pieces} == {0, 1} and next(piece.first_frame for piece in pieces if piece.index == 1) == new
-    again = talk(slow, 4.0, StreamSettings(steps=2))
-    assert all(torch.equal(a.frames_THWC, b.frames_THWC) for a, b in zip(pieces, again, strict=True))
 
 
 def test_infinitetalk_begins_in_the_middle_as_if_it_had_come_there_and_multitalk_refuses(engine):
     slow, latents, settings = with_preset(engine, infinitetalk()), [], StreamSettings(steps=1)
-    whole = talk(slow, 4.0, settings, on_latents=latents.append)
-    rest = talk(slow, 4.0, settings, start=Start(index=1, motion_CTHW=latents[1][:, :3]))
+    whole = talk(slow, 3.2, settings, on_latents=latents.append)
+    rest = talk(slow, 3.2, settings, start=Start(index=1, motion_CTHW=latents[1][:, :3]))
     expected = [piece for piece in whole if piece.index == 1]
     assert all(torch.equal(a.frames_THWC, b.frames_THWC) for a, b in zip(rest, expected, strict=True)) and rest
     with pytest.raises(ValueError, match="this model's condition shows the chunk before"):
-        talk(with_preset(engine, multitalk()), 4.0, settings, start=Start(index=1, motion_CTHW=latents[1][:, :7]))
+        talk(with_preset(engine, multitalk()), 3.2, settings, start=Start(index=1, motion_CTHW=latents[1][:, :7]))
 
 
 def test_a_pool_waits_as_much_longer_as_a_chunk_is_more_work():
@@ -222,11 +219,11 @@ def test_a_pool_waits_as_much_longer_as_a_chunk_is_more_work():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["infinitetalk_4step", "multitalk_4step"])
-def test_a_pool_makes_the_same_chunks(published, kind, tmp_path, monkeypatch):
-    """Two processes with bands of each frame; MultiTalk's CLIP needs the whole last frame."""
+def test_a_pool_makes_multitalks_chunks(published, tmp_path, monkeypatch):
+    """Two processes with bands of each frame; CLIP needs the whole last frame."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    options, settings = EngineOptions(model=published, device="cpu", kind=kind), StreamSettings(steps=2)
+    kind, settings = "multitalk_4step", StreamSettings(steps=1)
+    options = EngineOptions(model=published, device="cpu", kind=kind)
     pool = Pool(Placement(num_workers=2, ulysses_degree=1, ring_degree=2), Recipe(options=options))
     try:
         ours = talk(pool, 3.2, settings)

@@ -6,7 +6,6 @@ import torch
 from livetalk_core.engine import deviation
 from livetalk_core.engine.load import load_engine
 from livetalk_core.models import attention
-from livetalk_core.models.fp8 import Fp8Linear
 from livetalk_core.types import StreamSettings
 
 
@@ -28,26 +27,16 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("option, fast, steps", [("--steps 3", "none", 3), ("--steps 2", "none", 2), ("--fast fp8", "fp8", 4)])
-def test_what_is_said_is_the_first_chunks_own_difference(caplog, option, fast, steps):
+@pytest.mark.parametrize("option, steps", [("--steps 3", 3), ("--steps 2", 2)])
+def test_what_is_said_is_the_first_chunks_own_difference(caplog, option, steps):
     exact = first_latents(load(), StreamSettings(seed=1))
     assert caplog.messages == [], "control: the exact way has nothing to say"
-    found = first_latents(load(fast=fast), StreamSettings(seed=1, steps=steps), chunks=2)
+    found = first_latents(load(), StreamSettings(seed=1, steps=steps), chunks=2)
     error = rms(found - exact) / rms(exact)
     assert error > 1e-3
     assert caplog.messages == [
         f"{option}: on the first chunk at 48x32 the latents differ from the exact ones by {100 * error:.2f}% (RMS); leave it out for those"
     ]
-
-
-def test_two_options_are_measured_each_alone(caplog):
-    exact = first_latents(load(), StreamSettings(seed=1))
-    engine = load(fast="fp8")
-    first_latents(engine, StreamSettings(seed=1, steps=3))
-    alone = [first_latents(load(**{"fast": fast}), StreamSettings(seed=1, steps=steps)) for fast, steps in (("none", 3), ("fp8", 4))]
-    wanted = [rms(found - exact) / rms(exact) for found in alone]
-    assert list(engine.deviations.found.values()) == pytest.approx(wanted, rel=1e-4)
-    assert [option for option, *_ in engine.deviations.found] == ["--steps 3", "--fast fp8"]
 
 
 def test_each_is_measured_once_a_size_and_costs_nothing_after_that(caplog, monkeypatch):
@@ -63,26 +52,24 @@ def test_each_is_measured_once_a_size_and_costs_nothing_after_that(caplog, monke
     assert made == [4, 2, 4, 2] and "32x48" in caplog.messages[1]
 
 
-def test_products_are_in_8_bits_from_the_first_chunk_on():
-    engine = load(fast="fp8")
-    layer = engine.models.dit.blocks[0].self_attn
-    assert isinstance(layer.q, torch.nn.Linear)
-    first_latents(engine, StreamSettings())
-    assert isinstance(layer.q, Fp8Linear)
+@pytest.fixture
+def rough(monkeypatch):
+    """An attention kernel named sage that rounds its queries to 8 bits."""
 
-
-def test_8_bit_attention_is_compared_with_the_exact_kernels(caplog, monkeypatch):
-    def rough(q, k, v):
+    def attend(q, k, v):
         return attention.attention_sdpa(q.to(torch.float8_e4m3fn).to(q.dtype), k, v)
 
-    exact = first_latents(load(), StreamSettings(seed=1))
     monkeypatch.setattr(attention, "_wanted", "auto")  # what is asked for holds for the process: "auto" again when this test is over
     monkeypatch.setattr(attention, "_chosen", {})
     monkeypatch.setattr(attention, "installed", lambda name: name == "sage")
     monkeypatch.setattr(attention, "supports", lambda name, case: True)
     monkeypatch.setattr(attention, "preferred", lambda case: ("sdpa",))
     monkeypatch.setattr(attention, "CHOICE", {"cpu"})
-    monkeypatch.setitem(attention.RUN, "sage", rough)
+    monkeypatch.setitem(attention.RUN, "sage", attend)
+
+
+def test_8_bit_attention_is_compared_with_the_exact_kernels(caplog, rough):
+    exact = first_latents(load(), StreamSettings(seed=1))
     found = first_latents(load(attention="sage"), StreamSettings(seed=1))
     (message,) = caplog.messages
     error = 100 * rms(found - exact) / rms(exact)
@@ -90,15 +77,25 @@ def test_8_bit_attention_is_compared_with_the_exact_kernels(caplog, monkeypatch)
     assert rms(found - exact) > 0 and attention.wanted_kernel() == "sage"
 
 
+def test_two_options_are_measured_each_alone(caplog, rough):
+    exact = first_latents(load(), StreamSettings(seed=1))
+    alone = [first_latents(load(attention=kernel), StreamSettings(seed=1, steps=steps)) for kernel, steps in (("auto", 3), ("sage", 4))]
+    engine = load(attention="sage")
+    first_latents(engine, StreamSettings(seed=1, steps=3))
+    wanted = [rms(found - exact) / rms(exact) for found in alone]
+    assert list(engine.deviations.found.values()) == pytest.approx(wanted, rel=0.01)
+    assert [option for option, *_ in engine.deviations.found] == ["--steps 3", "--attention sage"]
+
+
 def test_a_caller_that_stops_is_heard_while_it_is_measured():
-    engine = load(fast="fp8")
+    engine = load()
 
     def stop(step, steps):
         raise KeyboardInterrupt
 
-    stream = engine.open(engine.reference(torch.zeros(3, 32, 48)), StreamSettings(), on_step=stop)
+    stream = engine.open(engine.reference(torch.zeros(3, 32, 48)), StreamSettings(steps=3), on_step=stop)
     with pytest.raises(KeyboardInterrupt):
         next(stream.push(torch.zeros(17920)))
     assert engine.deviations.found == {}
-    first_latents(engine, StreamSettings())
+    first_latents(engine, StreamSettings(steps=3))
     assert len(engine.deviations.found) == 1, "the next stream measures"

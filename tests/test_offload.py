@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk_core.engine.load import load_engine
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.parallel.offload import USES, BlockingCopier, OffloadedBlock, WeightPrefetcher, offload_blocks, spread_evenly
+from livetalk_core.parallel.copier import BlockingCopier
+from livetalk_core.parallel.offload import USES, OffloadedBlock, WeightPrefetcher, offload_blocks, spread_evenly
 from livetalk_core.presets import tiny
 from livetalk_core.types import StreamSettings
 
@@ -31,8 +32,8 @@ class LateCopier(BlockingCopier):
         self.made: list[torch.Tensor] = []
         self.records = self.started = 0
 
-    def device_memory(self, length, dtype):
-        self.made.append(super().device_memory(length, dtype))
+    def device_memory(self, num_bytes):
+        self.made.append(super().device_memory(num_bytes))
         return self.made[-1]
 
     def record(self):
@@ -41,7 +42,7 @@ class LateCopier(BlockingCopier):
         return self.records
 
     def start(self, target, source, free):
-        target.fill_(float("nan"))
+        target.fill_(255)  # NaN in every float
         self.started += 1
         self.waiting[self.started] = (target, source)
         self.log.append(("copy", slot_of(self, target), len(source), free))
@@ -237,7 +238,7 @@ def test_loading_moves_only_resident_blocks_to_the_device():
     block = sum(2 * weight.numel() for weight in dit.blocks[0].parameters())
     staying = 2 * sum(weight.numel() for weight in dit.blocks[0].audio_cross_attn.kv_linear.parameters())
     rest = 2 * sum(weight.numel() for name, weight in dit.named_parameters() if not name.startswith("blocks."))
-    slots = 2 * 2 * length(prefetcher_of(dit), 4, "whole")
+    slots = 2 * length(prefetcher_of(dit), 4, "whole")
     assert made == {0: rest + slots + 5 * staying, 2: rest + slots + 3 * staying + 2 * block}
 
 

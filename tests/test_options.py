@@ -15,8 +15,8 @@ from livetalk_core.cli import options as command_line
 from livetalk_core.cli.main import main, parser
 from livetalk_core.cli.options import engine_options
 from livetalk_core.engine.files import SHIPPED, ModelFiles
-from livetalk_core.engine.options import FAST, KERNELS, KINDS, EngineOptions, option, option_of
-from livetalk_core.models import attention
+from livetalk_core.engine.options import KERNELS, KINDS, WEIGHTS, EngineOptions, option, option_of
+from livetalk_core.models import attention, eight_bits
 from livetalk_core.open import open_engine
 from livetalk_core.presets import LARGE
 
@@ -48,7 +48,7 @@ def test_kinds_are_those_that_there_are():
 
 
 def test_kernels_are_those_that_there_are():
-    assert KERNELS == attention.KERNELS and set(FAST) == {"none", "fp8"}
+    assert KERNELS == attention.KERNELS and set(WEIGHTS) == {"auto", "16bit", *eight_bits.LARGEST}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -59,11 +59,11 @@ def test_every_command_asks_for_the_defaults_when_nothing_is_said(command):
 
 def test_every_word_reaches_its_field():
     words = "--model m --dit a b --vae v --text t --image i --audio-encoder w --tokenizer k --device cpu --dtype float32 --memory offload"
-    words += " --attention sdpa --compile --fast fp8 --decoder d --gpus auto --pool 3 --kind multitalk --chunk-frames 17"
+    words += " --attention sdpa --compile --weights fp8 --decoder d --gpus auto --pool 3 --kind multitalk --chunk-frames 17"
     files = {"dit": (Path("a"), Path("b")), "vae": Path("v"), "text": Path("t"), "image": Path("i"), "audio_encoder": Path("w")}
     named = {"model": "m", "tokenizer": Path("k"), "device": "cpu", "dtype": "float32", "memory": "offload", "attention": "sdpa"}
     named |= {"kind": "multitalk", "chunk_frames": 17}
-    expected = EngineOptions(**files, **named, compile=True, fast="fp8", decoder=Path("d"), gpus="auto", workers=3)
+    expected = EngineOptions(**files, **named, compile=True, weights="fp8", decoder=Path("d"), gpus="auto", workers=3)
     assert engine_options(parser().parse_args(["generate", *words.split()])) == expected
     changed = {field.name for field in fields(expected) if vars(expected)[field.name] != field.default}
     assert changed == {field.name for field in fields(EngineOptions)} - {"size"}, "a field without a word in this test"
@@ -104,7 +104,6 @@ def test_a_new_field_is_on_the_command_line_and_in_the_node(nodes, monkeypatch, 
         ({"gpus": None}, "gpus=None must be 1 or more, or auto"),
         ({"workers": -1}, "workers=-1 must be 1 or more"),
         ({"workers": "two"}, "workers=two must be 1 or more"),
-        ({"memory": "sharded", "fast": "fp8"}, "memory='sharded' works without compile and fast only"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_here_and_on_the_command_line(asked, message, capsys):

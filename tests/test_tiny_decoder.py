@@ -186,10 +186,10 @@ def test_the_first_chunks_psnr_is_reported_once_per_size(file, caplog):
 
 def test_the_psnr_is_measured_on_exact_latents_whatever_the_other_options(file, engine):
     talk(engine, chunks=1)
-    both = load_engine("tiny", device="cpu", decoder=file, fast="fp8")
+    both = load_engine("tiny", device="cpu", decoder=file)
     talk(both, steps=3, chunks=1)
     assert both.deviations.psnr_db == engine.deviations.psnr_db
-    assert [option for option, *_ in both.deviations.found] == ["--steps 3", "--fast fp8"]
+    assert [option for option, *_ in both.deviations.found] == ["--steps 3"]
 
 
 def test_the_compiler_takes_it(file, monkeypatch):

@@ -25,7 +25,7 @@ from livetalk_core.engine.deviation import relative_rms
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.options import EngineOptions
-from livetalk_core.models.fp8 import require_fp8
+from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
 from livetalk_core.parallel.group import init_group
 from livetalk_core.presets import BY_NAME, Preset
 from livetalk_core.types import StreamSettings
@@ -84,9 +84,9 @@ def check_compile(target: Target) -> dict:
 
 
 def check_fp8(target: Target) -> dict:
-    engine = stand_in(target)
-    require(lambda: require_fp8(engine.models.dit, target.place))
-    fp8 = assemble(engine, EngineOptions(fast="fp8"))
+    """Weights in 8 bits, and products where the device has them."""
+    fp8 = stand_in(target)
+    settle_whole(fp8.models.dit, WeightPlan(device=target.place, dtype=target.precision, form="fp8"))
     return {"checks": [check_row("fp8 against exact", latents_error(fp8, stand_in(target)), FP8_ERROR)]}
 
 
@@ -178,7 +178,7 @@ def first_latents(engine: Engine) -> Tensor:
     return latents[0][:, reference.first_CTHW.shape[1] :]
 
 
-def measure_speed(target: Target, compile: bool = False, fast: str = "none") -> dict:
+def measure_speed(target: Target, compile: bool = False, weights: str = "auto") -> dict:
     """The whole model with random weights: a stream's times, its parts and their shares of this device's rates."""
     preset, begun = BY_NAME[target.model](), time.perf_counter()
     if compile and target.place.type != "cuda":
@@ -186,9 +186,8 @@ def measure_speed(target: Target, compile: bool = False, fast: str = "none") -> 
     if compile:
         require(lambda: require_compiler(target.place))
     engine = seeded_engine(preset, target)
-    if fast == "fp8":
-        require(lambda: require_fp8(engine.models.dit, target.place))
-    engine = assemble(engine, EngineOptions(compile=compile, fast=fast))
+    settle_whole(engine.models.dit, WeightPlan(device=target.place, dtype=target.precision, form=weights))
+    engine = assemble(engine, EngineOptions(compile=compile))
     made_s = time.perf_counter() - begun
     report = measure_without_encoders(engine, target.size, target.chunks, target.seconds)
     return report | {"made_s": made_s}
@@ -210,6 +209,6 @@ PARTS: dict[str, AcceptPart] = {
     "sharded": AcceptPart(limit_s=30, run=check_sharded),
     "speed": AcceptPart(limit_s=60, run=measure_speed),
     "speed-compiled": AcceptPart(limit_s=90, run=partial(measure_speed, compile=True)),
-    "speed-fp8": AcceptPart(limit_s=90, run=partial(measure_speed, compile=True, fast="fp8")),
+    "speed-fp8": AcceptPart(limit_s=90, run=partial(measure_speed, compile=True, weights="fp8")),
     "nano": AcceptPart(limit_s=40, run=measure_nano),
 }

@@ -30,7 +30,7 @@ def machine_cells(report: dict) -> Cells:
         ["load average", f"{load} (other work on the machine makes all times longer)"],
         ["weights", "random: for times, not for pictures" if report["random_weights"] else "trained"],
         ["compiled", "yes, with torch.compile" if report["compile"] else "no"],
-        ["8-bit matmuls", "yes" if report["fast"] == "fp8" else "no"],
+        ["weights' form", report["weights"]],
         ["attention", "; ".join(report["attention"])],
         ["exact savings", ", ".join(name.replace("_", " ") for name, on in report["cuts"].items() if on) or "none"],
         ["matmul rate", f"{rates['matmul_tflops']:.4g} TFLOP/s ({rates['matmul_size']} square, {rates['dtype']})"],

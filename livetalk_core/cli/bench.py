@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace) -> dict:
     with closing(open_engine(options)) as engine:
         report = measure_engine(engine, options.size, options.chunks, options.steps, options.decoder is not None)
         report["random_weights"] = options.random_weights or not engine.preset.trained
-        return report | {"compile": options.compile, "fast": options.fast, "attention": kernels_of(options, engine)}
+        return report | {"compile": options.compile, "weights": options.weights, "attention": kernels_of(options, engine)}
 
 
 def kernels_of(options: argparse.Namespace, engine) -> list[str]:

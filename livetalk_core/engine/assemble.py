@@ -13,9 +13,9 @@ import torch
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
 from livetalk_core.models.convolution import lay_channels_last
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.fp8 import require_fp8
 from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DraftVAE, TinyDecoder
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.context import SequenceParallel
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None = None, tiny: TinyDecoder | None = None) -> Engine:
-    """Prepare a loaded engine: share its work with a group, replace its decoder, use 8-bit products, compile, as the options say.
+    """Prepare a loaded engine: share its work with a group, replace its decoder, compile, as the options say.
 
-    8-bit products begin with the first chunk, on which their error is measured. ValueError for what the model or device cannot do.
+    ValueError for what the model or device cannot do.
     """
     dit = engine.models.dit
     if group is not None:
@@ -38,9 +38,6 @@ def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None
         engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group, compiled=options.compile))
     if tiny is not None:
         draft_with(engine, tiny)
-    if options.fast == "fp8":
-        require_fp8(dit, engine.device)
-        engine.deviations.fp8 = True
     if options.compile:
         compile_models(dit, engine.models.vae, engine.device)
         engine.deviations.compiled = True
@@ -70,22 +67,24 @@ def keep_dit(
     dtype: torch.dtype,
     group: SequenceGroup | None = None,
     other_bytes: int = 0,
+    plan: WeightPlan | None = None,
 ) -> None:
-    """Move the DiT's weights from the CPU, or from mapped files, to where `memory` says.
+    """Move the DiT's weights from the CPU, or from mapped files, to where `memory` says, converted as `plan` says.
 
     `other_bytes`: all other networks that stay loaded. Encoders that are loaded only for a moment go to the CPU if there is no room.
     """
+    plan = plan or WeightPlan(device=device, dtype=dtype)
     if memory == "sharded":
         from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
 
-        return shard_blocks(dit, group, dtype)
-    blocks, whole = (sum(weight.numel() for weight in module.parameters()) * dtype.itemsize for module in (dit.blocks, dit))
+        return shard_blocks(dit, group, dtype, plan.settle)
+    blocks, whole = (plan.bytes_of(module) for module in (dit.blocks, dit))
     count = len(dit.blocks)
     rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, 0)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
     settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":
-        dit.to(device, dtype)
+        settle_whole(dit, plan)
     else:
-        dit.runners = offload_blocks(dit, device, dtype, resident=resident)
+        dit.runners = offload_blocks(dit, device, dtype, resident=resident, settle=plan.settle)
     log.info("memory on %s: %s, %d of the DiT's %d blocks stay there", device, settled, resident, count)

@@ -19,7 +19,6 @@ from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.guidance import Guidance
 from livetalk_core.models.attention import INEXACT, kernel_as, wanted_kernel
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.fp8 import use_fp8
 from livetalk_core.models.tiny_decoder import DraftVAE
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.flow import first_motion, seeded_noise, steps_of, times_of
@@ -37,7 +36,6 @@ class Way:
     """As on the command line; empty for the exact variant."""
     steps: int
     kernel: str
-    fp8: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +52,15 @@ class FirstChunk:
 
 
 class Deviations:
-    """Measures an engine's lossy options once for each size; 8-bit products only once, since measuring them also turns them on.
+    """Measures an engine's lossy options once for each size.
 
-    `steps`: the model's own number of steps, which is exact. `fp8`: 8-bit products are wanted. `compiled`: the DiT is compiled; what is
-    only measured runs without compiling. `draft`: a VAE with a tiny decoder.
+    `steps`: the model's own number of steps, which is exact. `compiled`: the DiT is compiled; what is only measured runs without
+    compiling. `draft`: a VAE with a tiny decoder.
     """
 
     def __init__(self, dit: AudioDiT, device: torch.device, steps: int):
         self.dit, self.device, self.steps = dit, device, steps
-        self.fp8 = self.compiled = False
+        self.compiled = False
         self.draft: DraftVAE | None = None
         self.found: dict[tuple[str, int, int], float] = {}
         """RMS of the latents' difference relative to the exact latents, by option, width and height."""
@@ -71,7 +69,7 @@ class Deviations:
 
     @torch.no_grad()
     def measure(self, first: FirstChunk) -> None:
-        """Measure and log what is not measured yet. Turns on 8-bit products if they are wanted."""
+        """Measure and log what is not measured yet."""
         size = (first.plan.width, first.plan.height)
         due = [way for way in self.ways(first.settings) if (way.option, *size) not in self.found]
         draft_due = self.draft is not None and size not in self.psnr_db
@@ -108,14 +106,12 @@ class Deviations:
         )
 
     def ways(self, settings: StreamSettings) -> list[Way]:
-        """One variant for each lossy option; 8-bit products last, since they stay on."""
+        """One variant for each lossy option."""
         found, kernel = [], self.exact_kernel()
         if settings.sampler in (None, "renoise") and settings.steps < self.steps:
             found.append(Way(option=f"--steps {settings.steps}", steps=settings.steps, kernel=kernel))
         if wanted_kernel() in INEXACT:
             found.append(Way(option=f"--attention {wanted_kernel()}", steps=self.steps, kernel=wanted_kernel()))
-        if self.fp8:
-            found.append(Way(option="--fast fp8", steps=self.steps, kernel=kernel, fp8=True))
         return found
 
     def exact_kernel(self) -> str:
@@ -126,9 +122,6 @@ class Deviations:
 
     def make(self, way: Way, first: FirstChunk) -> Tensor:
         """The chunk's new latents [C, T, h, w], without the motion latents, which are the same in every variant."""
-        if way.fp8:
-            use_fp8(self.dit)
-            self.fp8 = False
         motion_CTHW, times = first_motion(first.settings, first.reference), times_of(first.settings, way.steps)
         noise = seeded_noise(first.plan.latent_shape, first.settings.seed, self.device)
         denoiser = DiTDenoiser(self.dit, times[:-1], first.cuts, first.guidance, first.settings.audio_strength)

@@ -188,7 +188,6 @@ class Engine:
         def measure(window: AudioWindow) -> None:
             given = {"plan": plan, "reference": reference, "settings": settings, "window": window, "guidance": guidance}
             self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
-            denoiser.cuts = self.cuts(plan, passes)  # 8-bit weights may have left room
 
         return Stream(session, windows, self.turn, measure, self.text_rows, self.streams)
 
@@ -198,7 +197,7 @@ class Engine:
 
     def cuts(self, plan: StreamPlan, passes: int = 1) -> Cuts:
         """The optimizations that there is room for. Every process of a group must call it at the same time."""
-        return self.room.cuts(plan, self.deviations.fp8, passes)
+        return self.room.cuts(plan, passes)
 
     def close(self) -> None:
         """Clears cached prompts; the models are freed with the engine."""

@@ -17,6 +17,7 @@ from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
@@ -65,16 +66,17 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
     """An engine that is not parallel yet, with the DiT's weights already where the options say."""
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    plan = WeightPlan(device=place, dtype=dtype, form=options.weights)
     if isinstance(model, ModelFiles):
-        return load_files(model, place, dtype, memory, group, prompt)
+        return load_files(model, place, dtype, memory, group, prompt, plan)
     if model in BY_NAME:
         preset = BY_NAME[str(model)]()
         if not preset.trained:
-            return build_random(preset, place, dtype, memory=memory, group=group)
+            return build_random(preset, place, dtype, memory=memory, group=group, plan=plan)
         if not (SHIPPED / preset.name).is_dir():
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
         model = SHIPPED / preset.name
-    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt)
+    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt, plan)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
@@ -102,13 +104,14 @@ def build_random(
     seed: int = 0,
     memory: str = "auto",
     group: SequenceGroup | None = None,
+    plan: WeightPlan | None = None,
 ) -> Engine:
     """An engine with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dit = build_dit(preset.dit)
         vae, audio, text, image = (KINDS[type(config)](config) for config in (preset.vae, preset.audio, preset.text, preset.image))
-    keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group)
+    keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group, plan=plan)
     for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
         module.to(device, kind).eval().requires_grad_(False)
     return Engine(preset, gather_models(preset, dit=dit, vae=vae, audio=audio, text=text, image=image), device, dtype)
@@ -135,6 +138,7 @@ def load_files(
     memory: str = "auto",
     group: SequenceGroup | None = None,
     prompt: str = PROMPT,
+    plan: WeightPlan | None = None,
 ) -> Engine:
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
@@ -144,7 +148,7 @@ def load_files(
     preset = preset_of(files)
     encodes = not files.preset and (group is None or group.rank == 0)
     prompts = encode_early(prompt, files, dit, device, dtype) if encodes else {}
-    keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio))
+    keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MEMORY = ("auto", "resident", "offload", "sharded")
 KERNELS = ("auto", "sdpa", "cudnn", "flash", "efficient", "flash2", "flash3", "sage", "xfuser")
-FAST = ("none", "fp8")
+WEIGHTS = ("auto", "16bit", "int8", "fp8")
 DTYPES = ("auto", "bfloat16", "float32")
 KINDS = ("auto", "livetalk_14b", "infinitetalk", "infinitetalk_4step", "multitalk", "multitalk_4step")
 
@@ -94,23 +94,24 @@ class EngineOptions:
         choices=KERNELS,
         title="attention kernel {value!r}",
         help="attention kernel: auto (by GPU and shape); sdpa, cudnn, flash, efficient (torch's own); flash2, flash3, sage, xfuser (each "
-        "needs its package; xfuser needs several GPUs); sage is lossy: it works in 8 bits, and its error is measured as for fast",
+        "needs its package; xfuser needs several GPUs); sage is lossy: it works in 8 bits; on the first chunk its error is "
+        "measured and printed, which takes the time of two more chunks",
     )
     compile: bool = option(
         False, help="compile with torch.compile: faster chunks after a slow first one for each size; needs a C++ compiler"
     )
-    fast: str = option(
-        "none",
-        choices=FAST,
-        help="lossy speed-up: none, or fp8 (the DiT's large products in 8 bits). On the first chunk each lossy option is compared with the "
-        "exact result and its error printed; this takes the time of one more chunk, and of one for each option",
+    weights: str = option(
+        "auto",
+        choices=WEIGHTS,
+        help="how the DiT's weights are kept: auto (as in the file), 16bit (as dtype says), int8 or fp8 (lossy: half the memory, made "
+        "while loading; the GPU multiplies in 8 bits if it can)",
     )
     decoder: Path | None = option(
         None,
         kind=Path,
         metavar="FILE",
         help="for drafts: file of a tiny decoder (taew2_1, .pth or .safetensors) instead of the Wan 2.1 VAE's; lossy, its error is "
-        "measured as for fast; each chunk also starts from its frames; works in one process only",
+        "measured on the first chunk; each chunk also starts from its frames; works in one process only",
     )
     dit: tuple[Path, ...] = option(
         (), kind=Path, many=True, metavar="FILE", help="DiT files; a Wan 2.1 I2V base may be followed by its audio patch"
@@ -148,12 +149,12 @@ class EngineOptions:
         if self.attention == "xfuser" and self.gpus == 1:
             raise ValueError("attention='xfuser' needs several GPUs; leave it out, or set --gpus to 2 or more, or auto")
         if self.memory == "sharded" and not self.can_shard:
-            raise ValueError("memory='sharded' works without compile and fast only; leave them out, or choose another --memory")
+            raise ValueError("memory='sharded' works without compile only; leave it out, or choose another --memory")
 
     @property
     def can_shard(self) -> bool:
         """Whether the DiT's weights can be sharded with the other options."""
-        return not self.compile and self.fast == "none"
+        return not self.compile
 
     @property
     def in_pool(self) -> bool:

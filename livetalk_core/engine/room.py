@@ -23,16 +23,16 @@ class Room:
 
     def __init__(self, dit: AudioDiT, device: torch.device, dtype: torch.dtype):
         self.dit, self.device, self.dtype = dit, device, dtype
-        self.settled: dict[tuple[int, int, bool, int], Cuts] = {}
-        """By latent frames, tokens in each, whether 8-bit products are still to begin, and passes of guidance."""
+        self.settled: dict[tuple[int, int, int], Cuts] = {}
+        """By latent frames, tokens in each, and passes of guidance."""
 
-    def cuts(self, plan: StreamPlan, before_fp8: bool, passes: int = 1) -> Cuts:
+    def cuts(self, plan: StreamPlan, passes: int = 1) -> Cuts:
         """All optimizations, but absorbed audio keys, and passes of guidance in one batch, only if each of the two takes less than half of
         the GPU's free memory.
 
-        Decided once for all streams of the engine, which hold these keys one after another; decided again when 8-bit products begin.
+        Decided once for all streams of the engine, which hold these keys one after another.
         """
-        key = (plan.latent_frames, plan.tokens_per_latent, before_fp8, passes)
+        key = (plan.latent_frames, plan.tokens_per_latent, passes)
         if key not in self.settled:
             self.settled[key] = self.settle_cuts(plan, passes)
         return self.settled[key]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from livetalk_core.models.attention import attention
 from livetalk_core.models.layers import KeyValue, heads, norm_fp32
+from livetalk_core.models.packed import dense_weight
 from livetalk_core.models.rope import Grid, rotate
 from livetalk_core.models.speakers import key_positions, speaker_table
 
@@ -70,8 +71,9 @@ class AudioAttention(nn.Module):
     def absorb(self, audio: KeyValue, batch: int) -> AbsorbedAudio:
         """Absorb q_linear and proj into one speaker's keys and values. Done once per chunk."""
         k, v = (y.unflatten(0, (batch, -1)) for y in audio)
-        into_q, bias = self.q_linear.weight.unflatten(0, (self.num_heads, -1)), self.q_linear.bias.unflatten(0, (self.num_heads, -1))
-        out_of_v = self.proj.weight.unflatten(1, (self.num_heads, -1))
+        into_q = dense_weight(self.q_linear, k.dtype).unflatten(0, (self.num_heads, -1))
+        bias = self.q_linear.bias.unflatten(0, (self.num_heads, -1))
+        out_of_v = dense_weight(self.proj, v.dtype).unflatten(1, (self.num_heads, -1))
         return AbsorbedAudio(
             torch.einsum("btank,nkd->btnad", k, into_q).flatten(2, 3),
             torch.einsum("btank,nk->btna", k, bias).flatten(2, 3),

@@ -3,14 +3,15 @@
 The model's class, state dict and results do not change; an OffloadedBlock runs a block. A block's weights lie in one flat host tensor in
 the order of PARTS, so every use of the block needs one copy of exactly the parts it uses. At 14B in bfloat16 a block has 928 MB: 598 for
 its forward, 105 more if audio is not absorbed, 210 for the keys of prompt and picture (once per stream), and 16 for audio keys (once per
-chunk), which stay on the device. A step copies 24 GB; copying whole blocks would be 37 GB.
+chunk), which stay on the device. A step copies 24 GB; copying whole blocks would be 37 GB. Packed weights travel as they are stored, so
+8-bit ones are half of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from livetalk_core.models.dit import AudioDiT, Block
 from livetalk_core.models.layers import ContextKeys, KeyValue
 from livetalk_core.models.rope import Grid
 from livetalk_core.models.runner import WHOLE, Attention, BlockRunner
+from livetalk_core.parallel.copier import BlockingCopier, Copier, StreamCopier
 
 NUM_SLOTS = 2
-ALIGNMENT = 128
-"""Elements: every weight starts at a multiple of at least 256 bytes, as a separate allocation would."""
+ALIGNMENT = 256
+"""Every weight starts at a multiple of so many bytes, as a separate allocation would."""
 RESIDENT = ("audio_cross_attn.kv_linear.",)
 CONTEXT = tuple(f"cross_attn.{name}." for name in ("k", "v", "norm_k", "k_img", "v_img", "norm_k_img"))
-AUDIO = ("audio_cross_attn.q_linear.", "audio_cross_attn.proj.weight")
+AUDIO = ("audio_cross_attn.q_linear.", "audio_cross_attn.proj.weight", "audio_cross_attn.proj.lora_")
 PARTS = ("context", "work", "audio")
 USES = {"context": ("context",), "absorbed": ("work",), "whole": ("work", "audio"), "absorb": ("audio",)}
 """The parts that each use of a block needs, adjacent in PARTS. A block's forward is `absorbed` or `whole`."""
@@ -39,48 +41,38 @@ class Request(NamedTuple):
     kind: str
 
 
-class Copier(Protocol):
-    """Copies weights to the device. An event is a point in the device's work that a copy can wait for, as in CUDA."""
-
-    def host_memory(self, length: int, dtype: torch.dtype) -> Tensor: ...
-
-    def device_memory(self, length: int, dtype: torch.dtype) -> Tensor: ...
-
-    def record(self) -> object:
-        """An event after all work queued so far."""
-        ...
-
-    def start(self, target: Tensor, source: Tensor, free: object) -> object:
-        """Start a copy after event `free`. Returns an event after the copy."""
-        ...
-
-    def wait(self, event: object) -> None:
-        """Work queued from now on runs after the copy with this event."""
-        ...
-
-
 def offload_blocks(
-    dit: AudioDiT, device: torch.device, dtype: torch.dtype, *, resident: int = 0, num_slots: int = NUM_SLOTS, copier: Copier | None = None
+    dit: AudioDiT,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    resident: int = 0,
+    num_slots: int = NUM_SLOTS,
+    copier: Copier | None = None,
+    settle: Callable[[str, nn.Module], None] = lambda prefix, module: None,
 ) -> list[BlockRunner]:
     """Runners for the blocks of a DiT on `device` in `dtype`. Its weights are on the CPU or memory-mapped.
 
     `resident` blocks, spread evenly, stay on the device; the others use `num_slots` slots in turn. Weights are packed block by block, so
-    neither host nor device ever holds the DiT twice. The weights must not be changed or moved afterwards.
+    neither host nor device ever holds the DiT twice. The weights must not be changed or moved afterwards. `settle` converts a part of the
+    DiT before it is moved, given its names' prefix.
     Raises ValueError if host memory is too small.
     """
     assert num_slots >= 2, "one slot is in use while the next is filled"
     copier = copier or (StreamCopier(device) if device.type == "cuda" else BlockingCopier(device))
-    for child in dit.children():
+    for name, child in dit.named_children():
         if child is not dit.blocks:
+            settle(f"{name}.", child)
             child.to(device, dtype)
     offloaded = spread_evenly(len(dit.blocks) - resident, len(dit.blocks))
     packed: dict[int, PackedBlock] = {}
     for i, block in enumerate(dit.blocks):
+        settle(f"blocks.{i}.", block)
         if i in offloaded:
             packed[i] = PackedBlock.pack(block, device, dtype, copier)
         else:
             block.to(device, dtype)
-    prefetcher = WeightPrefetcher(packed, dtype, num_slots, copier)
+    prefetcher = WeightPrefetcher(packed, num_slots, copier)
     return [OffloadedBlock(i, block, prefetcher) if i in packed else block for i, block in enumerate(dit.blocks)]
 
 
@@ -115,11 +107,16 @@ def spread_evenly(count: int, total: int) -> list[int]:
 
 @dataclass(frozen=True)
 class WeightSpan:
-    """A weight and its range in the block's flat tensor."""
+    """A weight, and the range of bytes that has it in the block's flat tensor."""
 
     weight: nn.Parameter
+    dtype: torch.dtype
     start: int
     stop: int
+
+    def view(self, memory: Tensor, first: int = 0) -> Tensor:
+        """This weight in a tensor of bytes that begins with byte `first` of the flat one."""
+        return memory[self.start - first : self.stop - first].view(self.dtype).view(self.weight.shape)
 
 
 @dataclass(frozen=True)
@@ -127,25 +124,28 @@ class PackedBlock:
     """One block's weights in host memory, in the order of PARTS."""
 
     flat: Tensor
+    """Bytes, uint8."""
     spans: dict[str, list[WeightSpan]]
     bounds: dict[str, tuple[int, int]]
 
     @classmethod
     def pack(cls, block: Block, device: torch.device, dtype: torch.dtype, copier: Copier) -> PackedBlock:
-        """Pack a block's weights into host memory in `dtype`; move those that stay to the device."""
+        """Pack a block's weights into host memory, floats in `dtype`; move those that stay to the device."""
         spans: dict[str, list[WeightSpan]] = {part: [] for part in PARTS}
         bounds, stop = {}, 0
         named = list(block.named_parameters())
         for part in PARTS:
             first = stop
             for weight in (weight for name, weight in named if part_of(name) == part):
-                spans[part].append(WeightSpan(weight, stop, stop + weight.numel()))
-                stop += -(-weight.numel() // ALIGNMENT) * ALIGNMENT
+                kind = dtype if weight.is_floating_point() else weight.dtype
+                num_bytes = weight.numel() * kind.itemsize
+                spans[part].append(WeightSpan(weight, kind, stop, stop + num_bytes))
+                stop += -(-num_bytes // ALIGNMENT) * ALIGNMENT
             bounds[part] = (first, stop)
-        packed = cls(copier.host_memory(stop, dtype), spans, bounds)
+        packed = cls(copier.host_memory(stop), spans, bounds)
         block.audio_cross_attn.kv_linear.to(device, dtype)
         for span in (span for part in PARTS for span in spans[part]):
-            packed.flat[span.start : span.stop].view(span.weight.shape).copy_(span.weight.data)
+            span.view(packed.flat).copy_(span.weight.data)
         for kind in USES:
             packed.point_at_host(kind)
         return packed
@@ -160,7 +160,7 @@ class PackedBlock:
         first = self.range_of(kind).start
         for part in USES[kind]:
             for span in self.spans[part]:
-                span.weight.data = memory[span.start - first : span.stop - first].view(span.weight.shape)
+                span.weight.data = span.view(memory, first)
 
     def point_at_host(self, kind: str) -> None:
         self.point_at(kind, self.flat[self.range_of(kind)])
@@ -190,11 +190,11 @@ class WeightPrefetcher:
     Blocks run in the same order in every step, so the last block of a step prefetches the first one of the next step.
     """
 
-    def __init__(self, packed: dict[int, PackedBlock], dtype: torch.dtype, num_slots: int, copier: Copier):
+    def __init__(self, packed: dict[int, PackedBlock], num_slots: int, copier: Copier):
         self.packed, self.order, self.copier = packed, list(packed), copier
         ranges = [block.range_of(kind) for block in packed.values() for kind in USES]
         length = max((each.stop - each.start for each in ranges), default=0)
-        self.slots = [Slot(copier.device_memory(length, dtype), copier.record()) for _ in range(num_slots if packed else 0)]
+        self.slots = [Slot(copier.device_memory(length), copier.record()) for _ in range(num_slots if packed else 0)]
         """Ordered by last use; the most recent is last."""
 
     def run(self, request: Request, function: Callable, *inputs: object):
@@ -237,62 +237,3 @@ class WeightPrefetcher:
         if following < len(self.order):
             return Request(self.order[following], request.kind)
         return {"context": None, "absorb": Request(self.order[0], "absorbed")}.get(request.kind, Request(self.order[0], request.kind))
-
-
-class BlockingCopier:
-    """Blocking copies, as on a CPU."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def host_memory(self, length: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(length, dtype=dtype)
-
-    def device_memory(self, length: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(length, dtype=dtype, device=self.device)
-
-    def record(self) -> None:
-        return None
-
-    def start(self, target: Tensor, source: Tensor, free: object) -> None:
-        target.copy_(source)
-
-    def wait(self, event: object) -> None:
-        return None
-
-
-class StreamCopier:
-    """Copies from pinned memory on a separate CUDA stream. Streams wait for each other by events; the host never waits.
-
-    torch rounds pinned memory up to a power of two: 1 GiB per block at 14B, 40 GiB in all.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
-
-    def host_memory(self, length: int, dtype: torch.dtype) -> Tensor:
-        try:
-            return torch.empty(length, dtype=dtype, pin_memory=True)
-        except RuntimeError as error:
-            size = f"{length * dtype.itemsize / 2**30:.1f} GiB"
-            raise ValueError(
-                f"memory='offload' cannot pin host memory for a block ({size}); close other programs, or split the model "
-                "over several GPUs with memory='sharded'"
-            ) from error
-
-    def device_memory(self, length: int, dtype: torch.dtype) -> Tensor:
-        memory = torch.empty(length, dtype=dtype, device=self.device)
-        memory.record_stream(self.stream)  # if freed during a copy, it must not be reused before the copy ends
-        return memory
-
-    def record(self) -> torch.cuda.Event:
-        return torch.cuda.current_stream(self.device).record_event()
-
-    def start(self, target: Tensor, source: Tensor, free: torch.cuda.Event) -> torch.cuda.Event:
-        self.stream.wait_event(free)
-        with torch.cuda.stream(self.stream):
-            target.copy_(source, non_blocking=True)
-        return self.stream.record_event()
-
-    def wait(self, filled: torch.cuda.Event) -> None:
-        torch.cuda.current_stream(self.device).wait_event(filled)

@@ -24,7 +24,7 @@ After reading this page you can tell what `--memory auto` and `--gpus auto` choo
 `auto` takes the first that fits of:
 
 1. **resident**: every GPU holds all weights. Needs {in_gib(PUBLISHED.on_each("resident", 1))} free on each GPU.
-2. **sharded** (two GPUs or more; not with `--compile` or `--fast`): each GPU holds a part of the DiT's blocks. Needs
+2. **sharded** (two GPUs or more; not with `--compile`): each GPU holds a part of the DiT's blocks. Needs
    {in_gib(PUBLISHED.on_each("sharded", 2))} free on each of 2, {in_gib(PUBLISHED.on_each("sharded", 4))} on each of 4,
    {in_gib(PUBLISHED.on_each("sharded", 8))} on each of 8.
 3. **offload**: the blocks are in pinned host memory and are copied to the GPU one by one. Needs

@@ -235,7 +235,7 @@ def short_graph(options: dict) -> dict:
     return prompt
 
 
-@pytest.mark.parametrize("options, said", [({"memory": "offload", "fast": "none"}, ""), ({"workers": 2}, "2 processes on the CPU")])
+@pytest.mark.parametrize("options, said", [({"memory": "offload", "weights": "int8"}, ""), ({"workers": 2}, "2 processes on the CPU")])
 def test_engine_options_make_the_engine_that_they_ask_for(server, options, said):
     loads = server.count_in_log(LOADED)
     entry = server.run(short_graph(options))

@@ -212,12 +212,6 @@ def test_a_file_with_a_tensor_too_few_or_too_many_is_refused_with_its_name():
         map_text_keys(weights)
 
 
-@pytest.mark.parametrize("key", ["scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.scale_weight"])
-def test_a_scaled_fp8_text_encoder_is_refused(key):
-    with pytest.raises(ValueError, match=r"^scaled fp8 .*choose the bf16 or fp16 file$"):
-        map_text_keys(golden("umt5")[0] | {key: torch.ones(1)})
-
-
 def load_full(encoder_type, config, mapped: dict[str, Tensor]) -> nn.Module:
     with torch.device("meta"):
         encoder = encoder_type(config)

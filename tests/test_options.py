@@ -96,7 +96,7 @@ def test_a_new_field_is_on_the_command_line_and_in_the_node(nodes, monkeypatch, 
     [
         ({"memory": "disk"}, "memory='disk' must be one of auto, resident, offload, sharded"),
         ({"kind": "wan"}, "kind='wan' must be one of auto, livetalk_14b, infinitetalk"),
-        ({"fast": "fp4"}, "fast='fp4' must be one of none, fp8"),
+        ({"weights": "fp4"}, "weights='fp4' must be one of auto, 16bit, int8, fp8"),
         ({"dtype": "float16"}, "dtype='float16' must be one of auto, bfloat16, float32"),
         ({"attention": "magic"}, "attention kernel 'magic' must be one of auto, sdpa"),
         ({"gpus": 0}, "gpus=0 must be 1 or more, or auto"),

@@ -258,12 +258,6 @@ def test_a_preset_whose_encoders_need_files_is_refused_in_a_config(small, name):
         load_engine(small, device="cpu")
 
 
-def test_scaled_fp8_files_are_refused_not_misread(tmp_path):
-    save_file({"blocks.0.ffn.0.weight": torch.zeros(2), "blocks.0.ffn.0.scale_weight": torch.ones(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="scaled fp8 files cannot be loaded"):
-        load_dit(read_tensors([tmp_path / "x.safetensors"]), dtype=FP32)
-
-
 def test_named_files_need_every_part():
     with pytest.raises(FileNotFoundError, match="missing dit: download"):
         ModelFiles().require()

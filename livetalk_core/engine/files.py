@@ -26,6 +26,8 @@ DOWNLOADS = {
     "audio": "TencentGameMate/chinese-wav2vec2-base",
 }
 """Where each part is published, as named on Hugging Face."""
+SPIECE = "spiece_model"
+"""Key of the tokenizer inside umT5 files for ComfyUI."""
 SHIPPED = Path(__file__).parents[1] / "assets"
 """Folders of the models in this package, by their preset's name."""
 
@@ -52,6 +54,8 @@ class ModelFiles:
     def missing(self) -> list[str]:
         """The parts that no file was found for."""
         parts = {"dit": self.dit, "vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio, "tokenizer": self.tokenizer}
+        if self.text is not None and self.tokenizer is None and SPIECE in read_header(self.text):
+            parts.pop("tokenizer")
         needed = ("dit", "vae") if self.preset else parts
         return [name for name in needed if not parts[name]]
 
@@ -109,6 +113,18 @@ def find_shards(folder: Path) -> tuple[Path, ...]:
 def find_audio(folder: Path) -> Path | None:
     places = (folder / AUDIO_FOLDER, folder.resolve().parent / AUDIO_FOLDER)
     return next((place / name for place in places for name in AUDIO_FILES if (place / name).is_file()), None)
+
+
+def read_header(path: Path) -> dict[str, dict]:
+    """The header of a safetensors file; empty for other kinds of file. ValueError for a damaged one."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return json.loads(file.read(min(length, path.stat().st_size)))
+        except ValueError:
+            raise ValueError(f"{path} is not a whole safetensors file; download it again") from None
 
 
 def read_config(path: Path) -> dict:

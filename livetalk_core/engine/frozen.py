@@ -12,12 +12,12 @@ from torch import Tensor
 
 from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
 from livetalk_core.engine.kind import named_preset
-from livetalk_core.engine.load import KINDS, choose_device, load_audio, load_image, load_text, naming, settle_vae
+from livetalk_core.engine.load import KINDS, choose_device, load_audio, load_image, load_text, naming, settle_vae, tokenizer_of
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.patch_vae import PatchVAE
-from livetalk_core.models.text import Tokenizer, byte_tokenizer, load_tokenizer
+from livetalk_core.models.text import Tokenizer, byte_tokenizer
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.models.weightless import NoText, no_tokens
 from livetalk_core.presets import BY_NAME, Preset
@@ -66,7 +66,7 @@ def load_networks(files: ModelFiles, device: torch.device, dtype: torch.dtype) -
     if files.preset:
         audio, text, image = (KINDS[type(config)](config).to(device) for config in (preset.audio, preset.text, preset.image))
         return gather(preset, device, dtype, vae, audio, text, image, no_tokens)
-    tokenize = load_tokenizer(files.tokenizer, preset.dit.text_len)
+    tokenize = tokenizer_of(files, preset.dit.text_len)
     audio, text, image = load_audio(files.audio, device), load_text(files.text, dtype, device), load_image(files.image, device)
     return gather(preset, device, dtype, vae, audio, text, image, tokenize)
 

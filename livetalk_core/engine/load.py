@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
-from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.weight_plan import WeightPlan
@@ -25,7 +26,16 @@ from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
-from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer, load_tokenizer, map_text_keys, text_config_from
+from livetalk_core.models.text import (
+    TextConfig,
+    TextEncoder,
+    Tokenizer,
+    byte_tokenizer,
+    load_tokenizer,
+    map_text_keys,
+    sentencepiece_tokenizer,
+    text_config_from,
+)
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.group import SequenceGroup, init_group
@@ -144,7 +154,7 @@ def load_files(
     files.require()
     known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
-        dit = weights.load_dit(weights.read_tensors(files.dit), dtype=None, device="cpu", **known)
+        dit = weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
     preset = preset_of(files)
     encodes = not files.preset and (group is None or group.rank == 0)
     prompts = encode_early(prompt, files, dit, device, dtype) if encodes else {}
@@ -164,9 +174,10 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    text = partial(load_beside, lambda place: load_text(files.text, dtype, place), bytes_of(files.text), device)
+    packed = plan is None or plan.form != "16bit"
+    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, packed), bytes_of(files.text), device)
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
-    tokenize = load_tokenizer(files.tokenizer, dit.config.text_len)
+    tokenize = tokenizer_of(files, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     engine = Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
     engine.prompts |= prompts
@@ -183,7 +194,7 @@ def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, device: torch.d
     if free is None or not size or not size + OVERHEAD_BYTES <= free < dit_bytes + size + WORKING_BYTES:
         return {}
     log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
-    ids, mask = load_tokenizer(files.tokenizer, dit.config.text_len)(prompt)
+    ids, mask = tokenizer_of(files, dit.config.text_len)(prompt)
     rows = load_text(files.text, dtype, device)(ids.to(device), mask.to(device)).to(dtype)
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -225,11 +236,21 @@ def load_audio(path: Path, device: torch.device) -> AudioEncoder:
         return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what="wav2vec2", dtype=torch.float32, device=device)
 
 
-def load_text(path: Path, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+def load_text(path: Path, dtype: torch.dtype, device: torch.device, packed: bool = True) -> TextEncoder:
+    """umT5. Quantized weights stay packed, unless `packed` is false."""
     with naming("text", path):
-        tensors = weights.read_tensors([path])
+        tensors = weights.read_weights([path])
         config = text_config_from(weights.shapes_of(tensors))
-        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), what="umT5", dtype=dtype, device=device)
+        what = {"what": "umT5", "dtype": dtype, "device": device, "keep": "" if packed else None}
+        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), **what)
+
+
+def tokenizer_of(files: ModelFiles, length: int) -> Tokenizer:
+    """The tokenizer in the model's folder, else the one inside the text encoder's file."""
+    if files.tokenizer is not None:
+        return load_tokenizer(files.tokenizer, length)
+    with safe_open(files.text, framework="pt") as file:
+        return sentencepiece_tokenizer(bytes(file.get_tensor(SPIECE).numpy()), length)
 
 
 def load_image(path: Path, device: torch.device) -> ImageEncoder:

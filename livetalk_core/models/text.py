@@ -36,11 +36,22 @@ OUTER_NAMES = {
     "token_embedding.weight": "token_embedding.weight",
     "shared.weight": "token_embedding.weight",
     "encoder.embed_tokens.weight": "token_embedding.weight",
+    "token_embd.weight": "token_embedding.weight",
+    "enc.output_norm.weight": "stack.final_layer_norm.weight",
     "norm.weight": "stack.final_layer_norm.weight",
     "encoder.final_layer_norm.weight": "stack.final_layer_norm.weight",
 }
+GGUF_PARTS = {
+    "attn_norm": "layer.0.layer_norm",
+    **{f"attn_{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+"""Names in GGUF files of T5 encoders (llama.cpp)."""
 NOT_ENCODER = ("spiece_model", "decoder.", "lm_head.")
-SCALED_FP8 = re.compile(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|comfy_quant)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +125,20 @@ class Tokenizer(Protocol):
         ...
 
 
+def sentencepiece_tokenizer(model: bytes, length: int = 512) -> Tokenizer:
+    """The tokenizer of a SentencePiece model, as umT5 files for ComfyUI have it inside. ValueError without the package."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ModuleNotFoundError:
+        raise ValueError("the text encoder's own tokenizer needs the package 'sentencepiece'; pip install sentencepiece") from None
+    processor = SentencePieceProcessor(model_proto=model)
+
+    def tokenize(text: str) -> tuple[Tensor, Tensor]:
+        return pad_tokens(processor.encode(clean_prompt(text)), processor.eos_id(), max(processor.pad_id(), 0), length)
+
+    return tokenize
+
+
 def load_tokenizer(folder: str | Path, length: int = 512) -> Tokenizer:
     """The tokenizer in a folder's tokenizer.json (published as google/umt5-xxl).
 
@@ -160,11 +185,8 @@ def pad_tokens(ids: list[int], eos: int, pad: int, length: int) -> tuple[Tensor,
 def map_text_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a umT5 file, named as published or as in transformers, under TextEncoder's names.
 
-    Raises ValueError, naming keys, if the file is not a umT5 encoder or is quantized to scaled fp8.
+    Raises ValueError, naming keys, if the file is not a umT5 encoder.
     """
-    scales = [key for key in state if SCALED_FP8.search(key)]
-    if scales:
-        raise ValueError(f"scaled fp8 text encoders cannot be loaded (the file has {scales[0]}); choose the bf16 or fp16 file")
     mapped = rename_keys(state, text_key)
     require_keys("umT5", mapped, expected_text_keys(mapped))
     return mapped
@@ -195,6 +217,9 @@ def text_key(key: str) -> str | None:
         return None
     if key.startswith("encoder.block."):
         return key.replace("encoder.block.", BLOCK_PREFIX, 1)
+    block = re.fullmatch(r"enc\.blk\.(\d+)\.(.+)\.weight", key)
+    if block and block[2] in GGUF_PARTS:
+        return f"{BLOCK_PREFIX}{block[1]}.{GGUF_PARTS[block[2]]}.weight"
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", key)
     if block and block[2] in PUBLISHED_PARTS:
         return f"{BLOCK_PREFIX}{block[1]}.{PUBLISHED_PARTS[block[2]]}.weight"

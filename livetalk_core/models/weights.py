@@ -6,6 +6,7 @@ single-file exports are removed.
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.packed import PackedEmbedding, PackedLinear, PackedWeight
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
+from livetalk_core.models.scaled_files import Weights, join_scales
 from livetalk_core.models.small_dit import build_dit, choose_config
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
@@ -31,8 +35,27 @@ TINY_DOWNLOAD = "taew2_1.pth of github.com/madebyollin/taehv"
 Shapes = dict[str, tuple[int, ...]]
 
 
+def read_weights(paths: Iterable[Path]) -> Weights:
+    """All tensors of .safetensors, .pth and .gguf files, memory-mapped, and quantized ones as PackedWeights.
+
+    If a name is in several files, the last one counts. FileNotFoundError if a file is missing, ValueError naming the file if it is not a
+    file of tensors, or its weights are in a form that cannot be read.
+    """
+    weights: Weights = {}
+    for path in paths:
+        if path.suffix == ".gguf" and path.is_file():
+            weights |= strip_prefix(read_gguf(path))
+            continue
+        tensors = read_tensors([path])
+        try:
+            weights |= join_scales(tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return weights
+
+
 def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of .safetensors and .pth files, memory-mapped. If a name is in several files, the last one counts.
+    """All tensors of .safetensors and .pth files as they are stored, memory-mapped. If a name is in several files, the last one counts.
 
     Raises FileNotFoundError if a file is missing, ValueError naming the file if it is not a file of tensors.
     """
@@ -47,9 +70,15 @@ def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()} | told_formats(file.metadata())  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+
+
+def told_formats(metadata: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """The formats of layers that ComfyUI writes into a header, as the tensors that it writes elsewhere."""
+    layers = json.loads((metadata or {}).get("_quantization_metadata", "{}")).get("layers", {})
+    return {f"{name}.comfy_quant": torch.tensor(list(json.dumps(told).encode())) for name, told in layers.items()}
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -67,7 +96,7 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(tensors: Weights) -> Weights:
     """Remove the prefix from all names, or from those of a checkpoint's diffusion model."""
     for prefix in PREFIXES:
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -77,20 +106,44 @@ def strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(
-    make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], *, what: str, dtype: torch.dtype | None, device: str | torch.device
+    make: Callable[[], nn.Module],
+    tensors: Mapping[str, Tensor | PackedWeight],
+    *,
+    what: str,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    keep: str | None = None,
 ) -> nn.Module:
     """Build a module on the meta device and load the tensors one by one, on `device` and in `dtype`.
 
-    Raises ValueError, naming keys, if the tensors do not fit; `what` names the expected model.
+    Packed weights of layers whose names begin with `keep` stay packed; None: all are unpacked. Raises ValueError, naming keys, if the
+    tensors do not fit; `what` names the expected model.
     """
     with torch.device("meta"):
         module = make()
     check_fit(module, tensors, what)
-    wanted = module.state_dict().keys()
-    state = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
+    if keep is not None:
+        put_packed(module, {name: tensors[name] for name in module.state_dict() if name.startswith(keep)}, dtype)
+    state = {}
+    for name, own in module.state_dict().items():
+        found = own if not own.is_meta else tensors[name]
+        if isinstance(found, PackedWeight):
+            found = found.dense(dtype or torch.float32)
+        state[name] = found.to(device=device, dtype=dtype if found.is_floating_point() else None)
     module.load_state_dict(state, strict=True, assign=True)
     assert not any(p.is_meta for p in (*module.parameters(), *module.buffers())), "a buffer of the module is not in its state"
     return module.to(device).eval().requires_grad_(False)
+
+
+def put_packed(module: nn.Module, tensors: Mapping[str, Tensor | PackedWeight], dtype: torch.dtype | None) -> None:
+    """Replace the layers whose weight is packed by layers that keep it so."""
+    for name, packed in tensors.items():
+        if isinstance(packed, PackedWeight):
+            parent, _, last = name.removesuffix(".weight").rpartition(".")
+            layer = module.get_submodule(parent).get_submodule(last)
+            table = isinstance(layer, nn.Embedding)
+            made = PackedEmbedding(packed, dtype or torch.float32) if table else PackedLinear(packed, layer.bias)
+            setattr(module.get_submodule(parent), last, made)
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -106,16 +159,17 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
         raise ValueError(f"{what}: {name} is {found} but must be {list(shapes[name])}; the file belongs to another model")
 
 
-def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+def shapes_of(tensors: Mapping[str, Tensor | PackedWeight]) -> Shapes:
     """The shape of each tensor; configs are derived from these."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def load_dit(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, device: str | torch.device = "cpu", **known: int) -> AudioDiT:
+def load_dit(
+    tensors: Mapping[str, Tensor | PackedWeight], *, dtype: torch.dtype | None, device: str | torch.device = "cpu", **known: int
+) -> AudioDiT:
     """The DiT with these tensors; `known` as in dit_config_from."""
-    refuse_scaled(tensors, "the DiT")
     config = dit_config_from(shapes_of(tensors), **known)
-    return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device)
+    return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device, keep="blocks.")
 
 
 def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
@@ -146,12 +200,6 @@ def load_tiny_decoder(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, devi
     if strange := [name for name in tensors if name.startswith("decoder.") and name not in known]:
         raise ValueError(f"not the weights of {what}: it has no {first_three(strange)}; choose another file")
     return decoder
-
-
-def refuse_scaled(tensors: Mapping[str, Tensor], what: str) -> None:
-    scales = [name for name in tensors if name.endswith(("scale_weight", "weight_scale", "scaled_fp8"))]
-    if scales:
-        raise ValueError(f"{what}: scaled fp8 files cannot be loaded ({scales[0]} found); choose the bf16 or fp16 file")
 
 
 def dit_config_from(

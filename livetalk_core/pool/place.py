@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from livetalk_core.engine.files import ModelFiles, find_files
+from livetalk_core.engine.files import ModelFiles, find_files, read_header
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.models.weights import HEAD_DIM
 from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share, working_room
@@ -234,15 +233,3 @@ def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
         total += sum(stop - start for _, (start, stop) in found) if header else path.stat().st_size
         last = max([last, *(number for number, _ in found)] if header else [last, BY_NAME["livetalk_14b"]().dit.num_layers - 1])
     return total // (last + 1), last + 1
-
-
-def read_header(path: Path) -> dict[str, dict]:
-    """The header of a safetensors file; empty for other kinds of file. ValueError for a damaged one."""
-    if path.suffix != ".safetensors":
-        return {}
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            return json.loads(file.read(min(length, path.stat().st_size)))
-        except ValueError:
-            raise ValueError(f"{path} is not a whole safetensors file; download it again") from None

@@ -1,0 +1,286 @@
+"""Checkpoints with quantized weights: every layout in use, read as it is, unpacked on request, and refused where it is damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from made import write_published_folder
+from safetensors.torch import save_file
+from test_offload import talk
+from torch import Tensor, nn
+
+from livetalk_core.checks.parity import Golden, relative_error, velocity, weights_in
+from livetalk_core.engine.files import find_files
+from livetalk_core.engine.load import load_files, load_text, tokenizer_of
+from livetalk_core.engine.weight_plan import WeightPlan
+from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.packed import PackedEmbedding, PackedLinear, dense_weight
+from livetalk_core.models.scaled_files import join_scales
+from livetalk_core.models.weights import load_dit, read_tensors, read_weights
+
+CPU, FP32 = torch.device("cpu"), torch.float32
+E4M3 = torch.float8_e4m3fn
+
+
+def is_linear(name: str, tensor: Tensor) -> bool:
+    return name.startswith("blocks.") and tensor.ndim == 2 and name.endswith(".weight") and "pos_embedding" not in name
+
+
+def rounded(weight: Tensor, kind: torch.dtype, by_row: bool) -> tuple[Tensor, Tensor]:
+    """A weight in 8 bits and its scale: [] or [N, 1]."""
+    most = weight.abs().amax(1, keepdim=True) if by_row else weight.abs().max()
+    scale = most.float() / (127 if kind == torch.int8 else 448)
+    values = weight.float() / scale
+    return (values.round() if kind == torch.int8 else values).to(kind), scale
+
+
+def comfy_fp8(base: str, weight: Tensor) -> dict[str, Tensor]:
+    values, scale = rounded(weight, E4M3, by_row=False)
+    return {f"{base}.weight": values, f"{base}.scale_weight": scale.reshape(1), f"{base}.scale_input": torch.ones(1)}
+
+
+def comfy_quant(base: str, weight: Tensor) -> dict[str, Tensor]:
+    values, scale = rounded(weight, E4M3, by_row=False)
+    told = torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8)
+    return {f"{base}.weight": values, f"{base}.weight_scale": scale, f"{base}.comfy_quant": told}
+
+
+def comfy_int8(base: str, weight: Tensor) -> dict[str, Tensor]:
+    values, scale = rounded(weight, torch.int8, by_row=True)
+    told = torch.tensor(list(json.dumps({"format": "int8_tensorwise"}).encode()), dtype=torch.uint8)
+    return {f"{base}.weight": values, f"{base}.weight_scale": scale, f"{base}.comfy_quant": told}
+
+
+def lightx2v(base: str, weight: Tensor) -> dict[str, Tensor]:
+    values, scale = rounded(weight, torch.int8, by_row=True)
+    return {f"{base}.weight": values, f"{base}.weight_scale": scale}
+
+
+def quanto(base: str, weight: Tensor) -> dict[str, Tensor]:
+    values, scale = rounded(weight, torch.int8, by_row=True)
+    more = {f"{base}.input_scale": torch.ones(()), f"{base}.output_scale": torch.ones(())}
+    return {f"{base}.weight._data": values, f"{base}.weight._scale": scale} | more
+
+
+def plain_cast(base: str, weight: Tensor) -> dict[str, Tensor]:
+    return {f"{base}.weight": weight.to(E4M3)}
+
+
+LAYOUTS = {each.__name__: each for each in (comfy_fp8, comfy_quant, comfy_int8, lightx2v, quanto, plain_cast)}
+
+
+def quantized(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """A state dict with the blocks' linear weights in a layout."""
+    made = {"scaled_fp8": torch.zeros(2, dtype=E4M3)} if layout == "comfy_fp8" else {}
+    for name, tensor in state.items():
+        made |= LAYOUTS[layout](name.removesuffix(".weight"), tensor) if is_linear(name, tensor) else {name: tensor.contiguous()}
+    return made
+
+
+def expected(values: dict[str, Tensor], base: str) -> Tensor:
+    """Weight times scale, from the file's own tensors."""
+    data = values.get(f"{base}.weight", values.get(f"{base}.weight._data"))
+    scales = [values[f"{base}.{key}"] for key in ("scale_weight", "weight_scale", "weight._scale") if f"{base}.{key}" in values]
+    return data.float() * (scales[0] if scales else 1.0)
+
+
+def write_gguf(path: Path, state: dict[str, Tensor], kind: str = "Q8_0") -> Path:
+    """A GGUF file as converters make it: matrices of blocks quantized, small tensors in F32, all else in F16."""
+    writer = gguf.GGUFWriter(path, "wan")
+    known = gguf.GGMLQuantizationType[kind]
+    for name, tensor in state.items():
+        fits = (is_linear(name, tensor) or name == "token_embedding.weight") and tensor.shape[1] % gguf.GGML_QUANT_SIZES[known][0] == 0
+        if fits:
+            writer.add_tensor(name, gguf.quants.quantize(tensor.float().numpy(), known), raw_dtype=known)
+        else:
+            writer.add_tensor(name, tensor.float().numpy().astype(np.float32 if tensor.ndim == 1 else np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A published toy folder, and the tensors of its parts."""
+    folder = tmp_path_factory.mktemp("published") / "m"
+    return folder, write_published_folder(folder)
+
+
+def files_with(parts, **given: Path):
+    folder, _ = parts
+    return find_files(folder).override(**{name: (path,) if name == "dit" else path for name, path in given.items()})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scaled_weights_are_weight_times_scale_packed_or_unpacked(parts, tmp_path, layout):
+    state = quantized(parts[1]["dit"], layout)
+    save_file({f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}, tmp_path / "dit.safetensors")
+    dit = load_dit(read_weights([tmp_path / "dit.safetensors"]), dtype=None)
+    layers = {name: layer for name, layer in dit.named_modules() if isinstance(layer, PackedLinear)}
+    assert layers.keys() == {
+        name for name, layer in dit.named_modules() if name.startswith("blocks.") and isinstance(layer, nn.Linear | PackedLinear)
+    }
+    for name, layer in layers.items():
+        assert torch.equal(dense_weight(layer, FP32), expected(state, name)), name
+    WeightPlan(device=CPU, dtype=torch.bfloat16, form="16bit").settle("blocks.0.", dit.blocks[0])
+    dense = dit.blocks[0].ffn[0]
+    assert type(dense) is nn.Linear and torch.equal(dense.weight, expected(state, "blocks.0.ffn.0").bfloat16())
+
+
+@pytest.mark.parametrize("layout", ["comfy_fp8", "comfy_quant"])
+def test_a_scaled_text_encoder_with_its_tokenizer_inside_needs_no_folder(parts, tmp_path, layout):
+    state = quantized(parts[1]["text"], layout) | {"spiece_model": torch.from_numpy(np.frombuffer(spiece_model(), np.uint8).copy())}
+    save_file(state, tmp_path / "umt5.safetensors")
+    folder, _ = parts
+    files = files_with(parts, text=tmp_path / "umt5.safetensors")
+    files = type(files)(**vars(files) | {"tokenizer": None})
+    assert files.missing() == []
+    ids, mask = tokenizer_of(files, 16)("a person talks")
+    count = int(mask.sum())
+    assert ids[0, count - 1] == 1 and ids[0, count:].eq(0).all() and count > 3, "ends with the end token"
+    packed, dense = (load_text(files.text, FP32, CPU, packed) for packed in (True, False))
+    assert sum(isinstance(layer, PackedLinear) for layer in packed.modules()) == 2 * 7
+    assert not any(isinstance(layer, PackedLinear) for layer in dense.modules())
+    rows = packed(ids, mask)
+    assert torch.equal(rows, dense(ids, mask))
+    exact = load_text(folder / "models_t5_umt5-xxl-enc-bf16.pth", FP32, CPU)(ids, mask)
+    assert 1e-4 < relative_error(rows, exact) < 0.2
+
+
+def spiece_model() -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    lines = ["a person is talking", "people talk and sing", "one person talks to another"]
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    how = {"vocab_size": 30, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1}
+    SentencePieceTrainer.train(sentence_iterator=iter(lines * 5), model_writer=model, **how, **ids)
+    return model.getvalue()
+
+
+def test_an_engine_of_quantized_files_talks(parts, tmp_path):
+    save_file(quantized(parts[1]["dit"], "comfy_fp8"), tmp_path / "dit.safetensors")
+    text = write_gguf(tmp_path / "umt5.gguf", parts[1]["text"])
+    engine = load_files(files_with(parts, dit=tmp_path / "dit.safetensors", text=text), CPU, FP32)
+    assert talk(engine).shape[0] > 0
+    assert isinstance(engine.models.text().token_embedding, PackedEmbedding)
+
+
+def test_a_gguf_file_stays_packed_and_is_the_packages_numbers(parts, tmp_path):
+    state = parts[1]["dit"]
+    path = write_gguf(tmp_path / "dit.gguf", state)
+    dit = load_dit(read_weights([path]), dtype=None)
+    layers = {name: layer for name, layer in dit.named_modules() if isinstance(layer, PackedLinear)}
+    assert len(layers) == 2 * 14 and {layer.form for layer in layers.values()} == {"Q8_0"}
+    tensors = {entry.name: entry for entry in gguf.GGUFReader(path).tensors}
+    for name, layer in layers.items():
+        entry = tensors[f"{name}.weight"]
+        assert np.array_equal(dense_weight(layer, FP32).numpy(), gguf.quants.dequantize(entry.data, entry.tensor_type)), name
+    stored = sum(weight.nbytes for weight in dit.parameters())
+    assert stored <= path.stat().st_size, "what is loaded is what the file has"
+
+
+@torch.no_grad()
+def test_one_pass_with_q8_0_is_within_one_percent_on_the_golden_inputs(golden, tmp_path):
+    known = Golden(golden)
+    config, tensors = known.read("dit")
+    exact = velocity(known.dit, tensors, tensors["in.timestep.0"])
+    path = write_gguf(tmp_path / "dit.gguf", weights_in(tensors))
+    dit = load_dit(read_weights([path]), dtype=None, num_heads=config["num_heads"], text_len=config["text_len"])
+    assert any(isinstance(layer, PackedLinear) for layer in dit.modules())
+    error = relative_error(velocity(dit.float(), tensors, tensors["in.timestep.0"]), exact)
+    print(f"Q8_0: error {100 * error:.2f} %")
+    assert 1e-4 < error < 0.01
+
+
+def test_bfloat16_and_half_tensors_of_gguf_files_are_read_as_they_are(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "wan")
+    values = torch.randn(4, 6).bfloat16()
+    bf16 = gguf.GGMLQuantizationType.BF16
+    writer.add_tensor("b", gguf.quants.quantize(values.float().numpy(), bf16), raw_dtype=bf16)
+    writer.add_tensor("h", values.half().numpy())
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        write()
+    found = read_gguf(tmp_path / "x.gguf")
+    assert torch.equal(found["b"], values) and torch.equal(found["h"], values.half())
+
+
+def without_scale(state):
+    del state["blocks.0.ffn.0.scale_weight"]
+
+
+def without_row_scale(state):
+    del state["blocks.0.ffn.0.weight_scale"]
+
+
+def wrong_scale(state):
+    state["blocks.0.ffn.0.scale_weight"] = torch.ones(7)
+
+
+def nan_scale(state):
+    state["blocks.0.ffn.0.scale_weight"] = torch.full((1,), float("nan"))
+
+
+def unknown_format(state):
+    state["blocks.0.ffn.0.comfy_quant"] = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+
+
+def rotated(state):
+    state["blocks.0.ffn.0.comfy_quant"] = torch.tensor(list(b'{"format": "int8_tensorwise", "convrot": true}'), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "layout, damage, told",
+    [
+        ("comfy_fp8", without_scale, "blocks.0.ffn.0.weight is in 8 bits and its scale is missing"),
+        ("lightx2v", without_row_scale, "blocks.0.ffn.0.weight is in 8 bits and its scale is missing"),
+        ("comfy_fp8", wrong_scale, r"scale of blocks.0.ffn.0.weight is \[7\]"),
+        ("comfy_fp8", nan_scale, "scale of blocks.0.ffn.0.weight is not finite"),
+        ("comfy_quant", unknown_format, "blocks.0.ffn.0.comfy_quant says nvfp4, which cannot be read"),
+        ("comfy_int8", rotated, "blocks.0.ffn.0.comfy_quant says rotated int8, which cannot be read"),
+    ],
+)
+def test_a_damaged_quantized_file_is_refused_in_one_line(parts, tmp_path, layout, damage, told):
+    state = quantized(parts[1]["dit"], layout)
+    damage(state)
+    save_file(state, tmp_path / "dit.safetensors")
+    with pytest.raises(ValueError, match=told) as error:
+        read_weights([tmp_path / "dit.safetensors"])
+    assert str(error.value).startswith(f"{tmp_path / 'dit.safetensors'}: ") and "\n" not in str(error.value)
+
+
+def test_formats_in_the_header_are_seen_too(tmp_path):
+    told = {"layers": {"x": {"format": "int8_tensorwise", "convrot": True}}}
+    tensors = {"x.weight": torch.zeros(4, 4, dtype=torch.int8), "x.weight_scale": torch.ones(4, 1)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"_quantization_metadata": json.dumps(told)})
+    with pytest.raises(ValueError, match="x.comfy_quant says rotated int8"):
+        read_weights([tmp_path / "x.safetensors"])
+    assert join_scales(tensors).keys() == {"x.weight"}, "control"
+
+
+@pytest.mark.parametrize("keep", [4, 40, 400, -100])
+def test_a_cut_gguf_file_is_refused_in_one_line(parts, tmp_path, keep):
+    path = write_gguf(tmp_path / "dit.gguf", parts[1]["dit"])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="is not a whole GGUF file.*; download it again$") as error:
+        read_weights([path])
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_scales_of_blocks_of_a_row_are_kept(tmp_path):
+    weight, scale = torch.randn(4, 8).to(E4M3), torch.rand(4, 2, 1)
+    (packed,) = join_scales({"scaled_fp8": torch.zeros(0), "x.weight": weight, "x.scale_weight": scale}).values()
+    assert torch.equal(packed.dense(FP32), weight.float() * scale[..., 0].repeat_interleave(4, 1))
+
+
+def test_reading_as_stored_still_gives_the_files_own_tensors(tmp_path):
+    save_file({"x.weight": torch.ones(2, 2).to(E4M3)}, tmp_path / "x.safetensors")
+    assert read_tensors([tmp_path / "x.safetensors"])["x.weight"].dtype == E4M3

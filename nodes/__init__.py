@@ -5,6 +5,7 @@ from .audio import AudioEmbedding
 from .decode import ParallelVAEDecode
 from .from_video import FromVideo
 from .load import LoadModel
+from .lora import AddLora
 from .options import SetEngineOptions
 from .preview import LivePreview
 from .reference import ReferenceConditioning
@@ -15,6 +16,7 @@ from .video import Generate
 NODES = (
     LoadModel,
     SetEngineOptions,
+    AddLora,
     AudioEmbedding,
     ReferenceConditioning,
     StreamingBidirectionalSampler,

@@ -11,9 +11,9 @@ from . import folders
 from .types import CATEGORY, OptionsWire, io
 from .words import INPUTS, naming_inputs
 
-ELSEWHERE = {"model", "dit", "gpus", "device", "tokenizer", "size", "chunk_frames"}
+ELSEWHERE = {"model", "dit", "gpus", "device", "tokenizer", "size", "chunk_frames", "lora"}
 """Fields without an input here. Load LiveTalk Model has the model, patch and GPUs; the device is ComfyUI's; the tokenizer is found in
-models/livetalk; size and chunk_frames are for servers."""
+models/livetalk; size and chunk_frames are for servers; LiveTalk LoRA adds LoRAs."""
 NONE = "none"
 MOST = 64
 

@@ -123,6 +123,7 @@ def add_engine(sub: argparse.ArgumentParser, asked: Iterable[Field]) -> None:
         else:
             read = read_count if option.kind is int else option.kind
             how = {"type": read, "default": field.default, "metavar": option.metavar, "nargs": "+" if option.many else None}
+            how |= {"action": "extend", "default": list(field.default)} if option.many else {}
             told = f" (default: {field.default})" if field.default not in (None, ()) else ""
             sub.add_argument(*names, help=option.help + told, **how)
 

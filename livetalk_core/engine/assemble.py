@@ -12,6 +12,7 @@ import torch
 
 from livetalk_core.engine.compile import compile_models
 from livetalk_core.engine.engine import Engine
+from livetalk_core.engine.lora_files import read_loras
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
 from livetalk_core.models.convolution import lay_channels_last
@@ -74,13 +75,14 @@ def keep_dit(
     `other_bytes`: all other networks that stay loaded. Encoders that are loaded only for a moment go to the CPU if there is no room.
     """
     plan = plan or WeightPlan(device=device, dtype=dtype)
+    plan = replace(plan, deltas=read_loras(plan.loras, dit))
     if memory == "sharded":
         from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
 
         return shard_blocks(dit, group, dtype, plan.settle)
     blocks, whole = (plan.bytes_of(module) for module in (dit.blocks, dit))
     count = len(dit.blocks)
-    rest, room = whole - blocks + other_bytes, working_room(whole + other_bytes, 0)
+    rest, room = whole - blocks + other_bytes + plan.lora_bytes, working_room(whole + other_bytes, 0)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
     settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":

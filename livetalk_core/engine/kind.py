@@ -44,4 +44,4 @@ def kind_of(paths: tuple[Path, ...]) -> str:
 
 def is_patch(path: Path) -> bool:
     """Whether a file has the tensors of an audio patch alone."""
-    return all(OF_PATCH.search(name) for name in weights.read_tensors([path]))
+    return all(OF_PATCH.search(name) for name in weights.read_weights([path]))

@@ -76,7 +76,7 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
     """An engine that is not parallel yet, with the DiT's weights already where the options say."""
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    plan = WeightPlan(device=place, dtype=dtype, form=options.weights)
+    plan = WeightPlan(device=place, dtype=dtype, form=options.weights, loras=options.lora)
     if isinstance(model, ModelFiles):
         return load_files(model, place, dtype, memory, group, prompt, plan)
     if model in BY_NAME:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.plan import check_frame_count
 
 if TYPE_CHECKING:
@@ -139,8 +140,17 @@ class EngineOptions:
         help="what the DiT was trained for, which sets chunks, steps and guidance: livetalk_14b (SoulX-FlashTalk), infinitetalk, "
         "multitalk; infinitetalk_4step and multitalk_4step with a distillation LoRA; or auto: by the DiT's files",
     )
+    lora: tuple[str, ...] = option(
+        (),
+        kind=str,
+        many=True,
+        metavar="FILE[:STRENGTH]",
+        help="LoRA files for the DiT, each with a strength (1 if none is given); can be repeated",
+    )
 
     def __post_init__(self) -> None:
+        for each in self.lora:
+            parse_lora(each)
         for each in fields(self):
             if (value := vars(self)[each.name]) != each.default:
                 option_of(each).check(each.name, value)

@@ -1,17 +1,19 @@
-"""How the DiT's weights are kept: while a block moves to its place, its linear layers are packed, unpacked, or joined with LoRAs.
+"""How the DiT's weights are kept: while a part moves to its place, LoRAs are added and linear layers are packed or unpacked.
 
 It works tensor by tensor, so that the whole model is never in memory in 16 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.eight_bits import LARGEST, has_products, round_rows
+from livetalk_core.models.lora import Delta, Deltas
 from livetalk_core.models.packed import PackedLinear, PackedWeight, packed_row_bytes
 
 Linear = nn.Linear | PackedLinear
@@ -24,20 +26,52 @@ PIECE = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPlan:
-    """The weights' form (auto, 16bit, int8 or fp8), and where they are converted. Only the linear layers of blocks are packed."""
+    """The weights' form (auto, 16bit, int8 or fp8), what LoRAs add, and where they are converted.
+
+    Only the linear layers of blocks are packed. LoRAs are merged into weights that are in 16 bits in their file, before these are packed.
+    They are added beside weights that stay packed as in their file.
+    """
 
     device: torch.device
     dtype: torch.dtype
     form: str = "auto"
+    loras: tuple[str, ...] = ()
+    """LoRA files, as in EngineOptions."""
+    deltas: Deltas = field(default_factory=dict)
+    """What LoRAs add, by the weight's name in the DiT."""
 
     def settle(self, prefix: str, module: nn.Module) -> None:
-        """Convert the linear layers of a module whose names in the DiT begin with `prefix`. What is changed lies on `device`."""
+        """Convert a module whose names in the DiT begin with `prefix`. What is changed lies on `device` afterwards."""
+        for name, weight in module.named_parameters():
+            if weight.is_floating_point() and (added := self.deltas.get(f"{prefix}{name}")):
+                weight.data = self.merge(weight.data, added)
         if not prefix.startswith("blocks."):
             return
         for name, layer in list(module.named_modules()):
             if isinstance(layer, Linear):
                 parent, _, last = name.rpartition(".")
-                setattr(module.get_submodule(parent), last, self.convert(name, layer))
+                made = self.convert(name, self.add(layer, self.deltas.get(f"{prefix}{name}.weight", ())))
+                setattr(module.get_submodule(parent), last, made)
+
+    def merge(self, weight: Tensor, added: Sequence[Delta]) -> Tensor:
+        """A weight in 16 bits with what is added to it, computed in float32."""
+        merged = weight.to(self.device, torch.float32)
+        for delta in added:
+            merged = merged + delta.dense(merged)
+        return merged.to(self.dtype)
+
+    def add(self, layer: Linear, added: Sequence[Delta]) -> Linear:
+        """A layer with what is added to its weight: beside it if it stays packed, else unpacked and merged."""
+        if not added or isinstance(layer, nn.Linear):
+            return layer  # merged already
+        if self.form_of(layer) != layer.form or any(delta.down is None for delta in added):
+            dense = self.make("16bit", layer)
+            dense.weight.data = self.merge(dense.weight.data, added)
+            return dense
+        for delta in added:
+            down, up = (half.to(self.device, torch.float32) for half in (delta.down, delta.up))
+            layer.add_beside(down.to(self.dtype), (delta.factor * up).to(self.dtype))
+        return layer
 
     def convert(self, name: str, layer: Linear) -> Linear:
         """A block's layer in the wanted form: itself if nothing changes. `name`: in its block."""
@@ -69,6 +103,12 @@ class WeightPlan:
             held = sum(weight.numel() for name, weight in layer.named_parameters() if name != "bias") * self.dtype.itemsize
             total += self.weight_bytes(layer) - held
         return total
+
+    @property
+    def lora_bytes(self) -> int:
+        """The most that LoRAs take beside packed weights."""
+        pairs = [each for added in self.deltas.values() for each in added if each.down is not None]
+        return sum(each.up.numel() + each.down.numel() for each in pairs) * self.dtype.itemsize
 
     def weight_bytes(self, layer: Linear) -> int:
         """Bytes of one layer's weight after `settle`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.sniff import PLACES, what_is
 from livetalk_core.presets import BY_NAME
 
 PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")
@@ -20,6 +21,8 @@ OPTIONAL = {
     "cryptography": "keeps the certificate that signs them: pip install cryptography",
     "flash_attn": "FlashAttention 2: pip install flash-attn (needs CUDA); without it torch's own attention is used",
     "flash_attn_interface": "FlashAttention 3, for Hopper GPUs; without it torch's own attention is used",
+    "gguf": "reads GGUF files: pip install gguf",
+    "sentencepiece": "reads the tokenizer inside umT5 files for ComfyUI: pip install sentencepiece",
     "xfuser": "optional, used only by name (--attention xfuser) on several GPUs: pip install xfuser",
 }
 
@@ -40,6 +43,17 @@ def examine(model: str = "nano") -> list[Finding]:
     findings = [examine_python(), *examine_torch(), *map(examine_package, PACKAGES)]
     findings += [examine_optional(name, text) for name, text in OPTIONAL.items()]
     return [*findings, *examine_model(model)]
+
+
+def examine_checkpoints(paths: list[Path]) -> Iterator[Finding]:
+    """What each checkpoint file is, and where it belongs."""
+    for path in paths:
+        try:
+            kind = what_is(path)
+        except (FileNotFoundError, ValueError) as error:
+            yield Finding(what=path.name, good=False, found=str(error), way_out="choose another file")
+            continue
+        yield Finding(what=path.name, good=kind.part != "none", found=f"{kind.told}; {PLACES[kind.part]}")
 
 
 def examine_python() -> Finding:

@@ -72,6 +72,7 @@ def parser() -> Parser:
     add_study(command(commands, "study", run_study, "compare Stage 2 settings on a small model, several seeds each"))
     add_curves(command(commands, "curves", run_curves, "plot the curves of training runs"))
     doctor = command(commands, "doctor", run_doctor, "check this machine and the model files; list what is missing")
+    doctor.add_argument("files", nargs="*", type=Path, metavar="FILE", help="say what each of these checkpoint files is, and nothing else")
     add_engine(doctor, engine_fields(pool=False))
     doctor.add_argument("--talkbench", action="store_true", help="list the weights and packages that talkbench's measures need")
     doctor.add_argument("--metrics-folder", type=Path, metavar="DIR", help="folder of those weights")
@@ -180,9 +181,12 @@ def run_prepare(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    from livetalk_core.checks.doctor import examine
+    from livetalk_core.checks.doctor import examine, examine_checkpoints
 
-    findings = metric_findings(options.metrics_folder) if options.talkbench else examine(engine_options(options).model)
+    if options.files:
+        findings = list(examine_checkpoints(options.files))
+    else:
+        findings = metric_findings(options.metrics_folder) if options.talkbench else examine(engine_options(options).model)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
     else:

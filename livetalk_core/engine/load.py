@@ -18,6 +18,7 @@ from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.engine.sniff import check_kinds
 from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
@@ -152,6 +153,7 @@ def load_files(
 ) -> Engine:
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
+    check_kinds(files)
     known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
         dit = weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)

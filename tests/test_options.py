@@ -60,9 +60,10 @@ def test_every_command_asks_for_the_defaults_when_nothing_is_said(command):
 def test_every_word_reaches_its_field():
     words = "--model m --dit a b --vae v --text t --image i --audio-encoder w --tokenizer k --device cpu --dtype float32 --memory offload"
     words += " --attention sdpa --compile --weights fp8 --decoder d --gpus auto --pool 3 --kind multitalk --chunk-frames 17"
+    words += " --lora l:0.5 --lora m"
     files = {"dit": (Path("a"), Path("b")), "vae": Path("v"), "text": Path("t"), "image": Path("i"), "audio_encoder": Path("w")}
     named = {"model": "m", "tokenizer": Path("k"), "device": "cpu", "dtype": "float32", "memory": "offload", "attention": "sdpa"}
-    named |= {"kind": "multitalk", "chunk_frames": 17}
+    named |= {"kind": "multitalk", "chunk_frames": 17, "lora": ("l:0.5", "m")}
     expected = EngineOptions(**files, **named, compile=True, weights="fp8", decoder=Path("d"), gpus="auto", workers=3)
     assert engine_options(parser().parse_args(["generate", *words.split()])) == expected
     changed = {field.name for field in fields(expected) if vars(expected)[field.name] != field.default}

@@ -11,7 +11,9 @@ from livetalk_core.engine.options import EngineOptions
 
 if TYPE_CHECKING:
     from livetalk_core.engine.engine import Engine
+    from livetalk_core.pool.place import Box, Demand
     from livetalk_core.pool.pool import Pool
+    from livetalk_core.pool.wire import Placement
 
 __all__ = ["EngineOptions", "open_engine", "open_pool"]
 
@@ -41,15 +43,40 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info, p
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
 
-    demand = placement.demand_of(options.source, options.size)
+    demand = placement.demand_of(options.source, options.size, options.weights)
     if options.workers is not None:
         place, device = placement.place_on_cpu(options.workers, demand, options.memory), "cpu"
     else:
         box = placement.Box(gpus=tuple(placement.visible_gpus()), host_bytes=host_bytes())
-        place, device = placement.place_on_gpus(options.gpus, demand, box, options.memory, can_shard=options.can_shard), "cuda:0"
+        place, device = place_on_gpus(options, demand, box), "cuda:0"
         if place.memory == "sharded":
             options = replace(options, memory="sharded")  # all ranks must do the same; offload and resident may differ by rank
     notes(f"workers: {place.reason}")
     pool = Pool(place, Recipe(options=replace(options, device=device), prompt=prompt))
     pool.start()
     return pool
+
+
+def place_on_gpus(options: EngineOptions, demand: Demand, box: Box) -> Placement:
+    """The GPUs of a pool. ValueError for a model that does not fit, with 8-bit weights as a way out if they would fit."""
+    from livetalk_core.pool import place as placement
+
+    try:
+        return placement.place_on_gpus(options.gpus, demand, box, options.memory, can_shard=options.can_shard)
+    except ValueError as error:
+        if not box.gpus or options.weights in ("int8", "fp8"):
+            raise
+        smaller = placement.demand_of(options.source, options.size, "int8")
+        if not fits(options, smaller, box):
+            raise
+        raise ValueError(f"{error}; or keep the weights in 8 bits with --weights int8, which is lossy") from None
+
+
+def fits(options: EngineOptions, demand: Demand, box: Box) -> bool:
+    from livetalk_core.pool import place as placement
+
+    try:
+        placement.place_on_gpus(options.gpus, demand, box, options.memory, can_shard=options.can_shard)
+    except ValueError:
+        return False
+    return True

@@ -120,7 +120,7 @@ def bytes_here(engine) -> int:
 def bytes_in_pool(options: EngineOptions) -> int:
     from livetalk_core.pool.place import demand_of
 
-    return demand_of(options.source).num_bytes
+    return demand_of(options.source, weights=options.weights).num_bytes
 
 
 def use_kernel(name: str) -> None:

@@ -28,7 +28,7 @@ ALLOWED = {
     "train": {"media", "models", "parallel", "plan", "presets", "stream", "talker", "types"},
     "evaluate": {"engine", "generate", "media", "open", "plan", "sizes", "stream", "talker", "train", "types"},
     "bench": {"checks", "engine", "models", "parallel", "plan", "pool", "presets", "sizes", "stream", "types"},
-    "checks": {"engine", "models", "plan", "presets", "stream", "types"},
+    "checks": {"engine", "models", "parallel", "plan", "presets", "stream", "types"},
     "job": {"media", "plan", "presets", "provenance", "sizes", "types"},
     "resume": {"media", "types"},
     "generate": {"engine", "job", "media", "plan", "pool", "presets", "provenance", "resume", "stream", "types"},

@@ -51,7 +51,7 @@ def cards(nodes, monkeypatch):
     gpus = [Gpu(index=i, uuid=f"GPU-{i}", free_bytes=26 * GIB, name="a card") for i in range(4)]
     monkeypatch.setattr(placement, "visible_gpus", lambda: gpus)
     monkeypatch.setattr("livetalk_core.parallel.memory.host_bytes", lambda: 256 * GIB)
-    monkeypatch.setattr(placement, "demand_of", lambda model, size="auto": LARGE)
+    monkeypatch.setattr(placement, "demand_of", lambda model, size="auto", weights="auto": LARGE)
     monkeypatch.setattr(pool_module, "Pool", Noted)
     monkeypatch.setattr("comfy.model_management.get_torch_device", lambda: "cuda:0")
     return made

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import os
+import weakref
 from pathlib import Path
 
 import gguf
@@ -284,3 +287,50 @@ def test_scales_of_blocks_of_a_row_are_kept(tmp_path):
 def test_reading_as_stored_still_gives_the_files_own_tensors(tmp_path):
     save_file({"x.weight": torch.ones(2, 2).to(E4M3)}, tmp_path / "x.safetensors")
     assert read_tensors([tmp_path / "x.safetensors"])["x.weight"].dtype == E4M3
+
+
+def with_nan(state):
+    state["blocks.1.ffn.2.bias"][3] = float("nan")
+
+
+def with_infinity(state):
+    state["head.head.weight"][0, 0] = float("inf")
+
+
+def with_8_bit_nan(state):
+    state["blocks.0.ffn.0.weight"].view(torch.uint8)[2, 5] = 0x7F
+
+
+@pytest.mark.parametrize(
+    "layout, damage, name",
+    [
+        (None, with_nan, "blocks.1.ffn.2.bias"),
+        (None, with_infinity, "head.head.weight"),
+        ("comfy_fp8", with_nan, "blocks.1.ffn.2.bias"),
+        ("comfy_fp8", with_8_bit_nan, "blocks.0.ffn.0.weight"),
+    ],
+)
+@pytest.mark.parametrize("memory", ["resident", "offload"])
+def test_numbers_that_are_not_finite_are_refused(parts, tmp_path, layout, damage, name, memory):
+    state = {key: tensor.clone() for key, tensor in parts[1]["dit"].items()}
+    state = state if layout is None else quantized(state, layout)
+    damage(state)
+    save_file(state, tmp_path / "dit.safetensors")
+    with pytest.raises(ValueError, match=f"^dit.safetensors: {name} has numbers that are not finite; download the file again"):
+        load_files(files_with(parts, dit=tmp_path / "dit.safetensors"), CPU, FP32, memory)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch):
+    path = tmp_path / "dit.safetensors"
+    save_file(parts[1]["dit"], path)
+    loaded = []
+
+    def keep(dit, *given):
+        loaded.append(weakref.ref(dit))
+        os.utime(path, ns=(1, 1))
+
+    monkeypatch.setattr("livetalk_core.engine.load.keep_dit", keep)
+    with pytest.raises(ValueError, match="dit.safetensors changed while it was read; wait until it is written, and load it again$"):
+        load_files(files_with(parts, dit=path), CPU, FP32)
+    gc.collect()
+    assert loaded[0]() is None, "nothing that is half loaded stays"

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
+from livetalk_core.engine.planner import FORMS, plan_card
 from livetalk_core.engine.sniff import PLACES, what_is
+from livetalk_core.parallel.memory import host_bytes
 from livetalk_core.presets import BY_NAME
 
 PACKAGES = ("numpy", "safetensors", "transformers", "einops", "av", "pillow", "pyloudnorm", "ftfy", "tqdm")
@@ -78,6 +80,14 @@ def examine_torch() -> Iterator[Finding]:
         gpu = torch.cuda.get_device_properties(index)
         capability = f"compute capability {gpu.major}.{gpu.minor}"
         yield Finding(what=f"gpu {index}", good=True, found=f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {capability}")
+        yield from plans_for(torch.cuda.mem_get_info(index)[0], host_bytes())
+
+
+def plans_for(free: int, host: int | None) -> Iterator[Finding]:
+    """What a GPU with this much free memory does with the 14B model, for each form of its weights."""
+    for form in FORMS:
+        plan = plan_card(free, host, form)
+        yield Finding(what=f"14B in {form}", good=plan is not None, found=plan.told if plan else "does not fit", needed=False)
 
 
 def examine_package(name: str) -> Finding:

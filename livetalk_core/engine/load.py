@@ -17,13 +17,16 @@ from livetalk_core.engine.assemble import assemble, keep_dit
 from livetalk_core.engine.engine import Engine, Models
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.sniff import check_kinds
+from livetalk_core.engine.soundness import check_finite, unchanged
 from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
+from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
@@ -154,13 +157,14 @@ def load_files(
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
     check_kinds(files)
-    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
-    with naming("dit", *files.dit):
-        dit = weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
-    preset = preset_of(files)
-    encodes = not files.preset and (group is None or group.rank == 0)
-    prompts = encode_early(prompt, files, dit, device, dtype) if encodes else {}
-    keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
+    preset, plan = preset_of(files), plan or WeightPlan(device=device, dtype=dtype)
+    with unchanged((*files.dit, *(parse_lora(lora)[0] for lora in plan.loras))):
+        dit = read_dit(files)
+        encodes = not files.preset and (group is None or group.rank == 0)
+        prompts = encode_early(prompt, files, dit, plan) if encodes else {}
+        keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
+        with naming("dit", *files.dit):
+            check_finite(dit)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)
@@ -176,8 +180,7 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    packed = plan is None or plan.form != "16bit"
-    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, packed), bytes_of(files.text), device)
+    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text), device)
     image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
     tokenize = tokenizer_of(files, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
@@ -186,21 +189,29 @@ def load_files(
     return engine
 
 
-def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def encode_early(prompt: str, files: ModelFiles, dit: AudioDiT, plan: WeightPlan) -> dict[str, Tensor]:
     """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT.
 
     Then umT5 needs no room beside the DiT, which may stay on the device: on a GPU of 48 GB. Other prompts are encoded on the CPU.
     """
-    free, size = free_bytes(device), bytes_of(files.text)
-    dit_bytes = sum(weight.numel() for weight in dit.parameters()) * dtype.itemsize
-    if free is None or not size or not size + OVERHEAD_BYTES <= free < dit_bytes + size + WORKING_BYTES:
+    free, size, device = free_bytes(plan.device), bytes_of(files.text), plan.device
+    if free is None or not size or not size + OVERHEAD_BYTES <= free < sum(plan.bytes_of(dit)) + size + WORKING_BYTES:
         return {}
     log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
     ids, mask = tokenizer_of(files, dit.config.text_len)(prompt)
-    rows = load_text(files.text, dtype, device)(ids.to(device), mask.to(device)).to(dtype)
+    encoder = load_text(files.text, plan.dtype, device, plan.form != "16bit")
+    rows = encoder(ids.to(device), mask.to(device)).to(plan.dtype)
+    del encoder
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return {prompt: rows}
+
+
+def read_dit(files: ModelFiles) -> AudioDiT:
+    """The DiT of these files, still mapped."""
+    known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
+    with naming("dit", *files.dit):
+        return weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:

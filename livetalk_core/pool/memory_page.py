@@ -5,6 +5,7 @@ Update the page with `python -m livetalk_core.pool.memory_page > docs/memory.md`
 
 from __future__ import annotations
 
+from livetalk_core.engine.planner import FORMS, block_bytes, plan_card
 from livetalk_core.parallel.memory import GIB, host_share, settle_memory, working_room
 from livetalk_core.pool.place import Box, Demand, Gpu, in_gib, place_on_gpus
 
@@ -44,10 +45,37 @@ The table is computed from estimates by `python -m livetalk_core.pool.memory_pag
 """
 
 
+ONE_CARD = (80, 48, 32, 24, 16, 12)
+ONE_CARD_INTRODUCTION = f"""
+## One GPU, by the form of the weights
+
+`--weights int8` or `fp8`, and files in fp8 or GGUF, make the blocks smaller: {block_bytes("16bit") / 1e6:.0f} MB each in 16 bits,
+{block_bytes("int8") / 1e6:.0f} MB in 8 bits, {block_bytes("Q4_K") / 1e6:.0f} MB as Q4_K. 8 bits are used only if you ask for them,
+or if the file has them. `livetalk doctor` prints these lines for your GPU.
+
+A cell says where the blocks are, where umT5 runs in 16 bits once the DiT is loaded, and the most memory that the GPU is expected to take.
+umT5 runs on the GPU if a chunk's working memory fits beside it.
+
+| GPU | weights | {" | ".join(f"host {host} GiB" for host in HOSTS)} |
+|---|---|{"---|" * len(HOSTS)}
+"""
+
+
 def page() -> str:
     """The whole page."""
     rows = (f"| {count} x {card} GiB | {' | '.join(choice(card, count, host) for host in HOSTS)} |" for card in CARDS for count in COUNTS)
-    return INTRODUCTION + "\n".join(rows) + "\n"
+    return INTRODUCTION + "\n".join(rows) + "\n" + one_card()
+
+
+def one_card() -> str:
+    """What one GPU does with the weights in each form."""
+    rows = (f"| {card} GiB | {form} | {' | '.join(told(card, host, form) for host in HOSTS)} |" for card in ONE_CARD for form in FORMS)
+    return ONE_CARD_INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def told(card_gib: float, host_gib: int, form: str) -> str:
+    plan = plan_card(int(card_gib * GIB), host_gib * GIB, form)
+    return "does not fit" if plan is None else plan.told
 
 
 def choice(card_gib: float, count: int, host_gib: int) -> str:

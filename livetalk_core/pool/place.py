@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from livetalk_core.engine.files import ModelFiles, find_files, read_header
 from livetalk_core.engine.kind import preset_of
+from livetalk_core.models.gguf_file import gguf_entries
 from livetalk_core.models.weights import HEAD_DIM
 from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share, working_room
 from livetalk_core.parallel.topology import choose_topology
@@ -191,15 +193,16 @@ def visible_gpus() -> list[Gpu]:
     return [gpu for name in names for gpu in gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
 
 
-def demand_of(model: str | ModelFiles, size: str = "auto") -> Demand:
-    """What a model needs, from its files' sizes and headers only."""
+def demand_of(model: str | ModelFiles, size: str = "auto", weights: str = "auto") -> Demand:
+    """What a model needs with its weights in this form, from its files' sizes and headers only."""
     if not isinstance(model, ModelFiles) and model in BY_NAME:
         preset = BY_NAME[model]()
         return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset))
     files = model if isinstance(model, ModelFiles) else find_files(Path(model))
     files.require()
     stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
-    block_bytes, num_blocks = blocks_in(files.dit)
+    (stored, num_blocks), (block_bytes, _) = blocks_in(files.dit), blocks_in(files.dit, weights)
+    stay += num_blocks * (block_bytes - stored)
     return Demand(
         heads=files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0]),
         num_bytes=stay + working_room(stay, 0),
@@ -218,18 +221,51 @@ def tokens_in(size: str, preset: Preset) -> int:
 
 def heads_in(path: Path) -> int:
     """Number of heads of a DiT file, from its tensors' width; the published model's 40 if the header does not tell."""
-    for name, tensor in read_header(path).items():
+    for name, tensor in stored_tensors(path):
         if name.endswith("self_attn.norm_q.weight"):
-            return max(1, tensor["shape"][0] // HEAD_DIM)
+            return max(1, tensor.shape[0] // HEAD_DIM)
     return BY_NAME["livetalk_14b"]().dit.num_heads
 
 
-def blocks_in(paths: Iterable[Path]) -> tuple[int, int]:
-    """Bytes of one DiT block in these files, and the number of blocks. A file without a header counts as the published 40 blocks."""
+def blocks_in(paths: Iterable[Path], weights: str = "auto") -> tuple[int, int]:
+    """Bytes of one DiT block of these files with the weights in this form, and the number of blocks.
+
+    A file without a header counts as the published 40 blocks.
+    """
     total, last = 0, 0
     for path in paths:
-        header = read_header(path)
-        found = [(int(match[1]), tensor["data_offsets"]) for name, tensor in header.items() if (match := BLOCK.search(name))]
-        total += sum(stop - start for _, (start, stop) in found) if header else path.stat().st_size
-        last = max([last, *(number for number, _ in found)] if header else [last, BY_NAME["livetalk_14b"]().dit.num_layers - 1])
+        found = [(int(match[1]), tensor) for name, tensor in stored_tensors(path) if (match := BLOCK.search(name))]
+        total += sum(tensor.bytes_as(weights) for _, tensor in found) if found or is_listed(path) else path.stat().st_size
+        last = max([last, *(number for number, _ in found)] if is_listed(path) else [last, BY_NAME["livetalk_14b"]().dit.num_layers - 1])
     return total // (last + 1), last + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """A tensor as its file has it."""
+
+    shape: tuple[int, ...]
+    num_bytes: int
+
+    def bytes_as(self, weights: str) -> int:
+        """Bytes with the weights in this form; matrices alone are kept in 8 bits."""
+        if weights == "auto":
+            return self.num_bytes
+        count = math.prod(self.shape)
+        return count + 4 * self.shape[0] if len(self.shape) == 2 and weights != "16bit" else 2 * count
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a file's tensors can be listed without reading it."""
+    return path.suffix in (".safetensors", ".gguf")
+
+
+def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors of a safetensors or GGUF file; none of other kinds of file."""
+    if path.suffix == ".gguf":
+        for entry in gguf_entries(path):
+            yield entry.name, StoredTensor(shape=tuple(map(int, reversed(entry.shape))), num_bytes=int(entry.n_bytes))
+    for name, told in read_header(path).items():
+        if name != "__metadata__":
+            first, last = told["data_offsets"]
+            yield name, StoredTensor(shape=tuple(told["shape"]), num_bytes=last - first)

@@ -143,6 +143,7 @@ def open_engine(options: argparse.Namespace):
     from livetalk_core.bench.random_engine import check_room, random_engine
     from livetalk_core.engine.assemble import assemble
     from livetalk_core.engine.load import choose_device
+    from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
     from livetalk_core.models.attention import select_kernel
     from livetalk_core.models.weights import read_tiny_decoder
     from livetalk_core.presets import BY_NAME
@@ -160,7 +161,9 @@ def open_engine(options: argparse.Namespace):
     select_kernel(asked.attention)
     tiny = None if asked.decoder is None else read_tiny_decoder(asked.decoder)
     tell(f"model {asked.model}: RANDOM WEIGHTS, for times only")
-    return assemble(random_engine(preset, device, dtype), asked, tiny=tiny)
+    engine = random_engine(preset, device, dtype)
+    settle_whole(engine.models.dit, WeightPlan(device=device, dtype=dtype, form=asked.weights))
+    return assemble(engine, asked, tiny=tiny)
 
 
 def command_of(options: argparse.Namespace) -> str:

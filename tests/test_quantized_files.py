@@ -19,6 +19,7 @@ from test_offload import talk
 from torch import Tensor, nn
 
 from livetalk_core.checks.parity import Golden, relative_error, velocity, weights_in
+from livetalk_core.engine import weight_plan
 from livetalk_core.engine.files import find_files
 from livetalk_core.engine.load import load_files, load_text, tokenizer_of
 from livetalk_core.engine.weight_plan import WeightPlan
@@ -136,6 +137,17 @@ def test_scaled_weights_are_weight_times_scale_packed_or_unpacked(parts, tmp_pat
     WeightPlan(device=CPU, dtype=torch.bfloat16, form="16bit").settle("blocks.0.", dit.blocks[0])
     dense = dit.blocks[0].ffn[0]
     assert type(dense) is nn.Linear and torch.equal(dense.weight, expected(state, "blocks.0.ffn.0").bfloat16())
+
+
+def test_a_quantized_file_multiplies_in_8_bits_only_if_that_is_asked_for(parts, monkeypatch):
+    monkeypatch.setattr(weight_plan, "has_products", lambda form, shape, scale_NB, device: True)
+    found = {}
+    for form in ("auto", "fp8"):
+        dit = load_dit(join_scales(quantized(parts[1]["dit"], "comfy_fp8")), dtype=None)
+        WeightPlan(device=CPU, dtype=FP32, form=form).settle("blocks.0.", dit.blocks[0])
+        found[form] = dit.blocks[0].ffn[0]
+    assert (found["auto"].products, found["fp8"].products) == (False, True)
+    assert torch.equal(found["auto"].weight, found["fp8"].weight), "the file's own numbers"
 
 
 @pytest.mark.parametrize("layout", ["comfy_fp8", "comfy_quant"])

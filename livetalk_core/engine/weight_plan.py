@@ -81,7 +81,8 @@ class WeightPlan:
         if isinstance(layer, nn.Linear) or form != layer.form:
             layer = self.make(form, layer)
         if isinstance(layer, PackedLinear):
-            layer.products = name in EVERY_STEP and has_products(form, layer.packed.shape, layer.scale_NB, self.device)
+            wanted = self.form != "auto" and name in EVERY_STEP  # a file's own form asks for no rounding of tokens
+            layer.products = wanted and has_products(form, layer.packed.shape, layer.scale_NB, self.device)
         return layer
 
     def make(self, form: str, layer: Linear) -> Linear:

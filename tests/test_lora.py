@@ -8,8 +8,9 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_parallel_dit import UNEVEN, inputs
 from test_quantized_files import quantized
-from test_weight_forms import keyed_inputs, plan
+from test_weight_forms import plan
 from torch import Tensor
 
 from livetalk_core.engine.assemble import keep_dit
@@ -116,9 +117,9 @@ def test_added_beside_packed_weights_is_the_same_as_merged(tmp_path):
     assert layers.keys() == set(NAMES) and all(len(layer.lora_down) == 6 for layer in layers.values()), "two files"
     for name, layer in layers.items():
         assert torch.allclose(dense_weight(layer, FP32), merged.get_submodule(name).weight, atol=1e-6)
-    inputs = keyed_inputs(merged)
-    assert (beside(*keyed_inputs(beside)) - merged(*inputs)).abs().max() <= 1e-5
-    assert (settled(fresh(packed))(*inputs) - merged(*inputs)).abs().max() > 1e-3, "control"
+    made = inputs(merged, UNEVEN, 1)
+    assert (beside(*inputs(beside, UNEVEN, 1)) - merged(*made)).abs().max() <= 1e-5
+    assert (settled(fresh(packed))(*made) - merged(*made)).abs().max() > 1e-3, "control"
 
 
 @pytest.mark.parametrize("form", ["auto", "int8"])

@@ -100,9 +100,7 @@ def case():
 
 @torch.no_grad()
 def inputs_of(dit, people):
-    """With the audio keys, which take the features' place."""
-    *made, features, masks = inputs(dit, UNEVEN, people)
-    return *made, dit.embed_audio(features), masks
+    return inputs(dit, UNEVEN, people)
 
 
 def equal(a, b) -> bool:

@@ -160,17 +160,12 @@ def test_loading_takes_little_more_than_a_byte_a_weight(tmp_path, form, memory, 
     assert peaks["16bit"] > allowed, "control"
 
 
-def keyed_inputs(dit: AudioDiT) -> tuple:
-    *made, features, masks = inputs(dit, UNEVEN, 1)
-    return *made, dit.embed_audio(features), masks
-
-
 @torch.no_grad()
 def test_offloaded_8_bit_blocks_give_the_resident_ones_results():
     resident, offloaded = small_dit(), small_dit()
     for dit, memory in ((resident, "resident"), (offloaded, "offload")):
         keep_dit(dit, memory, CPU, FP32, plan=plan("fp8"))
-    made = [keyed_inputs(dit) for dit in (resident, offloaded)]
+    made = [inputs(dit, UNEVEN, 1) for dit in (resident, offloaded)]
     assert torch.equal(resident(*made[0]), offloaded(*made[1]))
     absorbed = [dit.absorb_audio(each[4]) for dit, each in zip((resident, offloaded), made, strict=True)]
     assert torch.equal(resident(*made[0][:4], absorbed[0], None), offloaded(*made[1][:4], absorbed[1], None))
@@ -201,7 +196,7 @@ def test_8_bit_blocks_of_the_14b_model_travel_as_half_the_bytes_of_16_bit_ones(f
 def test_a_compiled_block_with_packed_weights_gives_the_eager_results():
     dit = small_dit()
     settle_whole(dit, plan("int8"))
-    made = keyed_inputs(dit)
+    made = inputs(dit, UNEVEN, 1)
     eager = dit(*made)
     torch._dynamo.reset()
     for block in dit.blocks:

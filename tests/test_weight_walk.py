@@ -15,7 +15,7 @@ import pytest
 import torch
 from made import pixels, speech_like
 from safetensors.torch import save_file
-from test_parallel_dit import UNEVEN, difference, inputs, small_model, start_processes, velocity
+from test_parallel_dit import UNEVEN, difference, inputs, small_model, start_processes
 from test_quantized_files import is_linear
 from torch import Tensor
 
@@ -80,7 +80,7 @@ def run_process(rank: int, folder: Path) -> None:
     exact = {}
     for form, place, lora in WALK:
         dit = placed(form, place, (str(path),) if lora != "none" else (), group)
-        y = velocity(dit, *inputs(dit, UNEVEN, 1))
+        y = dit(*inputs(dit, UNEVEN, 1))
         if place == "resident":
             exact[form, lora] = y
         found[f"{form}, {place}, {lora}"] = difference(y, exact[form, lora])

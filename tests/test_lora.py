@@ -117,9 +117,9 @@ def test_added_beside_packed_weights_is_the_same_as_merged(tmp_path):
     assert layers.keys() == set(NAMES) and all(len(layer.lora_down) == 6 for layer in layers.values()), "two files"
     for name, layer in layers.items():
         assert torch.allclose(dense_weight(layer, FP32), merged.get_submodule(name).weight, atol=1e-6)
-    given = inputs(merged, UNEVEN, 1)
-    assert (beside(*inputs(beside, UNEVEN, 1)) - merged(*given)).abs().max() <= 1e-5
-    assert (settled(fresh(packed))(*given) - merged(*given)).abs().max() > 1e-3, "control"
+    made = inputs(merged, UNEVEN, 1)
+    assert (beside(*inputs(beside, UNEVEN, 1)) - merged(*made)).abs().max() <= 1e-5
+    assert (settled(fresh(packed))(*made) - merged(*made)).abs().max() > 1e-3, "control"
 
 
 @pytest.mark.parametrize("form", ["auto", "int8"])

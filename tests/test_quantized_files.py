@@ -337,7 +337,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkey
     save_file(parts[1]["dit"], path)
     loaded = []
 
-    def keep(dit, *given):
+    def keep(dit, *given, **more):
         loaded.append(weakref.ref(dit))
         os.utime(path, ns=(1, 1))
 

@@ -80,9 +80,10 @@ def keep_dit(
         from livetalk_core.parallel.sharded import shard_blocks  # imported here because it takes 0.7 s
 
         return shard_blocks(dit, group, dtype, plan.settle)
-    blocks, whole = (plan.bytes_of(module) for module in (dit.blocks, dit))
+    blocks, rest = plan.bytes_of(dit)
     count = len(dit.blocks)
-    rest, room = whole - blocks + other_bytes + plan.lora_bytes, working_room(whole + other_bytes, 0)
+    rest += other_bytes
+    room = working_room(blocks + rest, 0)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
     settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
     if settled == "resident":

@@ -158,11 +158,13 @@ def load_files(
     files.require()
     check_kinds(files)
     preset, plan = preset_of(files), plan or WeightPlan(device=device, dtype=dtype)
-    encodes = not files.preset and (group is None or group.rank == 0)
     with unchanged((*files.dit, *(parse_lora(lora)[0] for lora in plan.loras))):
-        dit = map_dit(files)
+        dit = read_dit(files)
+        encodes = not files.preset and (group is None or group.rank == 0)
         prompts = encode_early(prompt, files, dit, plan) if encodes else {}
-        place_dit(dit, files, memory, group, plan)
+        keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
+        with naming("dit", *files.dit):
+            check_finite(dit)
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
     name = str(files.dit[0].parent.name)
@@ -187,34 +189,29 @@ def load_files(
     return engine
 
 
-def encode_early(prompt: str, files: ModelFiles, dit: nn.Module, plan: WeightPlan) -> dict[str, Tensor]:
+def encode_early(prompt: str, files: ModelFiles, dit: AudioDiT, plan: WeightPlan) -> dict[str, Tensor]:
     """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT.
 
     Then umT5 needs no room beside the DiT, which may stay on the device: on a GPU of 48 GB. Other prompts are encoded on the CPU.
     """
-    device, free, size = plan.device, free_bytes(plan.device), bytes_of(files.text)
-    if free is None or not size or not size + OVERHEAD_BYTES <= free < plan.bytes_of(dit) + size + WORKING_BYTES:
+    free, size, device = free_bytes(plan.device), bytes_of(files.text), plan.device
+    if free is None or not size or not size + OVERHEAD_BYTES <= free < sum(plan.bytes_of(dit)) + size + WORKING_BYTES:
         return {}
     log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
     ids, mask = tokenizer_of(files, dit.config.text_len)(prompt)
-    rows = load_text(files.text, plan.dtype, device, plan.form != "16bit")(ids.to(device), mask.to(device)).to(plan.dtype)
+    encoder = load_text(files.text, plan.dtype, device, plan.form != "16bit")
+    rows = encoder(ids.to(device), mask.to(device)).to(plan.dtype)
+    del encoder
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return {prompt: rows}
 
 
-def map_dit(files: ModelFiles) -> AudioDiT:
-    """The DiT of these files, its weights still mapped."""
+def read_dit(files: ModelFiles) -> AudioDiT:
+    """The DiT of these files, still mapped."""
     known = {name: files.config[name] for name in ("num_heads", "text_len", "predicts", "picture_in") if name in files.config}
     with naming("dit", *files.dit):
         return weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
-
-
-def place_dit(dit: AudioDiT, files: ModelFiles, memory: str, group: SequenceGroup | None, plan: WeightPlan) -> None:
-    """Move the DiT's weights to where `memory` says, in the form that `plan` says."""
-    keep_dit(dit, memory, plan.device, plan.dtype, group, bytes_of(files.vae) + bytes_of(files.audio), plan)
-    with naming("dit", *files.dit):
-        check_finite(dit)
 
 
 def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:

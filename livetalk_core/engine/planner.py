@@ -55,7 +55,7 @@ def block_bytes(form: str) -> int:
     with torch.device("meta"):
         block = Block(DiTConfig())
     plan = WeightPlan(device=torch.device("meta"), dtype=torch.bfloat16, form=form if form in ("int8", "fp8") else "16bit")
-    total = plan.bytes_of(block)
+    total = plan.block_bytes(block)
     if form in ("16bit", "int8", "fp8"):
         return total
     linear = [layer for layer in block.modules() if isinstance(layer, torch.nn.Linear)]
@@ -65,7 +65,7 @@ def block_bytes(form: str) -> int:
 def plan_card(free: int, host: int | None, form: str) -> CardPlan | None:
     """What `--memory auto` does with `free` bytes of a GPU and `host` bytes of the machine; None if it does not fit."""
     each = block_bytes(form)
-    room = working_room(NUM_BLOCKS * each + REST, TEXT_BYTES)
+    room = working_room(NUM_BLOCKS * each + REST, 0)
     share = host_share(host, 1)
     memory, kept = settle_memory("auto", free, each, NUM_BLOCKS, REST, room, share)
     slots = 0 if memory == "resident" else blocks_on_device("offload", each, NUM_BLOCKS)

@@ -97,10 +97,15 @@ class WeightPlan:
             return self.form
         return layer.form if isinstance(layer, PackedLinear) else "16bit"
 
-    def bytes_of(self, module: nn.Module) -> int:
-        """Bytes of a module's weights after `settle`."""
-        total = sum(weight.numel() * self.dtype.itemsize for weight in module.parameters())
-        for layer in (layer for layer in module.modules() if isinstance(layer, Linear)):
+    def bytes_of(self, dit: AudioDiT) -> tuple[int, int]:
+        """Bytes of a DiT's blocks after `settle`, and of all its other weights."""
+        count = sum(weight.numel() for name, weight in dit.named_parameters() if not name.startswith("blocks."))
+        return sum(map(self.block_bytes, dit.blocks)), count * self.dtype.itemsize + self.lora_bytes
+
+    def block_bytes(self, block: nn.Module) -> int:
+        """Bytes of a block after `settle`."""
+        total = sum(weight.numel() * self.dtype.itemsize for weight in block.parameters())
+        for layer in (layer for layer in block.modules() if isinstance(layer, Linear)):
             held = sum(weight.numel() for name, weight in layer.named_parameters() if name != "bias") * self.dtype.itemsize
             total += self.weight_bytes(layer) - held
         return total

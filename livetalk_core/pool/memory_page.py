@@ -53,8 +53,8 @@ ONE_CARD_INTRODUCTION = f"""
 {block_bytes("int8") / 1e6:.0f} MB in 8 bits, {block_bytes("Q4_K") / 1e6:.0f} MB as Q4_K. 8 bits are used only if you ask for them,
 or if the file has them. `livetalk doctor` prints these lines for your GPU.
 
-A cell says where the blocks are, where umT5 runs in 16 bits, and the most memory that the GPU is expected to take. umT5 runs on the
-GPU if a chunk's working memory fits beside it.
+A cell says where the blocks are, where umT5 runs in 16 bits once the DiT is loaded, and the most memory that the GPU is expected to take.
+umT5 runs on the GPU if a chunk's working memory fits beside it.
 
 | GPU | weights | {" | ".join(f"host {host} GiB" for host in HOSTS)} |
 |---|---|{"---|" * len(HOSTS)}

@@ -70,7 +70,7 @@ def test_single_files_and_a_base_with_an_audio_patch_talk_the_same(published, tm
     save_file(read_tensors([found.vae]), tmp_path / "vae.safetensors")
     engine = load_files(found, CPU, FP32)
     single = found.override(dit=(tmp_path / "one.safetensors",), vae=tmp_path / "vae.safetensors")
-    split = found.override(dit=(tmp_path / "base.safetensors", tmp_path / "patch.safetensors"))
+    split = found.override(dit=(tmp_path / "base.safetensors", tmp_path / "patch.safetensors"), kind="livetalk_14b")
     for files in (single, split):
         other = load_files(files, CPU, FP32)
         for part in ("dit", "vae"):

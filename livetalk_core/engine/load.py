@@ -72,6 +72,8 @@ def load_member(group: SequenceGroup | None, options: EngineOptions, prompt: str
     tiny = None if options.decoder is None else weights.read_tiny_decoder(Path(options.decoder))
     engine = load_part(group, options, prompt)
     if options.chunk_frames is not None:
+        if options.chunk_frames < (least := 2 * engine.preset.motion_frames):
+            raise ValueError(f"chunk_frames={options.chunk_frames} must be {least} or more: at least as many new frames as motion frames")
         engine.preset = replace(engine.preset, chunk_frames=options.chunk_frames)
     return assemble(engine, options, group, tiny)
 

@@ -128,7 +128,7 @@ class EngineOptions:
         None,
         kind=int,
         metavar="N",
-        least=9,
+        least=13,
         help="frames of a chunk, 4k + 1, with its motion frames (default: the model's own, 33 for LiveTalk); fewer answer sooner and cost "
         "more work for a second of video: of 33 frames 28 are new and need 1.12 s of sound, of 17 frames 12 and 0.48 s",
     )

@@ -64,7 +64,7 @@ class Channel:
     ended: bool = False
     num_published: int = 0
     crop: host.TempFile | None = None
-    """The video's crop of the picture, shown until there are frames."""
+    """The video's crop of the picture, shown until there are frames. Its file goes when the run ends."""
     file: weakref.ref[host.TempFile] | None = None
     """The finished video, as long as something needs it."""
     history: deque[Fragment] = field(default_factory=lambda: deque(maxlen=HISTORY))

@@ -48,6 +48,7 @@ def play(stream: TalkStream, hidden) -> host.TempFile:
         channel.keep(file)
     finally:
         broadcast.close()
+        channel.crop = None
         announce(channel)
     return file
 

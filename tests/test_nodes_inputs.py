@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from made import speech_like
-from PIL import Image
 from standin import ROOT
 
 from livetalk_core.media.audio import probe_audio, read_audio, to_mono
@@ -256,7 +255,9 @@ def test_a_batch_of_pictures_gives_the_first_with_a_note(nodes, host):
     assert first is alone and "image is a batch of 4; the first picture is used; each_picture makes a video of each" in host.lines
 
 
-def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host):
+def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host, monkeypatch):
+    crops, save = [], nodes.host.save_picture
+    monkeypatch.setattr(nodes.host, "save_picture", lambda picture: crops.append(picture.shape) or save(picture))
     left = torch.zeros(1, 64, 64)
     left[:, :, :32] = 1
     settings = {"seed": 3, "steps": 1, "shift": 0.0, "color_strength": 1.0, "loudness": True}
@@ -268,6 +269,5 @@ def test_generate_takes_two_speakers_options_and_a_crop_and_shows_it(nodes, host
     assert [file["filename"] for file in out.ui["livetalk_video"]] == [out.args[0][0].path.name]
     (channel,) = nodes.live.CHANNELS.values()
     assert channel.num_published > 1, "the live picture"
-    with Image.open(channel.crop) as crop:
-        assert crop.size == (32, 32), "stands in the player before it"
+    assert crops == [(32, 32, 3)] and channel.crop is None, "the crop stands in the player before it, and its file goes afterwards"
     assert not host.pictures, "the player has them; a second picture on the node would be too many"

@@ -56,7 +56,7 @@ class Light:
         return Reference(text_LD=empty, image_LD=empty, cond_CTHW=empty, first_CTHW=empty, pixels_CHW=pixels_CHW)
 
     def open(self, reference, settings, people, on_step, on_latents):
-        return LightStream(self, reference, settings, on_step)
+        return LightStream(self, reference, self.preset.settled(settings), on_step)
 
     def meet(self):
         if self.group is not None:

@@ -74,7 +74,7 @@ def try_one(rng, folder, monkeypatch, capfd) -> str:
     sound, picture = odd_sound(rng, folder), odd_picture(rng, folder)
     output = folder / f"{pick(rng, ('out', 'out put', 'öut', '-out'))}.mp4"
     sends = pick(rng, (signal.SIGTERM, signal.SIGINT)) if os.name == "posix" and rng.random() < 0.1 else None
-    monkeypatch.setattr("livetalk_core.open.open_engine", lambda asked, say: Painter(sends))
+    monkeypatch.setattr("livetalk_core.open.open_engine", lambda asked, say, prompt: Painter(sends))
     before, start = set(folder.iterdir()), time.process_time()
     arguments = ["generate", *named(rng, picture, sound.path, output), "--model", "tiny", "--size", "32x32", "--any-size"]
     try:
@@ -113,7 +113,7 @@ def test_the_fuzzer_notices_lost_sound_and_a_traceback(tmp_path, monkeypatch, ca
     class Whole:
         path, seconds, rate, whole = speech, 9.9, 16000, True
 
-    monkeypatch.setattr("livetalk_core.open.open_engine", lambda asked, say: Painter(None))
+    monkeypatch.setattr("livetalk_core.open.open_engine", lambda asked, say, prompt: Painter(None))
     assert main(["generate", str(portrait), str(speech), str(tmp_path / "a.mp4"), "--model", "tiny", "--size", "32x32", "--any-size"]) == 0
     assert lost(tmp_path / "a.mp4", Whole, "sound speech.wav: something was done")
     Whole.seconds = 2.5

@@ -92,17 +92,10 @@ def held_blocks(dit, copier) -> set[tuple[int, int | None]]:
 @pytest.fixture(scope="module")
 def case():
     dit = model()
-    made = {people: inputs_of(dit, people) for people in (1, 2)}
+    made = {people: inputs(dit, UNEVEN, people) for people in (1, 2)}
     with torch.no_grad():
         made["absorbed"] = (*made[1][:4], dit.absorb_audio(made[1][4]), None)
         return made, {name: dit(*arguments) for name, arguments in made.items()}
-
-
-@torch.no_grad()
-def inputs_of(dit, people):
-    """With the audio keys, which take the features' place."""
-    *made, features, masks = inputs(dit, UNEVEN, people)
-    return *made, dit.embed_audio(features), masks
 
 
 def equal(a, b) -> bool:
@@ -116,7 +109,7 @@ def test_results_and_keys_are_the_plain_models_to_the_bit(case, resident, num_sl
     dit, _, _ = offloaded(resident, num_slots)
     for name in (1, 2, "absorbed", 1):
         assert torch.equal(dit(*made[name]), expected[name]), name
-    again = inputs_of(dit, 1)
+    again = inputs(dit, UNEVEN, 1)
     assert equal([pair for keys in again[3] for pair in keys[:2]], [pair for keys in made[1][3] for pair in keys[:2]])
     assert equal(again[4], made[1][4]) and equal(dit.absorb_audio(again[4]), made["absorbed"][4])
     assert torch.equal(dit(*made["absorbed"], 1), model()(*made["absorbed"], 1)), "motion tokens left out"
@@ -204,7 +197,7 @@ def test_the_state_dict_keeps_names_and_values_in_the_requested_type(case):
         ours, theirs = dit.state_dict(), plain.state_dict()
         assert list(ours) == list(theirs)
         assert all(torch.equal(ours[name], theirs[name].bfloat16()) for name in ours)
-        dit(*made[1][:3], *inputs_of(dit, 1)[3:5])
+        dit(*made[1][:3], *inputs(dit, UNEVEN, 1)[3:5])
     assert all(type(module) is type(other) for module, other in zip(dit.modules(), plain.modules(), strict=True))
 
 

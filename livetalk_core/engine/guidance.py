@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.types import StreamSettings
+
+if TYPE_CHECKING:
+    from livetalk_core.models.dit_config import DiTConfig
 
 
 class Pass(NamedTuple):

@@ -285,6 +285,7 @@ def test_the_command_in_the_report_is_the_one_given_less_what_changes_no_number(
     assert parser().parse_args(command_of(options).replace("'a folder'", "folder").split()[1:]).workers == 2
 
 
+@pytest.mark.slow
 def test_bench_prints_json_or_a_table_and_refuses_no_chunks(capsys):
     assert main(["bench", "--model", "tiny", "--size", "48x32", "--chunks", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

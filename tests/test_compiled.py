@@ -141,6 +141,7 @@ def test_a_groups_exchanges_stay_out_of_the_graph(traced, one_group, monkeypatch
     assert traced() == made > 0
 
 
+@pytest.mark.slow
 def test_a_vae_that_a_group_shares_is_compiled_between_its_exchanges(traced, one_group, monkeypatch):
     """Decoder and encoder. A second stream, with the same sizes, compiles nothing anew."""
     config = VAEConfig(dim=4, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
@@ -204,6 +205,7 @@ def test_what_is_really_compiled_gives_the_same_to_1e_5(tmp_path, monkeypatch):
     assert any(tmp_path.rglob("*.so")), "kept on disk"
 
 
+@pytest.mark.slow
 def test_compiled_forms_are_kept_in_a_folder_of_the_user(tmp_path):
     """In a process of its own, where nothing has brought in the compiler before."""
     code = (

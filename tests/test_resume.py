@@ -77,6 +77,7 @@ def test_a_resumed_film_is_the_uninterrupted_one(engine, tmp_path, portrait, mon
     assert list(tmp_path.glob(".*")) == [], "nothing is left beside it"
 
 
+@pytest.mark.slow
 def test_a_film_may_be_killed_again_and_again(engine, tmp_path, portrait, monkeypatch):
     generate(engine, check_inputs(job_of(tmp_path, portrait, "whole.mp4")))
     kill_after(engine, job_of(tmp_path, portrait, "out.mp4"), 60, monkeypatch)

@@ -115,6 +115,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         assert furthest(two, one, before) < 0.05, "Muon turns whole matrices, in bfloat16"
 
 
+@pytest.mark.slow
 def test_two_processes_and_their_loaders_save_and_stop_at_a_signal(tmp_path):
     """torchrun passes it on to all of them, in the middle of a step."""
     toy_job(tmp_path, toy_run(toy_sft(), steps=1))

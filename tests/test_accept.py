@@ -174,6 +174,7 @@ def measured(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_page_has_the_devices_numbers_and_says_what_was_not_measured(measured, tmp_path):
     page = tmp_path / "PERFORMANCE.md"
     assert main(["bench", "--page", str(page), str(measured)]) == 0
@@ -192,6 +193,7 @@ def test_the_page_has_the_devices_numbers_and_says_what_was_not_measured(measure
     assert all(len({line.count(" | ") for line in table.splitlines() if "---" not in line}) == 1 for table in tables)
 
 
+@pytest.mark.slow
 def test_a_large_gpus_page_has_the_targets_and_its_model_in_the_overview(measured):
     report = json.loads(measured.read_text())
     report["machine"] |= {"device": "NVIDIA H200", "device_type": "cuda"}

@@ -57,6 +57,7 @@ def talk(engine, prompt=PROMPT, chunks=2, size=(48, 32)):
     return torch.cat([chunk.frames_THWC for chunk in stream.push(sound)])
 
 
+@pytest.mark.slow
 def test_no_chunk_step_stream_or_prompt_after_the_first_two_chunks_compiles_anew(traced):
     engine = small_engine()
     eager = talk(engine)

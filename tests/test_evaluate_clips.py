@@ -44,6 +44,7 @@ def verdicts(summary):
     return {row.what for row in rows.clip_rows(summary) if row.passed is False}
 
 
+@pytest.mark.slow
 def test_the_true_frames_pass_every_target(reader):
     summary = summary_of(reader, lambda clip: clip.frames_THWC)
     assert verdicts(summary) == set()
@@ -55,12 +56,14 @@ def test_the_true_frames_pass_every_target(reader):
     assert summary["numbers"]["motion"]["mean"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_lips_that_are_three_frames_late_are_found_late(reader):
     summary = summary_of(reader, lambda clip: clip.frames_THWC.roll(3, 0))
     assert summary["lag"] == 3
     assert verdicts(summary) >= {"opening, best lag, frames"}
 
 
+@pytest.mark.slow
 def test_a_mouth_that_says_something_else_fails(reader):
     def other(clip):
         return CLIPS[(CLIPS.index(clip) + 1) % 3].frames_THWC
@@ -68,12 +71,14 @@ def test_a_mouth_that_says_something_else_fails(reader):
     assert {"opening, r", "background PSNR, dB"} <= verdicts(summary_of(reader, other))
 
 
+@pytest.mark.slow
 def test_a_face_that_stands_still_fails_on_its_lips_alone(reader):
     summary = summary_of(reader, lambda clip: clip.reference_HWC.expand_as(clip.frames_THWC))
     assert verdicts(summary) == {"opening, r", "opening, best lag, frames", "width, r"}
     assert summary["numbers"]["motion"]["mean"] == 0
 
 
+@pytest.mark.slow
 def test_soft_and_noisy_frames_fail_on_sharpness_and_a_changed_background_on_its_psnr(reader):
     def soft(clip):
         x = clip.frames_THWC.float()

@@ -169,6 +169,7 @@ def errors(tmp_path_factory) -> dict[str, float]:
     return json.loads((folder / "errors.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_group_encodes_and_decodes_as_one_process_does(errors, size, picture):

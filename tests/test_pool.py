@@ -84,6 +84,7 @@ def talk_golden(engine, reference):
     return torch.cat(latents, dim=1), chunks
 
 
+@pytest.mark.slow
 def test_a_stream_of_the_pool_that_starts_later_makes_the_same_chunks(tiny_pool):
     reference, sound, latents = tiny_pool.reference(torch.zeros(3, 32, 48)), torch.from_numpy(speech_like(3.5)), []
     stream = tiny_pool.open(reference, StreamSettings(steps=2), on_latents=latents.append)

@@ -179,6 +179,7 @@ def wait_for(process: subprocess.Popen, text: str) -> str:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_asked_to_end_keeps_a_playable_file(tmp_path, portrait, number):

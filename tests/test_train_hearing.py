@@ -53,6 +53,7 @@ def test_frames_go_to_their_latent_frames():
     assert group_by_latent(mouth_BTK, 4).tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]]
 
 
+@pytest.mark.slow
 def test_what_can_be_heard_is_learned_and_what_cannot_is_not():
     settings = PretrainSettings(steps=300, batch=16)
     predictor = pretrain(DIT, PLAN, toy_speech(40), settings, tell=len)

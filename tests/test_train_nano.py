@@ -36,6 +36,7 @@ def made(short, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
     folder = made / "nano"
     assert {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, "config.json"}
@@ -52,6 +53,7 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
     assert not torch.equal(finished["decoder.head.weight"], started["decoder.head.weight"])
 
 
+@pytest.mark.slow
 def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypatch):
     out = shutil.copytree(made, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for name in ("films", "first", "errors") for path in (out / name).iterdir()}
@@ -68,6 +70,7 @@ def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypat
         assert (folder / name).read_bytes() == (made / "nano" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stage_that_a_signal_stopped_ends_the_command(made, tmp_path, monkeypatch):
     for name in ("films", "first"):
         shutil.copytree(made / name, tmp_path / name)

@@ -29,7 +29,8 @@ fi
 if [ "${1:-}" = test ]; then
     shift
     cd "$here"
-    # One process a core, each with one thread; a process that has nothing left takes tests from another.
-    exec "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"
+    # One process more than there are cores, for some tests wait; each has one thread. One that has nothing left takes tests from another.
+    processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
+    exec "$python" -m pytest -n "$processes" --maxprocesses 9 --dist worksteal "$@"
 fi
 exec "$python" -m livetalk_core.cli "$@"

@@ -112,6 +112,8 @@ def test_sound_comes_back_as_video_that_idles_before_and_after_it():
         await speak(client, 1.5)
         await client.socket.send_json({"end": True})
         await client.until(lambda client: figures(client)["utterances"] == 1 and not figures(client)["speaking"])
+        shown = figures(client)["shown_frames"]
+        await client.until(lambda client: figures(client)["shown_frames"] > shown + 25)  # by now the last of the speech is encoded
 
     client = visit(talk, seed=3)
     place = client.told[0]

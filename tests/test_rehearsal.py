@@ -48,7 +48,7 @@ def rehearse(scene: str, environment: dict[str, str]) -> subprocess.CompletedPro
     "scene",
     [
         *("plain", "two_speakers", "compiled", "offloaded", "fp8", "worker", "training"),
-        *("two_ranks", "eight_ranks", "ring", "compiled_ranks"),
+        *("two_ranks", "eight_ranks", "ring"),
     ],
 )
 def test_every_operation_fits_on_a_gpu(driver, scene):

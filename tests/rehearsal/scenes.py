@@ -104,10 +104,10 @@ def fp8() -> None:
     assert engine.models.dit.blocks[0].self_attn.q.products, "its products are in 8 bits"
 
 
-def ranks(size: int, ulysses: int, ring: int, **options: object) -> None:
+def ranks(size: int, ulysses: int, ring: int) -> None:
     for group in play_all(size, ulysses, ring):
         shape = (FRAMES, HEIGHT, WIDTH) if group.rank == 0 else (0, HEIGHT, WIDTH)
-        talk_in(assemble(make_engine(blocks=2), EngineOptions(**options), group), *shape)
+        talk_in(assemble(make_engine(blocks=2), EngineOptions(), group), *shape)
 
 
 def talk_in(engine: Engine, *shape: int) -> None:
@@ -202,7 +202,6 @@ SCENES = {
     "two_ranks": lambda: ranks(2, 2, 1),
     "eight_ranks": lambda: ranks(8, 8, 1),
     "ring": lambda: ranks(3, 1, 3),
-    "compiled_ranks": lambda: (trace_only(), ranks(2, 2, 1, compile=True)),
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import FilmSet, film_clips
 from livetalk_core.train.sample import decode_tensors
 from livetalk_core.train.sft import noise_sample
-from livetalk_core.types import Reference
+from livetalk_core.types import Reference, StreamSettings
 
 PLAN = StreamPlan(width=32, height=32, latent_channels=6, temporal_stride=4, spatial_stride=8, patch_size=2)
 
@@ -102,3 +102,13 @@ def test_films_bring_their_lids_into_the_shards(tmp_path):
     write_tensors(toy_film(0) | {"lids": lids}, folder / "toy-0.safetensors")
     with_them, without = film_clips(FilmSet(folder), "A film.", 8)
     assert torch.equal(with_them.lids_T, lids) and without.lids_T is None
+
+
+def test_a_stream_that_blinks_makes_the_keys_of_its_prompt_once(engine, monkeypatch):
+    dit, made = engine.models.dit, []
+    embed = dit.embed_context
+    monkeypatch.setattr(dit, "embed_context", lambda *given: made.append(1) or embed(*given))
+    monkeypatch.setattr(engine, "preset", replace(engine.preset, blinks=True))
+    stream = engine.open(engine.reference(torch.zeros(3, 32, 48)), StreamSettings())
+    chunks = list(stream.push(torch.zeros(2 * 17920)))
+    assert {chunk.index for chunk in chunks} == {0, 1} and made == [1]

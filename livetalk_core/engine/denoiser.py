@@ -41,6 +41,10 @@ PLAIN = Cuts(absorb_audio=False, merge_padding=False, skip_motion=False, batch_p
 """No optimization, for comparison."""
 
 
+KEYED = ("text_LD", "image_LD", "speaker_masks_KHW")
+"""What of a reference is in a batch."""
+
+
 @dataclass(kw_only=True)
 class Batch:
     """One call of the DiT in each step: its passes, and the keys that it holds for them."""
@@ -106,11 +110,13 @@ class DiTDenoiser:
         return type(self.condition)(*(repeated(value, count) for value in self.condition))
 
     def hold_reference(self, reference: Reference) -> None:
-        """Compute what depends only on picture, prompt and schedule, once a stream and once for each new prompt."""
-        self.condition = self.dit.embed_condition(reference.cond_CTHW[None])
-        masks_KHW = reference.speaker_masks_KHW
-        grouped = batches(self.guidance.passes, together=self.cuts.batch_passes, two_speakers=masks_KHW is not None)
-        self.batches = [self.make_batch(passes, reference) for passes in grouped]
+        """Compute what depends only on picture, prompt and schedule. Where the condition alone is new, the keys of the prompt and the
+        picture stay."""
+        held, self.condition = self.reference, self.dit.embed_condition(reference.cond_CTHW[None])
+        if held is None or any(getattr(held, name) is not getattr(reference, name) for name in KEYED):
+            masks_KHW = reference.speaker_masks_KHW
+            grouped = batches(self.guidance.passes, together=self.cuts.batch_passes, two_speakers=masks_KHW is not None)
+            self.batches = [self.make_batch(passes, reference) for passes in grouped]
         for t in self.schedule:
             self.embedded_time(t, reference.cond_CTHW.device)
         self.reference, self.window = reference, None

@@ -130,7 +130,7 @@ class Session:
             latents_CTHW = self.denoise(window)
         if self.on_latents is not None:
             self.on_latents(latents_CTHW)
-        apart = self.motion_apart and self.motion_CTHW.shape[1] == self.plan.motion_latents
+        apart = self.decodes_apart
         first, tail_CTHW = 0 if apart else -self.plan.motion_frames, None
         for piece_CTHW in self.decode(self.pieces_after_motion(latents_CTHW) if apart else self.vae.decode(latents_CTHW, DECODE_GROUPS)):
             with self.clock.stage("color"):
@@ -199,10 +199,15 @@ class Session:
         if due_LD is not None:
             self.reference = replace(self.reference, text_LD=due_LD)
 
+    @property
+    def decodes_apart(self) -> bool:
+        """Whether the next chunk's motion latents are decoded before its others: not the first chunk's, which are fewer."""
+        return self.motion_apart and self.motion_CTHW.shape[1] == self.plan.motion_latents
+
     @torch.no_grad()
     def prepare(self) -> None:
         """Decode the motion latents of the next chunk, if that is not done yet. Nobody sees their frames, but the next ones need them."""
-        if self.begun is None and self.motion_apart and self.motion_CTHW.shape[1] == self.plan.motion_latents:
+        if self.begun is None and self.decodes_apart:
             with self.clock.stage("decode"):
                 self.begun = BegunDecode(self.vae, self.motion_CTHW)
 

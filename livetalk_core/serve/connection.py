@@ -10,11 +10,10 @@ from aiohttp import web
 from torch import Tensor
 
 from livetalk_core.pool.pool import Pool, PoolStream
-from livetalk_core.provenance.manifest import id_text
-from livetalk_core.provenance.watermark import Watermark, new_id
 from livetalk_core.serve.ending import Ending, Shared
 from livetalk_core.serve.inbox import Inbox
 from livetalk_core.serve.making import Making
+from livetalk_core.serve.mark import new_mark
 from livetalk_core.serve.pace import Pace
 from livetalk_core.serve.picture import read_picture
 from livetalk_core.serve.sound_queue import SoundQueue
@@ -59,10 +58,9 @@ class Connection:
         opened: list[PoolStream] = []  # even if this is cancelled while the thread opens it
         try:
             await self.in_thread(lambda: opened.append(self.pool.open(reference, settings, 1, self.making.check)))
-            mark = Watermark(new_id()) if self.limits.watermark else None
+            mark, told = new_mark(self.limits)
             video = await self.in_thread(VideoSender, width, height, self.send, self.in_thread, self.pace, mark)
             shape = {"mime": video.mime_type, "width": width, "height": height, "fps": 25, "sample_rate": 16000}
-            told = {} if mark is None else {"watermark": id_text(mark.mark_id)}
             await self.socket.send_json(self.place | shape | told)
             await run_together(self.make(opened[0], video, self.pool.plan(width, height).new_samples), video.run())
         finally:

@@ -12,13 +12,12 @@ from functools import partial
 from aiohttp import WSMsgType, web
 
 from livetalk_core.pool.pool import Pool
-from livetalk_core.provenance.manifest import id_text
-from livetalk_core.provenance.watermark import Watermark, new_id
 from livetalk_core.serve.begin import begin_session
 from livetalk_core.serve.ear import Ear
 from livetalk_core.serve.ending import Ending, Shared
 from livetalk_core.serve.inbox import TEXT_CHARACTERS, WISHES, Inbox, check_prompt, read_json
 from livetalk_core.serve.making import Making
+from livetalk_core.serve.mark import new_mark
 from livetalk_core.serve.mp4 import Mp4
 from livetalk_core.serve.player import Player
 from livetalk_core.serve.refusal import Refused, explain, one_line
@@ -63,10 +62,9 @@ class LiveConnection:
 
     async def play(self, wishes: dict[str, object]) -> None:
         session, report = self.session, Report(self.session, self.shared.metrics)
-        mark = Watermark(new_id()) if self.limits.watermark else None
+        mark, told = new_mark(self.limits)
         self.player, self.ear = Player(session, mark), Ear(session, self.limits.queued_s)
         shape = {"width": session.plan.width, "height": session.plan.height, "fps": session.plan.fps, "sample_rate": 16000}
-        told = {} if mark is None else {"watermark": id_text(mark.mark_id)}
         await self.send(self.place | shape | {"text": can_speak_text(), "webrtc": can_webrtc()} | told)
         if not wishes.get("webrtc"):
             self.wants_mp4.set()

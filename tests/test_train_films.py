@@ -7,8 +7,8 @@ from toys import CPU, toy_film, write_toy_films
 
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
-from livetalk_core.train.films import TRUTH, Film, FilmSet, film_clips
-from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film, talker_clips
+from livetalk_core.train.films import AROUND_FRAMES, TRUTH, Film, FilmSet, film_clips
+from livetalk_core.train.synthetic import CAPTION, draw_film, talker_clips
 
 
 @pytest.fixture

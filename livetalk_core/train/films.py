@@ -6,16 +6,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from livetalk_core.models.patch_vae import FRAMES, PATCH
+from livetalk_core.talker.viseme import MouthTrack
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.sample import Clip
 
 TRUTH = ("opening", "width", "rounding", "closure", "teeth", "tongue")
 """Rows of a film's `truth` tensor: the drawn mouth in each frame."""
+AROUND_FRAMES = 8
+"""Frames of sound made before and after the pictures of a talker's film or clip."""
+
+
+def film_tensors(
+    frames_THWC: np.ndarray, samples_N: np.ndarray, reference_HWC: np.ndarray, mouth_HW: Tensor, truth: MouthTrack, lids_T: Tensor
+) -> dict[str, Tensor]:
+    """A talker's film as it is stored. Frames, truth and lids have AROUND_FRAMES more at both ends, which are left out; sound has them too
+    and keeps them."""
+    inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
+    return {
+        "frames": torch.from_numpy(frames_THWC[inside].copy()),
+        "sound": torch.from_numpy((samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
+        "reference": torch.from_numpy(reference_HWC),
+        "mouth": mouth_HW.to(torch.uint8),
+        "lids": lids_T[inside].clone(),
+        "truth": torch.from_numpy(truth.cut(AROUND_FRAMES, len(truth) - AROUND_FRAMES).rows(TRUTH)),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

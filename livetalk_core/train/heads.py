@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from livetalk_core.talker.heads.clip import make_head_clip
 from livetalk_core.talker.heads.movement import Moment
-from livetalk_core.train.films import TRUTH
+from livetalk_core.train.films import AROUND_FRAMES, film_tensors
 from livetalk_core.train.sample import Clip
 
 CAPTION = "A person is talking. Only the person is moving, the background remains static."
-AROUND_FRAMES = 8
-"""Frames of sound made before and after each clip."""
 
 
 def head_clips(seeds: Sequence[int], frames: int, size: int, split: str = "train") -> Iterator[Clip]:
@@ -42,12 +39,6 @@ def lids_of(moments: Sequence[Moment]) -> Tensor:
 def draw_head_film(seed: int, frames: int, size: int, split: str = "train") -> dict[str, Tensor]:
     """The tensors of a film (see films.py)."""
     made = make_head_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
-    inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
-    return {
-        "frames": torch.from_numpy(made.frames_THWC[inside].copy()),
-        "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
-        "reference": torch.from_numpy(made.reference_HWC),
-        "mouth": torch.from_numpy(made.mouth_HW).to(torch.uint8),
-        "lids": lids_of(made.moments[inside]),
-        "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
-    }
+    return film_tensors(
+        made.frames_THWC, made.samples_N, made.reference_HWC, torch.from_numpy(made.mouth_HW), made.truth, lids_of(made.moments)
+    )

@@ -25,7 +25,7 @@ from livetalk_core.presets import nano
 from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
-from livetalk_core.train.films import FilmSet, film_clips
+from livetalk_core.train.films import AROUND_FRAMES, FilmSet, film_clips
 from livetalk_core.train.net import fresh_state, net_state
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
@@ -34,7 +34,7 @@ from livetalk_core.train.sample import Encoders, to_signed
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.shifts import shift_kernels
 from livetalk_core.train.small_net import SmallVelocityNet
-from livetalk_core.train.synthetic import AROUND_FRAMES, CAPTION, draw_film
+from livetalk_core.train.synthetic import CAPTION, draw_film
 from livetalk_core.types import StreamSettings
 
 FILMS = ((300, 3), (2700, 1))

@@ -10,18 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from livetalk_core.talker.photo.clip import make_photo_clip
 from livetalk_core.talker.photo.fit import fit_path, pictures_of
 from livetalk_core.train.export import write_tensors
-from livetalk_core.train.films import TRUTH
+from livetalk_core.train.films import AROUND_FRAMES, film_tensors
 
 CAPTION = "A person is talking. Only the person is moving, the background remains static."
-AROUND_FRAMES = 8
-"""Frames of sound made before and after each clip."""
 SIZE, FRAMES = 128, 33
 
 
@@ -37,15 +34,9 @@ def main(folder: Path, films: Path, count: int, first: int = 0) -> None:
 def draw_photo_film(seed: int, frames: int, size: int, pictures: Sequence[Path], split: str = "train") -> dict[str, Tensor]:
     """The tensors of a film (see films.py)."""
     made = make_photo_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, pictures, split)
-    inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
-    return {
-        "frames": torch.from_numpy(made.frames_THWC[inside].copy()),
-        "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
-        "reference": torch.from_numpy(made.reference_HWC),
-        "mouth": torch.from_numpy(made.mask_HW).to(torch.uint8),
-        "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
-        "lids": torch.from_numpy(made.lids_T[inside].copy()),
-    }
+    return film_tensors(
+        made.frames_THWC, made.samples_N, made.reference_HWC, torch.from_numpy(made.mask_HW), made.truth, torch.from_numpy(made.lids_T)
+    )
 
 
 if __name__ == "__main__":

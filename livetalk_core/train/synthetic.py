@@ -13,12 +13,10 @@ from livetalk_core.talker.clip import make_clip
 from livetalk_core.talker.face import HEAD_Y, NECK_PIVOT_Y, UNITS, ZOOM_AT, parallax
 from livetalk_core.talker.identity import Identity, Pose
 from livetalk_core.talker.skin import MOUTH_Y
-from livetalk_core.train.films import TRUTH
+from livetalk_core.train.films import AROUND_FRAMES, film_tensors
 from livetalk_core.train.sample import Clip
 
 CAPTION = "A drawn person is talking. Only the person is moving, the background remains static."
-AROUND_FRAMES = 8
-"""Frames of sound made before and after each clip."""
 MOUTH_BOX = (62.0, 42.0, 62.0)
 """Area around the mouth, design units: half the width, reach up, reach down."""
 
@@ -50,15 +48,14 @@ def talker_key(split: str, seed: int) -> str:
 def draw_film(seed: int, frames: int, size: int, split: str = "train") -> dict[str, Tensor]:
     """The tensors of a film (see films.py)."""
     made = make_clip(seed, (frames + 2 * AROUND_FRAMES) / 25, size, split)
-    inside = slice(AROUND_FRAMES, -AROUND_FRAMES)
-    return {
-        "frames": torch.from_numpy(made.frames_THWC[inside].copy()),
-        "sound": torch.from_numpy((made.samples_N.clip(-1, 1) * 32767).round().astype(np.int16)),
-        "reference": torch.from_numpy(made.reference_HWC),
-        "mouth": mouth_mask(made.identity, made.poses[inside], size).to(torch.uint8),
-        "lids": lids_of(made.poses[inside]),
-        "truth": torch.from_numpy(made.truth.cut(AROUND_FRAMES, len(made.truth) - AROUND_FRAMES).rows(TRUTH)),
-    }
+    return film_tensors(
+        made.frames_THWC,
+        made.samples_N,
+        made.reference_HWC,
+        mouth_mask(made.identity, made.poses[AROUND_FRAMES:-AROUND_FRAMES], size),
+        made.truth,
+        lids_of(made.poses),
+    )
 
 
 def lids_of(poses: Sequence[Pose]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ class Slot:
     patcher: object | None = None
     references: dict[str, Reference] = field(default_factory=dict)
     num_loads: int = 0
+    before_close: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Ends what runs on the engine in the background."""
 
     def load(self) -> None:
         if self.engine is None:
@@ -58,6 +61,8 @@ class Slot:
 
     def close(self) -> None:
         if self.engine is not None:
+            for end in list(self.before_close.values()):
+                end()
             self.engine.close()
             self.engine = None
             self.references = {}

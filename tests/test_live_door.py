@@ -18,7 +18,7 @@ from made import HANG_S, speech_like, write_wav  # noqa: E402
 from serving import LIMITS, NearPool, picture_file, run, until  # noqa: E402
 
 from livetalk_core.pool.schedule import State  # noqa: E402
-from livetalk_core.serve import report  # noqa: E402
+from livetalk_core.serve import live, picture, report, webrtc  # noqa: E402
 from livetalk_core.serve.access import Access  # noqa: E402
 from livetalk_core.serve.spoken import can_speak_text, decode_sound  # noqa: E402
 
@@ -151,6 +151,8 @@ def test_a_sound_file_and_typed_text_are_spoken_and_an_interruption_ends_them(tm
     "wrong, why",
     [
         ({"text": "a" * 3000}, "3000 characters; the most is 2000" if can_speak_text() else "needs espeak-ng"),
+        ({"text": "a" * 100_000}, "a JSON message of 100012 characters; the most is 28384"),
+        ({"sound": "speech", "rate": "fast"}, "rate='fast' must be 8000 to 192000"),
         ({"prompt": "p" * 3000}, "the most is 2000"),
         ({"prompt": "refuse"}, "must be another"),
         ({"seed": -1}, "seed=-1 must be 0"),
@@ -176,6 +178,48 @@ def test_what_cannot_be_done_is_told_in_one_line_and_the_session_goes_on(wrong, 
     client = visit(talk)
     (line,) = client.find("problem")
     assert why in line and "\n" not in line and client.told[-1] == {"ended": True}
+
+
+@pytest.mark.parametrize("kind, rate", [("<i2", 16000), ("<f4", 16000), ("<f8", 16000)])
+def test_samples_of_another_format_are_refused_unless_they_could_be_float32(kind, rate):
+    """Integers and doubles read as float32 are far too loud or no numbers, so that they are noticed."""
+    data = (speech_like(1.0) * (20000 if kind == "<i2" else 0.5)).astype(kind).tobytes()
+
+    async def talk(client, site):
+        await client.socket.send_bytes(data)
+        await client.socket.send_json({"dance": True})
+        await client.until(lambda client: any("dance" in line for line in client.find("problem")))
+
+    problems = visit(talk).find("problem")
+    assert len(problems) == (1 if kind == "<f4" else 2), problems
+    assert kind == "<f4" or "must be from -1 to 1; divide integer samples" in problems[0]
+
+
+def test_a_picture_without_a_face_is_told_so_and_the_session_goes_on(monkeypatch):
+    for found, count in ((None, 1), ((10, 10, 20, 20), 0)):
+        monkeypatch.setattr(picture, "can_find", lambda: True)
+        monkeypatch.setattr(picture, "find_face", lambda image, found=found: found)
+
+        async def talk(client, site):
+            await client.until(lambda client: figures(client)["shown_frames"] > 5)
+
+        client = visit(talk)
+        assert len(client.find("problem")) == count and client.told[-1] == {"ended": True}
+        assert not count or "no face was found in the picture" in client.find("problem")[0]
+
+
+def test_without_aiortc_the_client_is_told_and_gets_mp4(monkeypatch):
+    for module in (webrtc, live):
+        monkeypatch.setattr(module, "can_webrtc", lambda: False)
+
+    async def talk(client, site):
+        await client.socket.send_json({"offer": "v=0"})
+        await client.until(lambda client: client.find("problem"))
+        await client.socket.send_json({"video": "mp4"})
+        await client.until(lambda client: client.video)
+
+    client = visit(talk, webrtc=True)
+    assert client.told[0]["webrtc"] is False and "pip install 'livetalk[live]'" in client.find("problem")[0]
 
 
 def test_webrtc_gives_video_and_sound_whose_time_stamps_come_from_one_clock():

@@ -7,14 +7,17 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from livetalk_core.serve.limits import ClientLimits
-from livetalk_core.serve.metrics import Metrics
 from livetalk_core.serve.push import Push
 from livetalk_core.serve.refusal import Gone, Refused, explain, one_line
 from livetalk_core.serve.tasks import run_together, send_within, timeout
+
+if TYPE_CHECKING:  # a session in ComfyUI ends in the same way, and has no metrics
+    from livetalk_core.serve.metrics import Metrics
 
 GOODBYE_S = 5
 """For the last line, and for the client to close the connection too."""
@@ -53,7 +56,7 @@ class Ending:
         how, last_line = await self.outcome(talk)
         before_goodbye()
         self.shared.metrics.ended.labels(how=how).inc()
-        await self.say_goodbye(last_line)
+        await say_goodbye(self.socket, self.transport, last_line)
 
     async def outcome(self, talk: Coroutine) -> tuple[str, LastLine | None]:
         """How the stream ended, and what the client is told of it."""
@@ -70,14 +73,6 @@ class Ending:
             return "refused", self.error(one_line(str(refused)))
         return "finished", self.end()
 
-    async def say_goodbye(self, last_line: LastLine | None) -> None:
-        """Send the last line and close the connection, whether the client reads it or not."""
-        with suppress(Refused, ConnectionError):
-            if last_line is not None and not self.socket.closed:
-                await send_within(GOODBYE_S, self.socket.send_json(last_line))
-            await send_within(2 * GOODBYE_S, self.socket.close())
-        self.transport.abort()  # else what was not read would keep it open
-
     async def expire(self) -> None:
         """Ends when this stream's time is over, or the server's."""
         try:
@@ -86,3 +81,13 @@ class Ending:
         except asyncio.TimeoutError:
             raise Refused("session", f"a stream may last {self.shared.limits.session_s:g} s; open a new one", 408) from None
         raise Refused("draining", "this server is shutting down; open a new stream elsewhere", 503)
+
+
+async def say_goodbye(socket: web.WebSocketResponse, transport: asyncio.Transport | None, last_line: LastLine | None) -> None:
+    """Send the last line and close the connection, whether the client reads it or not."""
+    with suppress(Refused, ConnectionError):
+        if last_line is not None and not socket.closed:
+            await send_within(GOODBYE_S, socket.send_json(last_line))
+        await send_within(2 * GOODBYE_S, socket.close())
+    if transport is not None:
+        transport.abort()  # else what was not read would keep it open

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from livetalk_core.media.faces import can_find, find_face
 from livetalk_core.media.image import cover, crop_cover, load_picture, pillow_limit
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.refusal import Refused
@@ -32,6 +33,13 @@ def read_picture(data: bytes, size: str, bucket: str, limits: ClientLimits) -> T
     if scaled[0] * scaled[1] > limits.picture_pixels:
         raise Refused("picture", f"the picture of {width}x{height} pixels is too long and thin; crop it nearer to {chosen[0]}x{chosen[1]}")
     return crop_cover(image, *chosen)
+
+
+def missing_face(data: bytes) -> str | None:
+    """What to tell of a picture file in which no face is found; None if there is one, or nothing here can look for it."""
+    if not can_find() or find_face(decode(data)) is not None:
+        return None
+    return "no face was found in the picture, so it may not talk; use one in which a face looks into the camera"
 
 
 def check_header(data: bytes, limits: ClientLimits) -> tuple[int, int]:

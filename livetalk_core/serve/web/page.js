@@ -180,7 +180,9 @@ async function whyClosed() {
   if (!health) return "The server does not answer.";
   if (health.status === "starting") return "The model is being started. Try again in a moment.";
   if (health.status === "draining") return "The server is shutting down.";
-  return "The server turned this page away: all its places are taken, or it wants a token, which goes into the settings.";
+  const { status } = await fetch(`state?token=${encodeURIComponent(part.token.value)}`);
+  if (status === 401) return "The server wants a token, and this one is missing or wrong. Enter it in the settings and press Start.";
+  return "All places of the server are taken. Try again later.";
 }
 
 function enable(on) {

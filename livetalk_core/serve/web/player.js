@@ -43,7 +43,7 @@ export class Mp4Player {
 
   close() {
     this.waiting = [];
-    if (this.source?.readyState === "open") this.source.endOfStream();
+    if (this.source?.readyState === "open" && !this.buffer?.updating) this.source.endOfStream();
   }
 }
 
@@ -54,7 +54,8 @@ export class RtcPlayer {
     this.send = send;
     const stream = new MediaStream();
     for (const kind of ["video", "audio"]) this.connection.addTransceiver(kind, { direction: "recvonly" });
-    this.connection.ontrack = ({ track }) => {
+    this.connection.ontrack = ({ track, receiver }) => {
+      receiver.jitterBufferTarget = 0; // the server's clock is even, so the browser need not wait for more than the network's jitter
       stream.addTrack(track);
       video.srcObject = stream;
     };

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 from serving import LIMITS, UPGRADE, NearPool, hear, picture_file, run, say, until  # noqa: E402
 
 from livetalk_core.cli.main import main  # noqa: E402
-from livetalk_core.cli.serve import sizes_to_warm  # noqa: E402
+from livetalk_core.cli.serve import first_size, sizes_to_warm  # noqa: E402
 from livetalk_core.pool.schedule import State  # noqa: E402
 from livetalk_core.serve import readiness  # noqa: E402
 from livetalk_core.serve.metrics import Metrics  # noqa: E402
@@ -243,6 +243,13 @@ def test_what_cannot_be_served_is_refused_before_a_model_is_loaded(capsys):
 def test_all_sizes_are_warmed_the_largest_first():
     limits = replace(LIMITS, size="48x32")
     assert sizes_to_warm(limits, "64") == ((64, 64), (80, 48), (48, 80), (48, 32))
+
+
+def test_a_live_page_on_a_cpu_waits_for_the_size_that_is_asked_for_alone():
+    assert first_size(LIMITS, "128") == ((48, 32),)
+    for size in ("auto", "128"):
+        assert first_size(replace(LIMITS, size=size), "128") == ((128, 128),)
+    assert set(first_size(LIMITS, "128")) < set(sizes_to_warm(LIMITS, "128"))
 
 
 @pytest.mark.slow

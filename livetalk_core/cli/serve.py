@@ -11,7 +11,7 @@ from pathlib import Path
 
 from livetalk_core.cli.options import add_engine, engine_fields, engine_options, tell
 from livetalk_core.serve.limits import ClientLimits
-from livetalk_core.sizes import Size
+from livetalk_core.sizes import BUCKETS, Size, parse_size
 
 TOKEN_VARIABLE = "LIVETALK_TOKEN"
 THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
@@ -59,8 +59,13 @@ def check_installed(extra: str) -> None:
             raise ValueError(f"{extra} needs {name}, which is not installed; pip install 'livetalk[{extra}]'")
 
 
-def run(options: argparse.Namespace, ready: Callable[[str], str]) -> int:
-    """Open the pools and serve until SIGTERM. `ready`: the line that says so, from the address of /talk."""
+def run(
+    options: argparse.Namespace, ready: Callable[[str], str], warm: Callable[[ClientLimits, str], tuple[Size, ...]] | None = None
+) -> int:
+    """Open the pools and serve until SIGTERM. `ready`: the line that says so, from the address of /talk.
+
+    `warm`: the sizes that are made before that, from the limits and the model's bucket; None for all.
+    """
     import asyncio
 
     from livetalk_core.open import open_pool
@@ -79,7 +84,7 @@ def run(options: argparse.Namespace, ready: Callable[[str], str]) -> int:
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
-    sizes = sizes_to_warm(limits, pools[0].preset.bucket)
+    sizes = (warm or sizes_to_warm)(limits, pools[0].preset.bucket)
     service = Service(pools, limits, access, options.box, sizes, options.push)
     asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s, ready))
     return 0
@@ -93,3 +98,9 @@ def sizes_to_warm(limits: ClientLimits, bucket: str) -> tuple[Size, ...]:
     """All sizes that clients may ask for, the largest first: it shows whether there is enough memory."""
     sizes = dict.fromkeys(size for offered in limits.sizes(bucket).values() for size in offered)
     return tuple(sorted(sizes, key=lambda size: -size[0] * size[1]))
+
+
+def first_size(limits: ClientLimits, bucket: str) -> tuple[Size, ...]:
+    """The size that a client gets who names none and whose picture is as wide as it is high."""
+    size = bucket if limits.size == "auto" else limits.size
+    return (BUCKETS[size][0] if size in BUCKETS else parse_size(size),)

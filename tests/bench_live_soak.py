@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import threading
 import time
@@ -78,7 +79,8 @@ class PacedStream:
 class Soak:
     """One session after another, in one thread, against a clock of its own."""
 
-    def __init__(self, engine, size: tuple[int, int], hours: float, seed: int) -> None:
+    def __init__(self, engine, size: tuple[int, int], hours: float, seed: int, wall_s: float = math.inf) -> None:
+        self.deadline = time.monotonic() + wall_s
         self.engine, self.size, self.end_s, self.draw = Paced(engine, self.take_time), size, 3600 * hours, np.random.default_rng(seed)
         self.clock, self.found = 0.0, Findings()
         self.slow_until = self.quiet_until = self.speaks_until = 0.0
@@ -86,7 +88,7 @@ class Soak:
         self.begin()
 
     def run(self) -> Findings:
-        while self.clock < self.end_s:
+        while self.clock < self.end_s and time.monotonic() < self.deadline:
             if self.session.is_due():
                 self.session.make_next()
             else:
@@ -191,12 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--engine", choices=("counting", "tiny", "nano"), default="counting")
+    parser.add_argument("--wall-s", type=float, default=math.inf, help="stop after so many seconds of real time")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     start, threads = time.monotonic(), threading.active_count()
-    found = Soak(*open_soak_engine(given.engine), given.hours, given.seed).run()
+    found = Soak(*open_soak_engine(given.engine), given.hours, given.seed, given.wall_s).run()
     taken = time.monotonic() - start
-    print(f"{given.engine}: {given.hours:g} h of sessions in {taken:.0f} s; {found.frames} frames, {found.spoken} of speech")
+    print(f"{given.engine}: {found.frames / 90000:.2f} h of sessions in {taken:.0f} s; {found.frames} frames, {found.spoken} of speech")
     print(f"what happened: {dict(found.events)}")
     print("memory {:.1f} MB at a quarter, {:.1f} at the end; slope {:+.2f} +- {:.2f} MB an hour".format(
         found.memory[round(SETTLED * len(found.memory))][1], found.memory[-1][1], *found.slope))  # fmt: skip

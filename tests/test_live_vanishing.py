@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from dataclasses import replace
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ pytest.importorskip("prometheus_client")
 from serving import LIMITS, NearPool, picture_file, run, until  # noqa: E402
 from test_live_door import Client, LivePool, figures  # noqa: E402
 
-from livetalk_core.serve import player  # noqa: E402
+from livetalk_core.serve import player, service  # noqa: E402
 from livetalk_core.serve.conversation import Conversation  # noqa: E402
+from livetalk_core.serve.live import LiveConnection  # noqa: E402
 from livetalk_core.serve.session import LiveSession  # noqa: E402
 
 PICTURE = picture_file()
@@ -108,16 +110,26 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(door):
     assert "livetalk_failures_total 0.0" in metrics and f'livetalk_streams_ended_total{{how="left"}} {CLIENTS + 5:.1f}' in metrics
 
 
+class Narrow(LiveConnection):
+    """One in whose way the system keeps little, so that it is soon noticed that nobody reads."""
+
+    def __init__(self, shared, pool, place, socket, transport):
+        super().__init__(shared, pool, place, socket, transport)
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+
+
 def test_a_live_client_that_reads_nothing_costs_bounded_memory_is_let_go_and_harms_no_other(monkeypatch):
     kept = []
     put = player.Outlet.put
     monkeypatch.setattr(player.Outlet, "put", lambda self, shot: (put(self, shot), kept.append(self.shots.qsize()))[0])
     monkeypatch.setattr(player, "FPS", 500)  # its clock, so that seconds of video pass soon
+    monkeypatch.setitem(service.DOORS, "/live", Narrow)
 
     async def whole(site):
         address = site.address.replace("/talk", "/live")
         deaf = await site.session.ws_connect(address, max_msg_size=0)
         transport = deaf._response.connection.transport
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
         await begin_live(deaf, 3)
         transport.pause_reading()
         other = await site.session.ws_connect(address, max_msg_size=0)

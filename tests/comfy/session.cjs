@@ -18,7 +18,7 @@ async function main(job) {
     const page = await context.newPage();
     const errors = [];
     page.on("pageerror", (error) => errors.push(String(error)));
-    await page.request.post(`${job.url}/api/settings`, { data: { "Comfy.TutorialCompleted": true, "Comfy.VueNodes.Enabled": job.vue } });
+    await page.request.post(`${job.url}/api/settings`, { data: { "Comfy.TutorialCompleted": true, "Comfy.VueNodes.Enabled": job.vue, "Comfy.Minimap.Visible": false } });
     await open(page, job);
     await page.evaluate(() => app.queuePrompt(0, 1));
     const wait = (check, given) => page.waitForFunction(check, given, { timeout: PATIENCE_MS });

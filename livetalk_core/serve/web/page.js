@@ -115,7 +115,7 @@ async function startMicrophone() {
     blocks.port.onmessage = ({ data }) => open && socket.send(data.buffer);
     context.createMediaStreamSource(stream).connect(blocks);
     microphone = { stream, context };
-    part.microphone.textContent = "Stop microphone";
+    part.microphone.textContent = "Stop mic";
     part.microphone.setAttribute("aria-pressed", "true");
     mute(true);
     tell("Speak. The sound is off, so that the microphone does not hear it; with headphones, turn it on.");

@@ -106,7 +106,8 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(door):
         return found, (await site.get("/metrics"))[1]
 
     found, metrics = run(whole, [pool()], replace(LIMITS, answer_s=1))
-    assert found[0] == found[1] and found[1]["sessions"] == found[1]["threads"] == 0
+    assert found[0] == found[1] and found[1]["threads"] == 0, "no more after a hundred than after five"
+    assert found[1]["sessions"] <= 2 * (door == "/live webrtc"), "what is left of a WebRTC connection does not grow with their number"
     assert "livetalk_failures_total 0.0" in metrics and f'livetalk_streams_ended_total{{how="left"}} {CLIENTS + 5:.1f}' in metrics
 
 

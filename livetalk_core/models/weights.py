@@ -20,6 +20,7 @@ from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.headers import strip_prefix
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, PackedWeight
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.scaled_files import Weights, join_scales
@@ -27,7 +28,6 @@ from livetalk_core.models.small_dit import build_dit, choose_config
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 HEAD_DIM = 128
 """Head width of every Wan 2.1 model; tensor shapes do not show the number of heads."""
 TINY_DOWNLOAD = "taew2_1.pth of github.com/madebyollin/taehv"
@@ -94,15 +94,6 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def strip_prefix(tensors: Weights) -> Weights:
-    """Remove the prefix from all names, or from those of a checkpoint's diffusion model."""
-    for prefix in PREFIXES:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if inside:
-            return inside | {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIXES)}
-    return tensors
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import DTYPES, EngineOptions
 
 from . import engines, folders
@@ -13,6 +14,7 @@ KERNELS = ("auto", "sdpa", "flash2", "flash3")
 
 
 AUTO = "auto"
+AUTO_TEXT = " auto: the Wan 2.1 I2V base, audio patch, LoRA for 4 steps and other parts that are found there; the node shows them."
 PARTS = {"vae": "VAE", "text": "text encoder", "image": "CLIP vision", "audio_encoder": "wav2vec2"}
 """The other parts of a model that can be chosen, by EngineOptions' fields."""
 
@@ -95,7 +97,18 @@ class LoadModel(io.ComfyNode):
         with naming_inputs():
             spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=fill_in(options or EngineOptions(), shown))
         engines.engine_for(spec)
-        return io.NodeOutput(spec, ui=ui.PreviewText(folders.describe_parts(engines.options_of(spec).source)))
+        return io.NodeOutput(spec, ui=ui.PreviewText(describe(engines.options_of(spec))))
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None, audio_patch: str | None = None) -> bool | str:
+        return folders.refusal(model, audio_patch) or True
+
+
+def describe(options: EngineOptions) -> str:
+    """The model's files, one line: what was found, and which LoRAs are added."""
+    loras = "".join(f", LoRA: {parse_lora(lora)[0].name}" for lora in options.lora)
+    steps = f", kind: {options.kind}" if options.kind != "auto" else ""
+    return f"{folders.describe_parts(options.source)}{loras}{steps}"
 
 
 def part_inputs() -> list[io.Input]:
@@ -105,7 +118,7 @@ def part_inputs() -> list[io.Input]:
             options=[AUTO, *folders.file_names(field)],
             default=AUTO,
             optional=True,
-            tooltip=f"The {name} file, from models/{folders.FOLDERS[field]}. auto: the one found by name; the node shows it. Not for nano.",
+            tooltip=f"The {name} file, from models/{folders.FOLDERS[field]}. auto: the one that fits the model; the node shows it. Not for nano.",
             advanced=True,
         )
         for field, name in PARTS.items()
@@ -127,5 +140,6 @@ def model_input(*more: str) -> io.Input:
         tooltip=(
             f"{folders.SHIPPED} comes with the pack: drawn people at 128 pixels, needs no GPU. "
             "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
+            f"{AUTO_TEXT if more else ''}"
         ),
     )

@@ -33,6 +33,7 @@ class Judged:
     part: str
     text: str
     sizes: Mapping[str, int] = field(default_factory=dict)
+    preferred: bool = True
 
 
 def judge(shapes: Shapes) -> Judged:
@@ -90,6 +91,8 @@ def needs(shapes: Shapes) -> dict[str, int]:
     for part, name, axis in (("text", "text_embedding.0.weight", 1), ("image", "img_emb.proj.0.weight", 0)):
         if name in shapes:
             found[part] = shapes[name][axis]
+    if "blocks.0.norm_x.weight" in shapes:
+        found["lora"] = shapes["blocks.0.norm_x.weight"][0]
     if "audio_proj.proj1_vf.weight" in shapes:  # three slots longer than the first frame's (see dit_config_from)
         found["audio"] = (shapes["audio_proj.proj1_vf.weight"][1] - shapes["audio_proj.proj1.weight"][1]) // 3
     return found
@@ -102,7 +105,7 @@ def judge_text(shapes: Shapes) -> Judged | None:
     if not any(f"{name.format(1)}.weight" in shapes for name in UMT5_NAMES):
         return Judged(part="none", text=f"a T5 text encoder ({width} wide) as of Flux or SD3; Wan reads prompts with umT5-xxl")
     inside = ", with its tokenizer inside" if "spiece_model" in shapes else ""
-    return Judged(part="text", text=f"a umT5 text encoder ({width} wide){inside}", sizes={"text": width})
+    return Judged(part="text", text=f"a umT5 text encoder ({width} wide){inside}", sizes={"text": width}, preferred=bool(inside))
 
 
 def judge_image(shapes: Shapes) -> Judged | None:
@@ -121,7 +124,8 @@ def judge_audio(shapes: Shapes) -> Judged | None:
         return Judged(part="none", text=text)
     layers = sum(name.startswith("encoder.layers.") and name.endswith(".final_layer_norm.bias") for name in names)
     writes = ", trained to write English or another language" if "lm_head.weight" in names else ""
-    return Judged(part="audio", text=f"a wav2vec2 audio encoder ({width} wide){writes}", sizes={"audio": layers * width})
+    text = f"a wav2vec2 audio encoder ({width} wide){writes}"
+    return Judged(part="audio", text=text, sizes={"audio": layers * width}, preferred=not writes)
 
 
 def judge_vae(shapes: Shapes) -> Judged | None:

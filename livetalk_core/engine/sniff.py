@@ -64,14 +64,16 @@ class FileKind:
     form: str
     """How its numbers are stored."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """By part: the size that an encoder or VAE has, or that a DiT needs it to have."""
+    """By part: the size that an encoder, VAE, LoRA or patch has, or that a DiT needs it to have."""
+    preferred: bool = True
+    """Among files of its part: a text encoder with its tokenizer inside, a wav2vec2 that was not trained to write a language."""
 
     @property
     def told(self) -> str:
         return f"{self.text} ({self.form})"
 
     def fits(self, dit: FileKind) -> bool:
-        """Whether this encoder or VAE has the size that a DiT needs."""
+        """Whether this file has the sizes that a DiT needs."""
         return all(self.sizes.get(part, size) == size for part, size in dit.sizes.items())
 
 
@@ -112,7 +114,8 @@ def unreadable(headers: Mapping[str, Stored], path: Path) -> str | None:
 
 
 def kind_of(judged: Judged, form: str = "") -> FileKind:
-    return FileKind(part=judged.part, text=judged.text, form=form, sizes=judged.sizes)
+    inside = judged.part == "text" and form.startswith("GGUF ")
+    return FileKind(part=judged.part, text=judged.text, form=form, sizes=judged.sizes, preferred=judged.preferred or inside)
 
 
 def shapes_of(headers: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:

@@ -6,17 +6,13 @@ A Wan 2.1 I2V base, an InfiniteTalk or MultiTalk patch, and the other parts of W
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from livetalk_core.engine.options import EngineOptions
 
 from . import checkpoints, folders, host
 from .checkpoints import DIT_FOLDER, PARTS
-
-if TYPE_CHECKING:
-    from livetalk_core.engine.files import ModelFiles
 
 DISTILLED = re.compile(r"lightx2v|step.?distill|4.?steps?", re.IGNORECASE)
 """Names of LoRAs that distill Wan 2.1 to 4 steps. Their tensors are those of any LoRA."""
@@ -33,49 +29,36 @@ WANTED = {
 """What to put where for each part of the set."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundSet:
-    """Files of a set. `kind`: as in EngineOptions."""
+def find_set(options: EngineOptions, audio_patch: str = folders.NO_PATCH) -> tuple[str, str, EngineOptions]:
+    """The base and the patch, as names in the lists, and the options with a LoRA for 4 steps and its kind.
 
-    files: ModelFiles
-    lora: Path | None
-    kind: str
-
-
-def add_set(options: EngineOptions, audio_patch: str) -> EngineOptions:
-    """Options with the set that is found. What they name themselves, a kind, LoRAs or files, is kept."""
-    found = find_set(audio_patch, options)
-    if options.lora or options.kind != "auto":
-        return replace(options, model=found.files)
-    if found.lora is None:
-        host.tell("no LoRA for 4 steps is in models/loras, so each chunk takes 40 steps")
-    lora = (str(found.lora),) if found.lora else ()
-    return replace(options, model=found.files, kind=found.kind, lora=lora)
-
-
-def find_set(audio_patch: str = folders.NO_PATCH, options: EngineOptions | None = None) -> FoundSet:
-    """FileNotFoundError, in one line, with all that is missing, and with files that lie in another folder."""
+    A kind, LoRAs or files that the options name are kept. FileNotFoundError, in one line, with all that is missing, and with files that
+    lie in another folder.
+    """
     patches = [audio_patch] if audio_patch != folders.NO_PATCH else sorted(folders.patch_names()[1:], key=patch_order)
     pairs = [(base, patch) for base in checkpoints.names_of(DIT_FOLDER, "base") for patch in patches if fit(base, patch)]
-    found = folders.collect_parts(*map(path_of, pairs[0])) if pairs else None
-    missing = missing_parts(options) if found is None else given(found, options).missing()
-    if missing:
+    if missing := missing_from(pairs[0], options) if pairs else missing_parts(options):
         lost = "".join(f"; {line}" for line in checkpoints.misplaced_files())
         raise FileNotFoundError(f"model auto: no whole set of files was found, missing {'; '.join(WANTED[part] for part in missing)}{lost}")
-    kind = "multitalk" if "multitalk" in pairs[0][1].lower() else "infinitetalk"
-    lora = find_lora(pairs[0][0])
-    return FoundSet(files=found, lora=lora, kind=f"{kind}_4step" if lora else kind)
+    base, patch = pairs[0]
+    if options.lora or options.kind != "auto":
+        return base, patch, options
+    kind, lora = "multitalk" if "multitalk" in patch.lower() else "infinitetalk", find_lora(base)
+    if lora is None:
+        host.tell("no LoRA for 4 steps is in models/loras, so each chunk takes 40 steps")
+        return base, patch, replace(options, kind=kind)
+    return base, patch, replace(options, kind=f"{kind}_4step", lora=(str(lora),))
 
 
-def given(files: ModelFiles, options: EngineOptions | None) -> ModelFiles:
-    """The files, with those that the options name."""
-    return files if options is None else replace(options, model=files).source
+def missing_from(pair: tuple[str, str], options: EngineOptions) -> list[str]:
+    """The parts that a base with a patch lacks."""
+    return replace(options, model=folders.find_model(*pair)).source.missing()
 
 
-def missing_parts(options: EngineOptions | None) -> list[str]:
+def missing_parts(options: EngineOptions) -> list[str]:
     """Where base or patch are missing, or do not fit each other: what there is none of at all."""
-    named = {} if options is None else {"audio": options.audio_encoder, **{part: vars(options)[part] for part in ("vae", "text", "image")}}
-    missing = [part for part in PARTS if named.get(part) is None and checkpoints.best_file(part, {}) is None]
+    named = {"audio": options.audio_encoder, "vae": options.vae, "text": options.text, "image": options.image}
+    missing = [part for part in PARTS if named[part] is None and checkpoints.best_file(part, {}) is None]
     base = [] if checkpoints.names_of(DIT_FOLDER, "base") else ["base"]
     patch = [] if len(folders.patch_names()) > 1 and base else ["patch"]  # a patch that fits no base counts as missing
     return [*base, *patch, *missing]
@@ -100,7 +83,3 @@ def find_lora(base: str) -> Path | None:
             if kind is not None and kind.part == "lora" and kind.sizes.get("lora") == width:
                 found.append(("i2v" not in name.lower(), name))
     return host.model_path("loras", min(found)[1]) if found else None
-
-
-def path_of(name: str) -> Path:
-    return host.model_path(*name.split("/", 1))

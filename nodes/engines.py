@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from livetalk_core.engine.options import EngineOptions
 
-from . import community, folders, host
+from . import folders, host
 from .words import naming_inputs
 
 if TYPE_CHECKING:
@@ -86,11 +86,8 @@ def options_of(spec: EngineSpec) -> EngineOptions:
     import comfy.model_management as mm
 
     device = str(mm.get_torch_device())
-    if spec.model == folders.AUTO:
-        options = replace(community.add_set(spec.options, spec.audio_patch), device=device)
-    else:
-        options = replace(spec.options, model=folders.find_model(spec.model, spec.audio_patch), device=device)
-        folders.check_parts(spec.model, options.source)
+    options = replace(spec.options, model=folders.find_model(spec.model, spec.audio_patch), device=device)
+    folders.check_parts(spec.model, options.source)
     if device != "cpu" or options.gpus == 1 or options.workers is not None:
         return options
     return replace(options, workers=1 if options.gpus == "auto" else options.gpus, gpus=1)

@@ -60,7 +60,10 @@ def refusal(model: str | None, audio_patch: str | None = None, *, alone: bool = 
     `alone`: the node has no audio_patch input. None as a choice: it comes over a wire.
     """
     parts = ("dit",) if alone else ("dit", "base")
-    for chosen, known, wanted in ((model, [*model_names(), *([] if alone else base_names())], parts), (audio_patch, patch_names(), ("patch",))):
+    for chosen, known, wanted in (
+        (model, [*model_names(), *([] if alone else base_names())], parts),
+        (audio_patch, patch_names(), ("patch",)),
+    ):
         if chosen is None or chosen in known:
             continue
         folder, _, name = chosen.partition("/")
@@ -111,7 +114,10 @@ def collect_parts(*dit: Path) -> ModelFiles:
 
 
 def other_parts(dit: tuple[Path, ...]) -> dict[str, Path]:
-    """The parts of other folders that fit a DiT. Folders of small models, which name a preset, are skipped: their VAE is of another kind."""
+    """The parts of other folders that fit a DiT.
+
+    Folders of small models, which name a preset, are skipped: their VAE is of another kind.
+    """
     from livetalk_core.engine.sniff import what_is
 
     sizes = {part: size for path in dit for part, size in what_is(path).sizes.items()}

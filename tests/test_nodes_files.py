@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 from community_files import BASES, LORA, NAMES, PATCH, write_set
-from safetensors.torch import load_file, save_file
 from made import pixels, speech_like
+from safetensors.torch import load_file, save_file
 
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.types import StreamSettings
@@ -123,7 +123,9 @@ def test_a_wrong_choice_is_one_line_before_anything_runs(nodes, found, model, pa
 def test_a_wrong_part_or_lora_is_refused_in_the_node_where_it_was_chosen(nodes, found):
     add(found, "audio_encoders", "large.safetensors", f"audio_encoders/{NAMES['audio_encoders']}", large)
     add(found, "loras", "patch.safetensors", PATCHED)
-    with pytest.raises(ValueError, match="^large.safetensors is a large wav2vec2 .1024 wide.*; LiveTalk cannot use it. Here chinese-wav2vec2"):
+    with pytest.raises(
+        ValueError, match="^large.safetensors is a large wav2vec2 .1024 wide.*; LiveTalk cannot use it. Here chinese-wav2vec2"
+    ):
         nodes.LoadModel.execute(model=BASE, audio_patch=PATCHED, **SETTINGS, audio_encoder="large.safetensors")
     with pytest.raises(ValueError, match="^patch.safetensors is an audio patch .*; choose it as the audio patch.*Here a LoRA for Wan 2.1"):
         nodes.lora.AddLora.execute("patch.safetensors", 1.0)
@@ -142,14 +144,22 @@ def test_auto_finds_the_whole_set_and_talks_in_4_steps(nodes, found):
 
 
 def test_auto_keeps_what_is_chosen_and_says_when_there_is_no_lora(nodes, found):
-    chosen = nodes.load.engines.EngineSpec(model="auto", options=EngineOptions(kind="multitalk"))
-    options = nodes.load.engines.options_of(chosen)
-    assert options.kind == "multitalk" and options.lora == ()
+    find_set = nodes.load.community.find_set
+    chosen = EngineOptions(kind="multitalk")
+    assert find_set(chosen) == (BASE, PATCHED, chosen)
+    found.files = found.files | {"loras": []}
     add(found, "loras", "Wan2.2_lightx2v_4steps_high_noise.safetensors", f"loras/{LORA}")
-    found.files = found.files | {"loras": found.files["loras"][:1]}
-    options = nodes.load.engines.options_of(nodes.load.engines.EngineSpec(model="auto"))
-    assert options.kind == "infinitetalk" and options.lora == ()
+    assert find_set(EngineOptions())[2] == EngineOptions(kind="infinitetalk")
     assert "no LoRA for 4 steps is in models/loras" in found.lines[-1]
+
+
+def test_auto_sees_a_file_that_comes_later(nodes, found):
+    before = nodes.LoadModel.fingerprint_inputs(model="auto", precision="auto")
+    add(found, "diffusion_models", BASES["fp8"], f"vae/{NAMES['vae']}", lambda state: state)
+    write_set(found.folder, "fp8")
+    assert nodes.LoadModel.fingerprint_inputs(model="auto") != before
+    assert nodes.LoadModel.fingerprint_inputs(model=BASE) == nodes.LoadModel.fingerprint_inputs(model="nano"), "control"
+    assert nodes.LoadModel.execute(model="auto", **SETTINGS).args[0].model == f"diffusion_models/{BASES['fp8']}"
 
 
 def test_auto_says_all_that_is_missing_and_what_lies_elsewhere(nodes, found):

@@ -104,8 +104,7 @@ def judge_text(shapes: Shapes) -> Judged | None:
     width = next((shapes[name][0] for name in T5_NORMS if name in shapes), 0)
     if not any(f"{name.format(1)}.weight" in shapes for name in UMT5_NAMES):
         return Judged(part="none", text=f"a T5 text encoder ({width} wide) as of Flux or SD3; Wan reads prompts with umT5-xxl")
-    inside = ", with its tokenizer inside" if "spiece_model" in shapes else ""
-    return Judged(part="text", text=f"a umT5 text encoder ({width} wide){inside}", sizes={"text": width}, preferred=bool(inside))
+    return Judged(part="text", text=f"a umT5 text encoder ({width} wide)", sizes={"text": width})
 
 
 def judge_image(shapes: Shapes) -> Judged | None:

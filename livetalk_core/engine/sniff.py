@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from livetalk_core.engine.files import ModelFiles
+from livetalk_core.engine.files import ModelFiles, has_tokenizer
 from livetalk_core.engine.judge import Judged, judge
 from livetalk_core.models.headers import Stored, read_formats, read_headers, strip_prefix
 
@@ -97,6 +97,9 @@ def sniffed(path: Path, size: int, changed_ns: int) -> FileKind | str:
     except ValueError as error:
         return str(error)
     kind = kind_of(judge(shapes_of(headers)), form_of(headers, path))
+    if kind.part == "text":
+        inside = has_tokenizer(path)
+        kind = replace(kind, preferred=inside, text=f"{kind.text}{', with its tokenizer inside' if inside else ''}")
     if strange is None or kind.part not in ("dit", "base", "patch", "text"):
         return kind
     return replace(kind, part="form", text=f"{kind.text}, in {strange}")
@@ -114,8 +117,7 @@ def unreadable(headers: Mapping[str, Stored], path: Path) -> str | None:
 
 
 def kind_of(judged: Judged, form: str = "") -> FileKind:
-    inside = judged.part == "text" and form.startswith("GGUF ")
-    return FileKind(part=judged.part, text=judged.text, form=form, sizes=judged.sizes, preferred=judged.preferred or inside)
+    return FileKind(part=judged.part, text=judged.text, form=form, sizes=judged.sizes, preferred=judged.preferred)
 
 
 def shapes_of(headers: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:

@@ -49,7 +49,7 @@ def read_headers(path: Path) -> dict[str, Stored]:
     try:
         with open(path, "rb") as file:
             if suffix == ".gguf":
-                return read_gguf_header(file)
+                return read_gguf_header(file)[1]
             return read_safetensors_header(file) if suffix in (".safetensors", ".sft") else read_pickle_header(path, file)
     except (ValueError, KeyError, TypeError, IndexError, EOFError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         kind = {".gguf": "a whole GGUF file", ".safetensors": "a whole safetensors file"}.get(suffix, "a file of tensors")
@@ -86,13 +86,25 @@ def read_formats(path: Path) -> set[str]:
     return {f"{'rotated ' if layer.get('convrot') else ''}{layer.get('format')}" for layer in layers}
 
 
-def read_gguf_header(file: BinaryIO) -> dict[str, Stored]:
-    """Shapes are in torch's order. Values of metadata are skipped."""
+def gguf_keys(path: Path) -> set[str]:
+    """The names of a GGUF file's metadata; empty for other files."""
+    if path.suffix.lower() != ".gguf" or not path.is_file():
+        return set()
+    with open(path, "rb") as file:
+        try:
+            return read_gguf_header(file)[0]
+        except (ValueError, KeyError, struct.error) as error:
+            raise ValueError(f"{path} is not a whole GGUF file ({error}); download it again") from None
+
+
+def read_gguf_header(file: BinaryIO) -> tuple[set[str], dict[str, Stored]]:
+    """The names of the metadata, whose values are skipped, and the tensors, with shapes in torch's order."""
     magic, version, num_tensors, num_values = struct.unpack("<4sIQQ", file.read(24))
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError("it does not begin as one")
+    keys = set()
     for _ in range(num_values):
-        read_text(file)
+        keys.add(read_text(file))
         skip_value(file, *struct.unpack("<I", file.read(4)))
     found, end = {}, 0
     for _ in range(num_tensors):
@@ -103,7 +115,7 @@ def read_gguf_header(file: BinaryIO) -> dict[str, Stored]:
         end = max(end, offset + prod(shape) // size * num_bytes)
     if (end := end + file.tell()) > (size := file_size(file)):
         raise ValueError(f"it is {size} bytes and needs {end}")
-    return found
+    return keys, found
 
 
 def skip_value(file: BinaryIO, kind: int) -> None:

@@ -104,10 +104,12 @@ def build(
     dtype: torch.dtype | None,
     device: str | torch.device,
     keep: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Build a module on the meta device and load the tensors one by one, on `device` and in `dtype`.
 
-    Packed weights of layers whose names begin with `keep` stay packed; None: all are unpacked. Raises ValueError, naming keys, if the
+    Packed weights of layers whose names begin with `keep` stay packed; None: all are unpacked. `check` is called before
+    each tensor is read, and may raise. Raises ValueError, naming keys, if the
     tensors do not fit; `what` names the expected model.
     """
     with torch.device("meta"):
@@ -117,6 +119,7 @@ def build(
         put_packed(module, {name: tensors[name] for name in module.state_dict() if name.startswith(keep)}, dtype)
     state = {}
     for name, own in module.state_dict().items():
+        check()
         found = own if not own.is_meta else tensors[name]
         if isinstance(found, PackedWeight):
             found = found.dense(dtype or torch.float32)
@@ -163,14 +166,16 @@ def load_dit(
     return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device, keep="blocks.")
 
 
-def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
+def load_vae(
+    tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", check: Callable[[], None] = lambda: None
+) -> CausalVAE | PatchVAE:
     """The VAE with these tensors: the large or the small one."""
     shapes = shapes_of(tensors)
     if "decoder.picture.rest.weight" in shapes:
         small = patch_vae_config_from(shapes)
-        return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device)
+        return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device, check=check)
     config = vae_config_from(shapes)
-    return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
+    return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device, check=check)
 
 
 def read_tiny_decoder(path: Path) -> TinyDecoder:

@@ -390,7 +390,12 @@ except ValueError as error:
 
 
 @pytest.mark.parametrize(
-    "kind, memory, form", [("safetensors", "resident", "int8"), ("gguf", "offload", "auto"), ("safetensors", "offload", "16bit")]
+    "kind, memory, form",
+    [
+        ("gguf", "offload", "auto"),
+        pytest.param("safetensors", "resident", "int8", marks=pytest.mark.slow),
+        pytest.param("safetensors", "offload", "16bit", marks=pytest.mark.slow),
+    ],
 )
 def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_ends_no_process(parts, tmp_path, kind, memory, form):
     path = tmp_path / f"dit.{kind}"

@@ -35,6 +35,7 @@ class LiveTalkExtension(ComfyExtension):
     async def on_load(self) -> None:
         startup.report_missing()
         host.register_model_folder()
+        host.register_gguf_files()
         startup.copy_samples(host.input_folder())
         live.add_routes(host.prompt_server())
         sessions.add_routes(host.prompt_server())

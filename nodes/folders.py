@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import host
+from . import checkpoints, host
+from .checkpoints import DIT_FOLDER, PARTS, PATCH_FOLDERS
 
 if TYPE_CHECKING:
     from livetalk_core.engine.files import ModelFiles
@@ -17,29 +17,18 @@ log = logging.getLogger(__name__)
 SHIPPED = "nano"
 """The model whose weights come with the pack: first in the list, and the default."""
 NO_PATCH = "none"
-
-TALKERS = re.compile(r"livetalk|flashtalk|infinitetalk|multitalk", re.IGNORECASE)
-"""Names in diffusion_models of models that talk."""
-BASES = re.compile(r"wan.?2[._]?1.*i2v", re.IGNORECASE)
-"""Names in diffusion_models of base models, which need an audio patch to talk."""
-PATCHES = re.compile(r"infinitetalk|multitalk", re.IGNORECASE)
-"""Names of such patches."""
-PATCH_FOLDERS = ("diffusion_models", "model_patches")
-PARTS = {
-    "vae": ("vae", re.compile(r"wan.?2[._]1.?vae", re.IGNORECASE)),
-    "text": ("text_encoders", re.compile(r"umt5.xxl", re.IGNORECASE)),
-    "image": ("clip_vision", re.compile(r"clip.vision.h|clip.*xlm.roberta", re.IGNORECASE)),
-    "audio": ("audio_encoders", re.compile(r"wav2vec", re.IGNORECASE)),
-}
-"""ComfyUI's folder of each other part of a model, and the names of its files there."""
+AUTO = "auto"
+"""As a model: the set of files that is found, see community.py."""
 FOLDERS = {"audio_encoder": "audio_encoders", "decoder": "vae_approx", "image": "clip_vision", "text": "text_encoders", "vae": "vae"}
 """ComfyUI's folder for each engine option that takes a file."""
 
 
 def model_names() -> list[str]:
-    """Choices for the model input: models that talk without a patch, judged by their names."""
+    """Choices for the model input: models that talk without a patch, judged by what their files hold."""
+    for line in checkpoints.misplaced_files():
+        checkpoints.tell_once(line)
     own = [f"{host.MODEL_FOLDER}/{folder.name}" for folder, files in complete_folders() if files.dit]
-    return [SHIPPED, *dict.fromkeys(own), *names_like(TALKERS, "diffusion_models")]
+    return [SHIPPED, *dict.fromkeys(own), *checkpoints.names_of(DIT_FOLDER, "dit")]
 
 
 def complete_folders() -> list[tuple[Path, ModelFiles]]:
@@ -57,16 +46,34 @@ def complete_folders() -> list[tuple[Path, ModelFiles]]:
 
 def base_names() -> list[str]:
     """Further choices where the node also has an audio_patch input."""
-    return [name for name in names_like(BASES, "diffusion_models") if not TALKERS.search(name)]
+    return [*checkpoints.names_of(DIT_FOLDER, "base"), AUTO]
 
 
 def patch_names() -> list[str]:
     """Choices for the audio_patch input."""
-    return [NO_PATCH, *(name for kind in PATCH_FOLDERS for name in names_like(PATCHES, kind))]
+    return [NO_PATCH, *(name for kind in PATCH_FOLDERS for name in checkpoints.names_of(kind, "patch"))]
 
 
-def names_like(pattern: re.Pattern, kind: str) -> list[str]:
-    return [f"{kind}/{name}" for name in host.model_files(kind) if pattern.search(name)]
+def refusal(model: str | None, audio_patch: str | None = None, *, alone: bool = False) -> str | None:
+    """What is wrong with a chosen model and patch, in one line that says what the file is; None if nothing is.
+
+    `alone`: the node has no audio_patch input. None as a choice: it comes over a wire.
+    """
+    parts = ("dit",) if alone else ("dit", "base")
+    for chosen, known, wanted in (
+        (model, [*model_names(), *([] if alone else base_names())], parts),
+        (audio_patch, patch_names(), ("patch",)),
+    ):
+        if chosen is None or chosen in known:
+            continue
+        folder, _, name = chosen.partition("/")
+        if name and folder in checkpoints.KNOWN_FOLDERS and name in host.model_files(folder):
+            try:
+                checkpoints.refuse_other(folder, name, *wanted)
+            except (OSError, ValueError) as error:
+                return str(error)
+        return f"{'audio_patch' if wanted == ('patch',) else 'model'} {chosen!r} was not found; choose one of {', '.join(known)}"
+    return None
 
 
 def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFiles:
@@ -76,13 +83,14 @@ def find_model(name: str, audio_patch: str = NO_PATCH) -> str | Path | ModelFile
     source = find_source(name)
     if audio_patch == NO_PATCH:
         return source
-    if audio_patch not in patch_names():
-        raise ValueError(f"audio_patch {audio_patch!r} was not found; choose one of {', '.join(patch_names())}")
+    if told := refusal(None, audio_patch):
+        raise ValueError(told)
     if name == SHIPPED:
         raise ValueError(f"audio_patch {audio_patch!r} is for a Wan 2.1 I2V base, not for {name}; choose {NO_PATCH}, or another model")
     files = source if isinstance(source, ModelFiles) else find_files(source)
-    kind, _, rest = audio_patch.partition("/")
-    return files.override(dit=(*files.dit, host.model_path(kind, rest)))
+    patch = host.model_path(*audio_patch.split("/", 1))
+    parts = {} if isinstance(source, Path) else other_parts((*files.dit, patch))
+    return files.override(dit=(*files.dit, patch), **parts)
 
 
 def find_source(name: str) -> str | Path | ModelFiles:
@@ -90,26 +98,34 @@ def find_source(name: str) -> str | Path | ModelFiles:
     kind, _, rest = name.partition("/")
     if name == SHIPPED:
         return name
-    if kind == "diffusion_models" and rest in host.model_files(kind):
+    if name in (*checkpoints.names_of(DIT_FOLDER, "dit", "base"),):
         return collect_parts(host.model_path(kind, rest))
     for folder in host.own_model_folders():
         if name == f"{host.MODEL_FOLDER}/{folder.name}":
             return folder
-    raise ValueError(f"model {name!r} was not found; choose one of {', '.join((*model_names(), *base_names()))}")
+    raise ValueError(refusal(name) or f"model {name!r} has no folder in models/{host.MODEL_FOLDER}")
 
 
-def collect_parts(dit: Path) -> ModelFiles:
-    """A single DiT file and its other parts, from a folder in models/livetalk, else from ComfyUI's folders.
+def collect_parts(*dit: Path) -> ModelFiles:
+    """A DiT's files and its other parts, from a folder in models/livetalk, else from ComfyUI's folders."""
+    from livetalk_core.engine.files import ModelFiles
+
+    return ModelFiles(dit=dit).override(**other_parts(dit))
+
+
+def other_parts(dit: tuple[Path, ...]) -> dict[str, Path]:
+    """The parts of other folders that fit a DiT.
 
     Folders of small models, which name a preset, are skipped: their VAE is of another kind.
     """
-    from livetalk_core.engine.files import ModelFiles
+    from livetalk_core.engine.sniff import what_is
 
-    found = {part: first_match(*place) for part, place in PARTS.items()}
+    sizes = {part: size for path in dit for part, size in what_is(path).sizes.items()}
+    found = {part: path for part in PARTS if (path := checkpoints.best_file(part, sizes))}
     for _, beside in complete_folders():
         if beside.preset is None:
             found |= {part: path for part in ("vae", "text", "image", "audio", "tokenizer") if (path := vars(beside)[part])}
-    return ModelFiles(dit=(dit,)).override(**found)
+    return found
 
 
 def check_parts(name: str, source: str | Path | ModelFiles) -> None:
@@ -120,7 +136,7 @@ def check_parts(name: str, source: str | Path | ModelFiles) -> None:
         return
     files = find_files(source) if isinstance(source, Path) else source
     if missing := files.missing():
-        places = {part: f"models/{kind}" for part, (kind, _) in PARTS.items()} if not files.preset else {}
+        places = {part: f"models/{kind}" for part, kind in PARTS.items()} if not files.preset else {}
         own = f"models/{host.MODEL_FOLDER}/{Path(name).name}" if isinstance(source, Path) else f"a folder in models/{host.MODEL_FOLDER}"
         ways = "; ".join(f"{part}: put it into {places.get(part, own)} ({DOWNLOADS[part]})" for part in missing)
         raise FileNotFoundError(f"model {name} is not complete, missing {ways}")
@@ -136,12 +152,8 @@ def describe_parts(source: str | Path | ModelFiles) -> str:
     if files.preset:
         return f"{files.preset}: all parts are in its folder"
     found = {"VAE": files.vae, "text": files.text, "CLIP": files.image, "audio": files.audio}
-    return ", ".join(f"{part}: {path.name if path else 'missing'}" for part, path in found.items())
-
-
-def first_match(kind: str, pattern: re.Pattern) -> Path | None:
-    name = next((name for name in host.model_files(kind) if pattern.search(name)), None)
-    return name and host.model_path(kind, name)
+    parts = ", ".join(f"{part}: {path.name if path else 'missing'}" for part, path in found.items())
+    return f"DiT: {' + '.join(path.name for path in files.dit)}, {parts}"
 
 
 def file_names(option: str) -> list[str]:
@@ -150,9 +162,10 @@ def file_names(option: str) -> list[str]:
 
 
 def find_file(option: str, name: str) -> Path:
-    """The path of a chosen file. ValueError for a name that is not in the folder now."""
+    """The path of a chosen file. ValueError for a name that is not in the folder now, and for a file of another kind."""
     if name not in file_names(option):
         raise ValueError(f"{name!r} is not in models/{FOLDERS[option]}; choose another file, or none")
+    checkpoints.refuse_other(FOLDERS[option], name, {"audio_encoder": "audio"}.get(option, option))
     return host.model_path(FOLDERS[option], name)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_FOLDER = "livetalk"
+GGUF_KINDS = ("diffusion_models", "model_patches", "text_encoders")
+"""Folders of ComfyUI in which GGUF files are looked for."""
 
 
 def check_interrupt() -> None:
@@ -144,6 +146,20 @@ def register_model_folder() -> None:
         Path(paths[0]).mkdir(parents=True, exist_ok=True)
 
 
+def register_gguf_files() -> None:
+    """Let ComfyUI list the .gguf files of the folders that may hold them, under keys of our own: its own lists leave them out."""
+    import folder_paths
+
+    for kind in GGUF_KINDS:
+        if kind in folder_paths.folder_names_and_paths:  # the same list of paths, so that later ones count too
+            paths, _ = folder_paths.folder_names_and_paths[kind]
+            folder_paths.folder_names_and_paths[gguf_key(kind)] = (paths, {".gguf"})
+
+
+def gguf_key(kind: str) -> str:
+    return f"{MODEL_FOLDER}_gguf_{kind}"
+
+
 def own_model_folders() -> Iterable[Path]:
     """Folders in models/livetalk, sorted; each may hold a published model."""
     import folder_paths
@@ -153,10 +169,11 @@ def own_model_folders() -> Iterable[Path]:
 
 
 def model_files(kind: str) -> list[str]:
-    """File names in one of ComfyUI's model folders, such as diffusion_models or vae."""
+    """File names in one of ComfyUI's model folders, such as diffusion_models or vae, .gguf files included."""
     import folder_paths
 
-    return folder_paths.get_filename_list(kind)
+    keys = [kind, *([gguf_key(kind)] if gguf_key(kind) in folder_paths.folder_names_and_paths else [])]
+    return list(dict.fromkeys(name for key in keys for name in folder_paths.get_filename_list(key)))
 
 
 def model_path(kind: str, name: str) -> Path:

@@ -2,9 +2,10 @@
 
 from dataclasses import fields, replace
 
+from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import DTYPES, EngineOptions
 
-from . import engines, folders
+from . import community, engines, folders
 from .types import CATEGORY, EngineWire, OptionsWire, io, ui
 from .words import INPUTS, naming_inputs
 
@@ -13,6 +14,7 @@ KERNELS = ("auto", "sdpa", "flash2", "flash3")
 
 
 AUTO = "auto"
+AUTO_TEXT = " auto: the Wan 2.1 I2V base, audio patch, LoRA for 4 steps and other parts that are found there; the node shows them."
 PARTS = {"vae": "VAE", "text": "text encoder", "image": "CLIP vision", "audio_encoder": "wav2vec2"}
 """The other parts of a model that can be chosen, by EngineOptions' fields."""
 
@@ -93,9 +95,28 @@ class LoadModel(io.ComfyNode):
         chosen = {"vae": vae, "text": text_encoder, "image": clip_vision, "audio_encoder": audio_encoder}
         shown |= {name: folders.find_file(name, file) for name, file in chosen.items() if file != AUTO}
         with naming_inputs():
-            spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=fill_in(options or EngineOptions(), shown))
+            options = fill_in(options or EngineOptions(), shown)
+            if model == folders.AUTO:
+                model, audio_patch, options = community.find_set(options, audio_patch)
+            spec = engines.EngineSpec(model=model, audio_patch=audio_patch, options=options)
         engines.engine_for(spec)
-        return io.NodeOutput(spec, ui=ui.PreviewText(folders.describe_parts(engines.options_of(spec).source)))
+        return io.NodeOutput(spec, ui=ui.PreviewText(describe(engines.options_of(spec))))
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None, audio_patch: str | None = None) -> bool | str:
+        return folders.refusal(model, audio_patch) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None = None, **inputs) -> object:
+        """Changes with the files that `auto` may take, so that a new one is seen."""
+        return [*folders.base_names(), *folders.patch_names(), *folders.host.model_files("loras")] if model == folders.AUTO else None
+
+
+def describe(options: EngineOptions) -> str:
+    """The model's files, one line: what was found, and which LoRAs are added."""
+    loras = "".join(f", LoRA: {parse_lora(lora)[0].name}" for lora in options.lora)
+    steps = f", kind: {options.kind}" if options.kind != "auto" else ""
+    return f"{folders.describe_parts(options.source)}{loras}{steps}"
 
 
 def part_inputs() -> list[io.Input]:
@@ -105,7 +126,10 @@ def part_inputs() -> list[io.Input]:
             options=[AUTO, *folders.file_names(field)],
             default=AUTO,
             optional=True,
-            tooltip=f"The {name} file, from models/{folders.FOLDERS[field]}. auto: the one found by name; the node shows it. Not for nano.",
+            tooltip=(
+                f"The {name} file, from models/{folders.FOLDERS[field]}. auto: the one that fits the model; the node shows it. "
+                "Not for nano."
+            ),
             advanced=True,
         )
         for field, name in PARTS.items()
@@ -127,5 +151,6 @@ def model_input(*more: str) -> io.Input:
         tooltip=(
             f"{folders.SHIPPED} comes with the pack: drawn people at 128 pixels, needs no GPU. "
             "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
+            f"{AUTO_TEXT if more else ''}"
         ),
     )

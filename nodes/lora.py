@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from livetalk_core.engine.options import EngineOptions
 
-from . import host
+from . import checkpoints, host
 from .types import CATEGORY, OptionsWire, io
 
 FOLDER = "loras"
@@ -33,5 +33,6 @@ class AddLora(io.ComfyNode):
     def execute(cls, lora: str, strength: float, options: EngineOptions | None = None) -> io.NodeOutput:
         if lora not in host.model_files(FOLDER):
             raise ValueError(f"{lora!r} is not in models/{FOLDER}; choose another LoRA")
+        checkpoints.refuse_other(FOLDER, lora, "lora")
         asked = options or EngineOptions()
         return io.NodeOutput(replace(asked, lora=(*asked.lora, f"{host.model_path(FOLDER, lora)}:{strength}")))

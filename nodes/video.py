@@ -1,6 +1,6 @@
 """LiveTalk Generate: the whole graph in one node."""
 
-from . import engines
+from . import engines, folders
 from .audio import loudness_input
 from .load import fill_in, model_input
 from .marks import video_from
@@ -49,6 +49,10 @@ class Generate(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        return folders.refusal(model, alone=True) or True
 
     @classmethod
     def execute(

@@ -1,100 +1,42 @@
 """InfiniteTalk and MultiTalk: the published loops' numbers at toy size, their presets, and how a model is recognized."""
 
-import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from community_files import write_set
 from made import pixels, speech_like
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-from livetalk_core.checks.parity import Golden
+from livetalk_core.checks import parity_guided
+from livetalk_core.checks.parity import Golden, run_parity
+from livetalk_core.checks.parity_guided import SAMPLERS, Recorded
 from livetalk_core.engine.denoiser import PLAIN, Cuts, DiTDenoiser
 from livetalk_core.engine.engine import Engine
-from livetalk_core.engine.files import find_files
-from livetalk_core.engine.guidance import Guidance
+from livetalk_core.engine.files import ModelFiles, find_files
 from livetalk_core.engine.kind import kind_of
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.models.packed import PackedLinear
 from livetalk_core.models.weights import read_tensors
-from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.pool import Placement, Pool, Recipe
 from livetalk_core.pool.stream import effort_of
 from livetalk_core.presets import LARGE, infinitetalk, infinitetalk_4step, livetalk_14b, multitalk, tiny
-from livetalk_core.stream.condition import encode_condition, first_latent
-from livetalk_core.stream.flow import first_motion, linear_times, times_of
-from livetalk_core.stream.session import Session
-from livetalk_core.types import AudioWindow, Reference, Start, StreamSettings
+from livetalk_core.serve.session import LiveSession
+from livetalk_core.stream.flow import first_motion, linear_times
+from livetalk_core.types import Shown, Start, StreamSettings
 
 FOLDER = Path(__file__).parent / "golden_guided"
-SAMPLERS = {"infinitetalk": "euler", "multitalk": "euler_noised"}
 LIMIT = 2e-4
-CASES = [(model, case) for model in SAMPLERS for case in ("guided", "lora", "two")]
-
-
-class Recorded:
-    """One case of a golden file, and what our code makes of it."""
-
-    def __init__(self, model: str, case: str, golden: Golden):
-        with safe_open(FOLDER / f"{model}.safetensors", "pt") as file:
-            config = json.loads(file.metadata()["config"])
-            self.all = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        self.case, self.golden, self.chunks = case, golden, config["cases"][case]["chunks"]
-        self.plan = StreamPlan(width=48, height=32, chunk_frames=config["frames"], motion_frames=config["motion_frames"])
-        chosen = config["cases"][case]
-        self.guidance = Guidance(text=chosen["text"], audio=chosen["audio"], negative_LD=self.all["in.negative"])
-        self.settings = StreamSettings(
-            steps=chosen["steps"], shift=config["shift"], sampler=SAMPLERS[model], last_noise=1.0, color_strength=0.0
-        )
-        self.times, self.described = times_of(self.settings), []
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.all[f"{self.case}.{name}"] if f"{self.case}.{name}" in self.all else self.all[f"guided.{name}"]
-
-    def reference(self) -> Reference:
-        condition = encode_condition(self.golden.served_vae, self["in.pixels"], self.plan)
-        return Reference(
-            text_LD=self.all["in.text"],
-            image_LD=self["in.image.0"],
-            cond_CTHW=condition,
-            first_CTHW=first_latent(condition, self.plan),
-            pixels_CHW=self["in.pixels"],
-            speaker_masks_KHW=self["in.masks"] if self.case == "two" else None,
-        )
-
-    def window(self, chunk: int) -> AudioWindow:
-        samples, count = torch.zeros(self.plan.new_samples), self.plan.new_frames
-        return AudioWindow(index=chunk, features_PTWSD=self[f"in.audio.{chunk}"], samples=samples, num_valid=count)
-
-    def denoiser(self, cuts: Cuts) -> DiTDenoiser:
-        return DiTDenoiser(self.golden.dit, self.times[:-1], cuts, self.guidance)
-
-    def noise(self):
-        """The recorded draws; those of motion latents are filled up."""
-        draws = []
-        for chunk in range(self.chunks):
-            draws.append(self[f"in.noise.{chunk}"])
-            names = [f"in.motion_noise.{chunk}.{i}" for i in range(len(self.times))]
-            motion = [self[name] for name in names if f"{self.case}.{name}" in self.all]
-            draws += [torch.cat([noise, torch.zeros(16, 9 - noise.shape[1], 4, 6)], dim=1) for noise in motion]
-        return lambda dtype: draws.pop(0).to(dtype)
-
-    def describe(self, frame_CHW: torch.Tensor) -> torch.Tensor:
-        self.described.append(frame_CHW)
-        return self[f"in.image.{len(self.described)}"] if len(self.described) < self.chunks else self["in.image.0"]
-
-    def session(self, cuts: Cuts = Cuts(), **later) -> Session:  # noqa: B008 (frozen)
-        describe = self.describe if self.settings.sampler == "euler_noised" else None
-        vae = self.golden.served_vae
-        return Session(self.plan, self.denoiser(cuts), vae, self.reference(), self.settings, self.noise(), describe=describe, **later)
+CASES = [(model, case) for model in SAMPLERS for case in parity_guided.CASES]
 
 
 @pytest.fixture(scope="module")
-def recorded(golden):
-    source = Golden(golden)
+def recorded():
+    source = Golden(FOLDER)
     return {(model, case): Recorded(model, case, source) for model, case in CASES}
 
 
@@ -135,6 +77,17 @@ def test_chunks_are_the_published_ones(recorded, key):
         assert error(made.described[0], made["out.described.1"]) <= LIMIT
     if key[1] == "lora":
         assert error(frames[-1][:, -1], made["out.frames"]) <= LIMIT
+
+
+def test_the_parity_command_reads_the_guided_files_too(tmp_path):
+    results = list(run_parity(FOLDER))
+    assert {result.file for result in results} == set(SAMPLERS) and len(results) == 2 * 14
+    assert [f"{r.file} {r.what}: {r.error:.1e}" for r in results if not r.passed] == []
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(FOLDER / "infinitetalk.safetensors", alone)
+    with pytest.raises(FileNotFoundError, match="alone/vae.safetensors is missing; another file of the folder needs it"):
+        list(run_parity(alone))
 
 
 @torch.no_grad()
@@ -275,3 +228,40 @@ def test_a_patchs_name_tells_multitalk_and_the_option_overrules(published, halve
 def test_a_kind_that_is_not_the_models_is_refused():
     with pytest.raises(ValueError, match="kind='multitalk' is for the large models, and these files are nano's; leave it out"):
         load_engine("nano", "cpu", kind="multitalk")
+
+
+def test_infinitetalk_with_a_distillation_lora_talks_in_4_steps(tmp_path):
+    """The set that people have, from its files: an 8-bit base, a patch, a LoRA beside the packed weights."""
+    files = write_set(tmp_path, "fp8")
+    at = {folder: tmp_path / folder / names[0] for folder, names in files.items()}
+    engines = {}
+    for lora in ((), (str(at["loras"]),)):
+        engines[lora] = load_engine(
+            ModelFiles(
+                dit=(at["diffusion_models"], at["model_patches"]), vae=at["vae"], text=at["text_encoders"], image=at["clip_vision"],
+                audio=at["audio_encoders"],
+            ), "cpu", kind="infinitetalk_4step", lora=lora,
+        )  # fmt: skip
+    plain, distilled = (torch.cat([piece.frames_THWC for piece in talk(each, 0.4, StreamSettings())]).int() for each in engines.values())
+    engine = engines[(str(at["loras"]),)]
+    settled = engine.preset.settled(StreamSettings(), engine.preset.plan(48, 32))
+    assert (settled.steps, settled.text_guidance, settled.audio_guidance) == (4, 1.0, 2.0)
+    beside = [layer for layer in engine.models.dit.modules() if isinstance(layer, PackedLinear) and layer.lora_down is not None]
+    assert len(beside) == 24 and {layer.form for layer in beside} == {"fp8"}
+    assert plain.shape == distilled.shape == (10, 32, 48, 3) and (plain - distilled).abs().float().mean() > 0.1, "the LoRA counts"
+
+
+def test_live_video_goes_on_from_shown_frames_with_infinitetalk_and_multitalk_refuses(engine):
+    slow = with_preset(engine, infinitetalk())
+    reference = slow.reference(pixels())
+    draw = torch.Generator().manual_seed(1)
+    shown = Shown(frames_THWC=torch.randint(0, 255, (9, 32, 48, 3), dtype=torch.uint8, generator=draw), samples_N=torch.zeros(16000))
+    first = {}
+    for name, later in {"fresh": {}, "shown": {"start": shown}}.items():
+        stream = slow.open(reference, StreamSettings(steps=1), **later)
+        first[name] = torch.cat([piece.frames_THWC for piece in stream.finish(3)])
+    assert first["fresh"].shape == first["shown"].shape == (3, 32, 48, 3) and not torch.equal(first["fresh"], first["shown"])
+    LiveSession(slow, reference).close()
+    with pytest.raises(ValueError, match="makes no live video: its condition shows the chunk before.*; use InfiniteTalk") as error:
+        LiveSession(with_preset(engine, multitalk()), reference)
+    assert "\n" not in str(error.value)

@@ -166,7 +166,7 @@ def test_what_waits_is_bounded_however_much_comes():
 
 def test_a_failure_of_the_engine_reaches_whoever_takes_frames(engine):
     class Failing:
-        plan = engine.plan
+        plan, preset = engine.plan, engine.preset
 
         def open(self, *_, **__):
             raise RuntimeError("no memory left")

@@ -221,6 +221,9 @@ def test_a_file_may_have_a_strength_and_a_path_with_colons():
 
 def test_the_node_chains(nodes, host):
     host.files = {"loras": ["a.safetensors", "b.safetensors"]}
+    (host.folder / "loras").mkdir()
+    for name in host.files["loras"]:
+        write_lora(host.folder / "loras" / name, "lightx2v", pairs(state_of()))
     first = nodes.lora.AddLora.execute("a.safetensors", 1.0).args[0]
     both = nodes.lora.AddLora.execute("b.safetensors", 0.5, first).args[0]
     assert both.lora == (f"{host.folder / 'loras' / 'a.safetensors'}:1.0", f"{host.folder / 'loras' / 'b.safetensors'}:0.5")

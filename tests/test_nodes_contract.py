@@ -68,7 +68,7 @@ def test_the_shipped_model_comes_first_and_is_the_default(nodes, host):
     (host.folder / "models" / "livetalk" / "another").mkdir(parents=True)
     (host.folder / "models" / "livetalk" / "another" / "diffusion_pytorch_model.safetensors").touch()
     model = next(part for part in nodes.NODES[0].define_schema().inputs if part.id == "model")
-    assert model.fields["options"] == [nodes.load.folders.SHIPPED, "livetalk/another"]
+    assert model.fields["options"] == [nodes.load.folders.SHIPPED, "livetalk/another", "auto"]
     assert model.fields["default"] == nodes.load.folders.SHIPPED == "nano"
 
 
@@ -134,7 +134,7 @@ def test_help_and_english_texts_say_what_the_tooltips_say(nodes):
 
 def test_every_workflow_has_an_api_twin_a_thumbnail_and_only_known_inputs():
     names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
-    assert names == {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")} and len(names) == 6
+    assert names == {path.stem for path in (ROOT / "workflows" / "api").glob("*.json")} and len(names) == 7
     for name in names:
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as thumbnail:
             assert thumbnail.format == "WEBP" and thumbnail.n_frames >= 10, "it shows the face talking"
@@ -156,7 +156,8 @@ def test_a_workflow_and_its_twin_have_the_same_values_with_model_and_shift_at_th
             values = {key: value for key, value in node["inputs"].items() if not isinstance(value, list)}
             assert values == {key: saved[key] for key in values}
             for key in {"model", "shift", "audio_patch"} & set(values):
-                assert values[key] == FROZEN[node["class_type"]]["inputs"][key]["default"]
+                found = key == "model" and "community files" in name
+                assert values[key] == ("auto" if found else FROZEN[node["class_type"]]["inputs"][key]["default"])
 
 
 def test_a_missing_package_is_one_line_and_stops_nothing(nodes, caplog, monkeypatch):

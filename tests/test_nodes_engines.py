@@ -7,8 +7,9 @@ import torch
 from made import pixels, write_published_folder
 from safetensors.torch import save_file
 
-from livetalk_core.engine.files import SHIPPED
+from livetalk_core.engine.files import SHIPPED, find_files
 from livetalk_core.engine.options import EngineOptions
+from livetalk_core.models.weights import read_tensors
 from livetalk_core.types import StreamSettings
 
 
@@ -116,38 +117,28 @@ def test_a_published_folder_in_models_livetalk_loads(nodes, host, published):
     assert nodes.load.engines.SLOTS[spec].size > 0
 
 
-def test_a_single_file_finds_its_other_parts_in_comfyuis_folders(nodes, host):
-    host.files = {
-        "diffusion_models": ["flux.safetensors", "wan/InfiniteTalk_Single.safetensors"],
-        "vae": ["ae.safetensors", "wan_2.1_vae.safetensors"],
-        "text_encoders": ["clip_l.safetensors", "umt5_xxl_fp16.safetensors"],
-        "clip_vision": ["clip_vision_h.safetensors"],
-        "audio_encoders": ["wav2vec2_chinese_base_fp16.safetensors"],
-    }
-    folders = nodes.load.folders
-    name = "diffusion_models/wan/InfiniteTalk_Single.safetensors"
-    assert folders.model_names() == [folders.SHIPPED, name]
-    files = folders.find_model(name)
-    assert [path.name for path in (*files.dit, files.vae, files.text, files.image, files.audio)] == [
-        host.files[kind][-1].split("/")[-1] for kind in host.files
-    ]
-    assert files.missing() == ["tokenizer"]
+def put_talker(host, published, name: str) -> None:
+    """The published toy DiT as a single file in diffusion_models."""
+    (host.folder / "diffusion_models").mkdir()
+    save_file(read_tensors(find_files(published).dit), host.folder / "diffusion_models" / name)
 
 
 def test_a_single_file_takes_the_parts_that_a_model_folder_has(nodes, host, published):
-    host.files = {"diffusion_models": ["livetalk.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    host.files = {"diffusion_models": ["x.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    put_talker(host, published, "x.safetensors")
     (host.folder / "models" / "livetalk").mkdir(parents=True)
     (host.folder / "models" / "livetalk" / "large").symlink_to(published)
-    files = nodes.load.folders.find_model("diffusion_models/livetalk.safetensors")
-    assert files.missing() == [] and files.vae.name == "Wan2.1_VAE.pth" and files.dit[0].name == "livetalk.safetensors"
+    files = nodes.load.folders.find_model("diffusion_models/x.safetensors")
+    assert files.missing() == [] and files.vae.name == "Wan2.1_VAE.pth" and files.dit[0].name == "x.safetensors"
 
 
 def test_a_small_models_folder_lends_no_vae_to_a_single_file(nodes, host, published):
-    host.files = {"diffusion_models": ["livetalk.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    host.files = {"diffusion_models": ["x.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
+    put_talker(host, published, "x.safetensors")
     (host.folder / "models" / "livetalk").mkdir(parents=True)
     (host.folder / "models" / "livetalk" / "large").symlink_to(published)
     (host.folder / "models" / "livetalk" / "small").symlink_to(SHIPPED / "nano")
-    assert nodes.load.folders.find_model("diffusion_models/livetalk.safetensors").vae.name == "Wan2.1_VAE.pth"
+    assert nodes.load.folders.find_model("diffusion_models/x.safetensors").vae.name == "Wan2.1_VAE.pth"
     assert nodes.load.folders.find_model("livetalk/small").name == "small", "as a model it can be chosen"
 
 
@@ -173,7 +164,7 @@ def parted(host):
 def test_a_base_and_its_audio_patch_are_one_model(nodes, parted):
     engines = nodes.load.engines
     shown = {part.id: part.fields["options"] for part in nodes.LoadModel.define_schema().inputs if "options" in part.fields}
-    assert shown["model"] == ["nano", BASE] and shown["audio_patch"] == ["none", PATCH]
+    assert shown["model"] == ["nano", BASE, "auto"] and shown["audio_patch"] == ["none", PATCH]
     spec = nodes.LoadModel.execute(BASE, "auto", "auto", 1, False, PATCH).args[0]
     dit = engines.engine_for(spec).models.dit.state_dict()
     assert all(torch.equal(dit[name], tensor) for name, tensor in parted.items())
@@ -211,21 +202,20 @@ def test_a_half_downloaded_folder_hides_itself_and_no_other(nodes, host, publish
     (own / "half").mkdir(parents=True)
     (own / "half" / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"")
     (own / "large").symlink_to(published)
-    host.files = {"diffusion_models": ["InfiniteTalk_Single.safetensors"]}
-    assert nodes.load.folders.model_names() == ["nano", "livetalk/large", "diffusion_models/InfiniteTalk_Single.safetensors"]
+    host.files = {"diffusion_models": ["x.safetensors"]}
+    put_talker(host, published, "x.safetensors")
+    assert nodes.load.folders.model_names() == ["nano", "livetalk/large", "diffusion_models/x.safetensors"]
     assert "models/livetalk/half is left out" in caplog.text
-    files = nodes.load.folders.find_model("diffusion_models/InfiniteTalk_Single.safetensors")
+    files = nodes.load.folders.find_model("diffusion_models/x.safetensors")
     assert files.tokenizer.is_relative_to(own / "large")
 
 
-def test_missing_parts_name_comfyuis_folders(nodes, host):
-    host.files = {"diffusion_models": ["InfiniteTalk_Single.safetensors"], "vae": ["wan_2.1_vae.safetensors"]}
-    (host.folder / "diffusion_models").mkdir()
-    for kind, name in (("diffusion_models", "InfiniteTalk_Single.safetensors"), ("vae", "wan_2.1_vae.safetensors")):
-        (host.folder / kind).mkdir(exist_ok=True)
-        (host.folder / kind / name).write_bytes(b"")
+def test_missing_parts_name_comfyuis_folders(nodes, host, published):
+    host.files = {"diffusion_models": ["x.safetensors"], "vae": ["Wan2.1_VAE.pth"]}
+    put_talker(host, published, "x.safetensors")
+    (host.folder / "vae").symlink_to(published)
     with pytest.raises(FileNotFoundError) as error:
-        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="diffusion_models/InfiniteTalk_Single.safetensors"))
+        nodes.load.engines.engine_for(nodes.load.engines.EngineSpec(model="diffusion_models/x.safetensors"))
     for place in ("models/text_encoders", "models/clip_vision", "models/audio_encoders", "a folder in models/livetalk"):
         assert place in str(error.value)
     assert "--" not in str(error.value) and "models/vae" not in str(error.value) and "\n" not in str(error.value)

@@ -6,6 +6,8 @@ import gc
 import io
 import json
 import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from made import write_published_folder
 from safetensors.torch import save_file
+from sentencepiece import SentencePieceProcessor
 from test_offload import talk
 from torch import Tensor, nn
 
@@ -22,10 +25,13 @@ from livetalk_core.checks.parity import Golden, relative_error, velocity, weight
 from livetalk_core.engine import weight_plan
 from livetalk_core.engine.files import find_files
 from livetalk_core.engine.load import load_files, load_text, tokenizer_of
+from livetalk_core.engine.sniff import what_is
 from livetalk_core.engine.weight_plan import WeightPlan
+from livetalk_core.models import gguf_blocks
 from livetalk_core.models.gguf_file import read_gguf
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, dense_weight
 from livetalk_core.models.scaled_files import join_scales
+from livetalk_core.models.text import sentencepiece_tokenizer
 from livetalk_core.models.weights import load_dit, read_tensors, read_weights
 
 CPU, FP32 = torch.device("cpu"), torch.float32
@@ -170,13 +176,13 @@ def test_a_scaled_text_encoder_with_its_tokenizer_inside_needs_no_folder(parts, 
     assert 1e-4 < relative_error(rows, exact) < 0.2
 
 
-def spiece_model() -> bytes:
+def spiece_model(**more) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
     lines = ["a person is talking", "people talk and sing", "one person talks to another"]
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    how = {"vocab_size": 30, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1}
+    how = {"vocab_size": 30, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1} | more
     SentencePieceTrainer.train(sentence_iterator=iter(lines * 5), model_writer=model, **how, **ids)
     return model.getvalue()
 
@@ -313,6 +319,10 @@ def with_8_bit_nan(state):
     state["blocks.0.ffn.0.weight"].view(torch.uint8)[2, 5] = 0x7F
 
 
+def with_gguf_nan(state):
+    state["blocks.1.ffn.0.weight"][3, 7] = float("nan")
+
+
 @pytest.mark.parametrize(
     "layout, damage, name",
     [
@@ -320,16 +330,154 @@ def with_8_bit_nan(state):
         (None, with_infinity, "head.head.weight"),
         ("comfy_fp8", with_nan, "blocks.1.ffn.2.bias"),
         ("comfy_fp8", with_8_bit_nan, "blocks.0.ffn.0.weight"),
+        ("gguf", with_gguf_nan, "blocks.1.ffn.0.weight"),
     ],
 )
 @pytest.mark.parametrize("memory", ["resident", "offload"])
 def test_numbers_that_are_not_finite_are_refused(parts, tmp_path, layout, damage, name, memory):
     state = {key: tensor.clone() for key, tensor in parts[1]["dit"].items()}
-    state = state if layout is None else quantized(state, layout)
+    state = state if layout in (None, "gguf") else quantized(state, layout)
     damage(state)
-    save_file(state, tmp_path / "dit.safetensors")
-    with pytest.raises(ValueError, match=f"^dit.safetensors: {name} has numbers that are not finite; download the file again"):
-        load_files(files_with(parts, dit=tmp_path / "dit.safetensors"), CPU, FP32, memory)
+    path = tmp_path / ("dit.gguf" if layout == "gguf" else "dit.safetensors")
+    write_gguf(path, state) if layout == "gguf" else save_file(state, path)
+    with pytest.raises(ValueError, match=f"^{path.name}: {name} has numbers that are not finite; download the file again"):
+        load_files(files_with(parts, dit=path), CPU, FP32, memory)
+
+
+@pytest.mark.parametrize("part", ["vae", "audio", "image", "text"])
+def test_numbers_of_other_parts_that_are_not_finite_are_refused(parts, tmp_path, part):
+    state = {key: tensor.clone() for key, tensor in parts[1][part].items()}
+    key = next(key for key, tensor in state.items() if tensor.ndim > 1 and "pos" not in key)
+    state[key].view(-1)[-1] = float("nan")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="^x.safetensors: .* has numbers that are not finite; download the file again"):
+        engine = load_files(files_with(parts, **{part: tmp_path / "x.safetensors"}), CPU, FP32)
+        engine.models.text(), engine.models.image()
+
+
+@pytest.mark.parametrize("kind", gguf_blocks.BLOCKS)
+def test_a_scale_that_is_not_finite_is_seen_in_every_gguf_type(kind):
+    size, num_bytes = gguf_blocks.BLOCKS[kind]
+    rows = torch.zeros(2, 3 * num_bytes, dtype=torch.uint8)
+    assert gguf_blocks.scales_finite(kind, rows.view(torch.int8))
+    start, stop = gguf_blocks.SCALES[kind]
+    for first in range(num_bytes + start, num_bytes + stop, 2):
+        bad = rows.clone()
+        bad[1, first : first + 2] = torch.tensor([0, 0x7C], dtype=torch.uint8)  # infinity
+        assert not torch.isfinite(gguf_blocks.unpack_blocks(kind, bad.view(torch.int8))).all()
+        assert not gguf_blocks.scales_finite(kind, bad.view(torch.int8))
+
+
+CUT = """
+import sys, os, pathlib, torch
+from livetalk_core.engine import load, weight_plan
+from livetalk_core.engine.files import find_files
+folder, part, path, memory, form = sys.argv[1:]
+settle, calls = weight_plan.WeightPlan.settle, []
+def cut(self, prefix, module):
+    calls.append(prefix)
+    if prefix == "blocks.0.":
+        os.truncate(path, 512)
+    return settle(self, prefix, module)
+weight_plan.WeightPlan.settle = cut
+files = find_files(pathlib.Path(folder)).override(dit=(pathlib.Path(path),))
+plan = weight_plan.WeightPlan(device=torch.device("cpu"), dtype=torch.float16, form=form)
+try:
+    load.load_files(files, torch.device("cpu"), torch.float16, memory, plan=plan)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, memory, form",
+    [
+        ("gguf", "offload", "auto"),
+        pytest.param("safetensors", "resident", "int8", marks=pytest.mark.slow),
+        pytest.param("safetensors", "offload", "16bit", marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_ends_no_process(parts, tmp_path, kind, memory, form):
+    path = tmp_path / f"dit.{kind}"
+    save_file(parts[1]["dit"], path) if kind == "safetensors" else write_gguf(path, parts[1]["dit"])
+    given = [sys.executable, "-c", CUT, str(parts[0]), "dit", str(path), memory, form]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    assert done.stdout.strip() == f"{path} changed while it was read; wait until it is written, and load it again"
+
+
+def write_gguf_umt5(path: Path, state: dict[str, Tensor], spiece: bytes) -> Path:
+    """umT5 in GGUF as llama.cpp's converter makes it: its own names, and the tokenizer piece by piece."""
+    processor = SentencePieceProcessor(model_proto=spiece)
+    pieces = range(processor.vocab_size())
+    kinds = [2 if processor.IsUnknown(i) else 3 if processor.IsControl(i) else 6 if processor.IsByte(i) else 1 for i in pieces]
+    writer = gguf.GGUFWriter(path, "t5")
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([processor.IdToPiece(i) for i in pieces])
+    writer.add_token_scores([processor.GetScore(i) for i in pieces])
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
+    writer.add_precompiled_charsmap(charsmap_of(spiece))
+    writer.add_eos_token_id(processor.eos_id())
+    writer.add_unk_token_id(processor.unk_id())
+    writer.add_pad_token_id(processor.pad_id())
+    for name, tensor in state.items():
+        writer.add_tensor(name, tensor.float().numpy())
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        write()
+    return path
+
+
+def charsmap_of(spiece: bytes) -> bytes:
+    """The longest field of the model's last message, which is its normalization table."""
+    return max(fields_of(fields_of(spiece, 3)[0], 2), key=len)
+
+
+def fields_of(content: bytes, wanted: int) -> list[bytes]:
+    """The fields of this number in a protobuf message that are messages or bytes."""
+    found, at = [], 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = content[at]
+            at += 1
+            value, shift = value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while at < len(content):
+        tag = varint()
+        if tag & 7 == 2:
+            length = varint()
+            found += [content[at : at + length]] if tag >> 3 == wanted else []
+            at += length
+        elif tag & 7 == 0:
+            varint()
+        else:
+            at += {5: 4, 1: 8}[tag & 7]
+    return found
+
+
+TEXTS = ("a person talks", "Two  people\tsing &amp; dance", "ＦＵＬＬ width ﬁ ligature", "naïve café — “quotes” 你好", "", "talking" * 9)
+
+
+def test_the_tokenizer_inside_a_gguf_umt5_gives_the_tokens_of_its_sentencepiece_model(parts, tmp_path):
+    spiece = spiece_model(byte_fallback=True, vocab_size=300)
+    path = write_gguf_umt5(tmp_path / "umt5.gguf", parts[1]["text"], spiece)
+    files = files_with(parts, text=path)
+    files = type(files)(**vars(files) | {"tokenizer": None})
+    assert files.missing() == [] and what_is(path).preferred
+    ours, theirs = tokenizer_of(files, 64), sentencepiece_tokenizer(spiece, 64)
+    for text in TEXTS:
+        for a, b in zip(ours(text), theirs(text), strict=True):
+            assert torch.equal(a, b), text
+    assert len({tuple(ours(text)[0][0].tolist()) for text in TEXTS}) == len(TEXTS), "control"
+    plain = write_gguf(tmp_path / "plain.gguf", parts[1]["text"])
+    files = type(files)(**vars(files) | {"text": plain})
+    assert files.missing() == ["tokenizer"] and not what_is(plain).preferred
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch):

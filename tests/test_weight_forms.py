@@ -14,9 +14,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from livetalk_core.checks.parity import Golden, relative_error, velocity
+from livetalk_core.checks.parity import (
+    Golden,
+    Recorder,
+    recorded_noise,
+    relative_error,
+    stream_plan,
+    stream_windows,
+    velocity,
+)
 from livetalk_core.engine import weight_plan
 from livetalk_core.engine.assemble import keep_dit
+from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.weight_plan import WeightPlan, pack, settle_whole
 from livetalk_core.models.dit import AudioDiT, Block
@@ -27,6 +36,9 @@ from livetalk_core.models.weights import load_dit, read_tensors
 from livetalk_core.parallel.copier import BlockingCopier
 from livetalk_core.parallel.offload import PackedBlock
 from livetalk_core.presets import tiny
+from livetalk_core.stream.condition import encode_condition, first_latent
+from livetalk_core.stream.flow import flow_times
+from livetalk_core.types import Reference, StreamSettings
 
 CPU, FP32, META = torch.device("cpu"), torch.float32, torch.device("meta")
 FORMS = ("int8", "fp8")
@@ -64,6 +76,34 @@ def test_one_pass_on_the_golden_inputs_is_near_the_exact_one(golden, form, produ
     error = relative_error(velocities(known), exact)
     print(f"{form}, products in 8 bits: {products}, error {100 * error:.2f} %")
     assert 1e-3 < error < limit
+
+
+@torch.no_grad()
+def first_chunk(known: Golden) -> tuple[Tensor, Tensor]:
+    """Latents and frames [3, T, H, W] of the recorded stream's first chunk, with its sound and noise."""
+    config, tensors = known.read("stream")
+    plan, times = stream_plan(known, config, tensors), flow_times(config["steps"], config["shift"])
+    pixels_CHW = tensors["in.reference"][0, :, 0]
+    condition = encode_condition(known.vae, pixels_CHW, plan)
+    parts = {"text_LD": tensors["in.text"], "image_LD": tensors["in.clip"][0], "cond_CTHW": condition, "pixels_CHW": pixels_CHW}
+    reference = Reference(**parts, first_CTHW=first_latent(condition, plan))
+    settings = StreamSettings(steps=config["steps"], shift=config["shift"], last_noise=1.0, color_strength=0.0)
+    noise = recorded_noise(tensors, config["steps"])
+    recorder = Recorder(plan, DiTDenoiser(known.dit, times[:-1]), known.served_vae, reference, settings, noise)
+    list(recorder.step(next(stream_windows(known, plan, tensors))))
+    return recorder.latents_CTHW, torch.cat(recorder.pieces, dim=1)
+
+
+@pytest.mark.parametrize("form, limit", [("int8", 0.02), ("fp8", 0.08)])
+def test_the_first_chunk_on_the_golden_inputs_is_near_the_exact_one(golden, form, limit):
+    known = Golden(golden)
+    exact = first_chunk(known)
+    settle_whole(known.dit, plan(form))
+    found = first_chunk(known)
+    error = relative_error(found[0], exact[0])
+    psnr = -10 * ((found[1] - exact[1]) / 2).square().mean().log10()
+    print(f"{form}: first chunk, latents {100 * error:.2f} %, frames {psnr:.1f} dB")
+    assert 1e-3 < error < limit and psnr > 30
 
 
 @pytest.mark.parametrize("form, limit", [("int8", 0.012), ("fp8", 0.06)])

@@ -55,7 +55,7 @@ def examine_checkpoints(paths: list[Path]) -> Iterator[Finding]:
         except (FileNotFoundError, ValueError) as error:
             yield Finding(what=path.name, good=False, found=str(error), way_out="choose another file")
             continue
-        yield Finding(what=path.name, good=kind.part != "none", found=f"{kind.told}; {PLACES[kind.part]}")
+        yield Finding(what=path.name, good=kind.part not in ("none", "unknown", "form"), found=f"{kind.told}; {PLACES[kind.part]}")
 
 
 def examine_python() -> Finding:

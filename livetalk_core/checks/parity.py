@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from livetalk_core.checks.errors import max_error, relative_error
+from livetalk_core.checks.parity_guided import SAMPLERS, check_guided
 from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, loudness_gain, map_audio_keys, normalize_loudness
@@ -33,9 +35,17 @@ from livetalk_core.stream.session import Session
 from livetalk_core.stream.window import LiveWindows
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
-LIMITS = {"dit": 2e-5, "dit_two_speakers": 2e-5, "wav2vec": 1e-5, "umt5": 1e-5, "clip": 1e-5, "vae": 5e-5, "color": 1e-4, "stream": 1e-3}
+LIMITS = {
+    **{"dit": 2e-5, "dit_two_speakers": 2e-5, "wav2vec": 1e-5, "umt5": 1e-5, "clip": 1e-5, "vae": 5e-5, "color": 1e-4, "stream": 1e-3},
+    **dict.fromkeys(SAMPLERS, 2e-4),
+}
 """Largest absolute error in float32."""
-HALF_LIMITS = LIMITS | {"dit": 0.02, "dit_two_speakers": 0.15, "umt5": 0.06, "clip": 0.02, "vae": 0.06, "stream": 0.25}
+BESIDE = "golden"
+"""Folder beside a folder of guided golden files, whose networks they use."""
+HALF_LIMITS = LIMITS | {
+    **{"dit": 0.02, "dit_two_speakers": 0.15, "umt5": 0.06, "clip": 0.02, "vae": 0.06, "stream": 0.25},
+    **dict.fromkeys(SAMPLERS, 0.25),
+}
 """Relative error with weights in bfloat16, about twice that of a CPU. With two speakers each token is assigned to one of them, and
 rounding changes the speaker of some tokens."""
 CPU = torch.device("cpu")
@@ -72,11 +82,17 @@ class Golden:
         """The error to compare with the limit: in float32 the largest difference, else the relative error, as single values round far."""
         return max_error(found, expected) if self.dtype == torch.float32 else relative_error(found, expected)
 
+    def path(self, name: str) -> Path:
+        """A golden file of this folder, or of the main one beside it."""
+        places = [folder / f"{name}.safetensors" for folder in (self.folder, self.folder.resolve().parent / BESIDE)]
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"golden file {places[0]} is missing; another file of the folder needs it")
+        return found
+
     def read(self, name: str) -> tuple[dict, dict[str, Tensor]]:
         """The file's config, and its tensors on the device."""
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"golden file {path} is missing; another file of the folder needs it")
+        path = self.path(name)
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))
         return config, {name: tensor.to(self.device) for name, tensor in weights.read_tensors([path]).items()}
@@ -207,12 +223,9 @@ def check_stream(golden: Golden) -> Errors:
         first_CTHW=first_latent(condition, plan),
         pixels_CHW=pixels_CHW,
     )
-    settings = StreamSettings(
-        steps=config["steps"], shift=config["shift"], last_noise=1.0, color_strength=config["color_correction_strength"]
-    )  # fmt: skip
-    recorder = Recorder(
-        plan, DiTDenoiser(golden.dit, times[:-1]), golden.served_vae, reference, settings, recorded_noise(tensors, config["steps"])
-    )
+    strength, noise = config["color_correction_strength"], recorded_noise(tensors, config["steps"])
+    settings = StreamSettings(steps=config["steps"], shift=config["shift"], last_noise=1.0, color_strength=strength)
+    recorder = Recorder(plan, DiTDenoiser(golden.dit, times[:-1]), golden.served_vae, reference, settings, noise)
     for window in stream_windows(golden, plan, tensors):
         yield f"chunk {window.index} audio", golden.error(window.features_PTWSD, tensors[f"out.audio.{window.index}"])
         yield f"chunk {window.index} motion", golden.error(recorder.motion_CTHW, tensors[f"in.motion_latent.{window.index}"])
@@ -273,24 +286,6 @@ def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("weights."): tensor for name, tensor in tensors.items() if name.startswith("weights.")}
 
 
-def max_error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference; infinite if shapes differ or a result is NaN."""
-    found, expected = found.squeeze().cpu(), expected.squeeze().cpu()
-    if found.shape != expected.shape:
-        return float("inf")
-    error = (found - expected).abs().max().item()
-    return error if error == error else float("inf")
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """RMS of the difference divided by RMS of the expected values; infinite if shapes differ or a result is NaN."""
-    found, expected = found.squeeze().cpu().double(), expected.squeeze().cpu().double()
-    if found.shape != expected.shape:
-        return float("inf")
-    error = ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
-    return error if error == error else float("inf")
-
-
 CHECKS: dict[str, Callable[[Golden], Errors]] = {
     "dit": check_dit,
     "dit_two_speakers": check_two_speakers,
@@ -300,4 +295,5 @@ CHECKS: dict[str, Callable[[Golden], Errors]] = {
     "vae": check_vae,
     "color": check_color,
     "stream": check_stream,
+    **{name: partial(check_guided, model=name) for name in SAMPLERS},
 }

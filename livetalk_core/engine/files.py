@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from livetalk_core.models.headers import gguf_keys
+
 SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 FILES = {
@@ -28,6 +30,8 @@ DOWNLOADS = {
 """Where each part is published, as named on Hugging Face."""
 SPIECE = "spiece_model"
 """Key of the tokenizer inside umT5 files for ComfyUI."""
+GGUF_TOKENS = "tokenizer.ggml.tokens"
+"""Key of the tokenizer inside umT5 files in GGUF."""
 SHIPPED = Path(__file__).parents[1] / "assets"
 """Folders of the models in this package, by their preset's name."""
 
@@ -54,7 +58,7 @@ class ModelFiles:
     def missing(self) -> list[str]:
         """The parts that no file was found for."""
         parts = {"dit": self.dit, "vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio, "tokenizer": self.tokenizer}
-        if self.text is not None and self.tokenizer is None and SPIECE in read_header(self.text):
+        if self.text is not None and self.tokenizer is None and has_tokenizer(self.text):
             parts.pop("tokenizer")
         needed = ("dit", "vae") if self.preset else parts
         return [name for name in needed if not parts[name]]
@@ -113,6 +117,11 @@ def find_shards(folder: Path) -> tuple[Path, ...]:
 def find_audio(folder: Path) -> Path | None:
     places = (folder / AUDIO_FOLDER, folder.resolve().parent / AUDIO_FOLDER)
     return next((place / name for place in places for name in AUDIO_FILES if (place / name).is_file()), None)
+
+
+def has_tokenizer(text: Path) -> bool:
+    """Whether a umT5 file has its tokenizer inside."""
+    return SPIECE in read_header(text) or GGUF_TOKENS in gguf_keys(text)
 
 
 def read_header(path: Path) -> dict[str, dict]:

@@ -20,13 +20,14 @@ from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.sniff import check_kinds
-from livetalk_core.engine.soundness import check_finite, unchanged
+from livetalk_core.engine.soundness import FileChanged, check_finite, unchanged
 from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.gguf_tokenizer import spiece_in_gguf
 from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
@@ -160,15 +161,17 @@ def load_files(
     files.require()
     check_kinds(files)
     preset, plan = preset_of(files), plan or WeightPlan(device=device, dtype=dtype)
-    with unchanged((*files.dit, *(parse_lora(lora)[0] for lora in plan.loras))):
+    with unchanged(*files.dit, *(parse_lora(lora)[0] for lora in plan.loras)) as check:
+        plan = replace(plan, check=check)
         dit = read_dit(files)
         encodes = not files.preset and (group is None or group.rank == 0)
         prompts = encode_early(prompt, files, dit, plan) if encodes else {}
         keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
         with naming("dit", *files.dit):
-            check_finite(dit)
-    with naming("vae", files.vae):
-        vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
+            check_finite(dit, check)
+    with naming("vae", files.vae) as check:
+        vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device, check=check)
+        check_finite(vae, check)
     name = str(files.dit[0].parent.name)
     if files.preset:
         if dit.config.out_dim != vae.config.z_dim:
@@ -245,43 +248,55 @@ def bytes_of(path: Path | None) -> int:
 
 def load_audio(path: Path, device: torch.device) -> AudioEncoder:
     """wav2vec2 in float32, as published."""
-    with naming("audio", path):
+    with naming("audio", path) as check:
         tensors = weights.read_tensors([path])
         config = audio_config_from(weights.shapes_of(tensors))
-        return weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), what="wav2vec2", dtype=torch.float32, device=device)
+        how = {"what": "wav2vec2", "dtype": torch.float32, "device": device, "check": check}
+        return sound(weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), **how), check)
 
 
 def load_text(path: Path, dtype: torch.dtype, device: torch.device, packed: bool = True) -> TextEncoder:
     """umT5. Quantized weights stay packed, unless `packed` is false."""
-    with naming("text", path):
+    with naming("text", path) as check:
         tensors = weights.read_weights([path])
         config = text_config_from(weights.shapes_of(tensors))
-        what = {"what": "umT5", "dtype": dtype, "device": device, "keep": "" if packed else None}
-        return weights.build(lambda: TextEncoder(config), map_text_keys(tensors), **what)
+        what = {"what": "umT5", "dtype": dtype, "device": device, "keep": "" if packed else None, "check": check}
+        return sound(weights.build(lambda: TextEncoder(config), map_text_keys(tensors), **what), check)
 
 
 def tokenizer_of(files: ModelFiles, length: int) -> Tokenizer:
     """The tokenizer in the model's folder, else the one inside the text encoder's file."""
     if files.tokenizer is not None:
         return load_tokenizer(files.tokenizer, length)
+    if files.text.suffix.lower() == ".gguf":
+        return sentencepiece_tokenizer(spiece_in_gguf(files.text), length)
     with safe_open(files.text, framework="pt") as file:
         return sentencepiece_tokenizer(bytes(file.get_tensor(SPIECE).numpy()), length)
+
+
+def sound(module: nn.Module, check: Callable[[], None]) -> nn.Module:
+    """The module, if all of its numbers are finite."""
+    check_finite(module, check)
+    return module
 
 
 def load_image(path: Path, device: torch.device) -> ImageEncoder:
     """CLIP's vision tower, float16 on CUDA as published."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    with naming("image", path):
+    with naming("image", path) as check:
         tensors = weights.read_tensors([path])
         config = image_config_from(weights.shapes_of(tensors))
         state = map_image_keys(tensors, config.layers)
-        return weights.build(lambda: ImageEncoder(config), state, what="CLIP", dtype=dtype, device=device)
+        return sound(weights.build(lambda: ImageEncoder(config), state, what="CLIP", dtype=dtype, device=device, check=check), check)
 
 
 @contextmanager
-def naming(part: str, *paths: Path) -> Iterator[None]:
-    """Add the files and where they are published to a ValueError about them."""
+def naming(part: str, *paths: Path) -> Iterator[Callable[[], None]]:
+    """Add the files and where they are published to a ValueError about them. Gives a check that they are still as they were."""
     try:
-        yield
+        with unchanged(*paths) as check:
+            yield check
+    except FileChanged:
+        raise
     except ValueError as error:
         raise ValueError(f"{', '.join(path.name for path in paths)}: {error} (published in {DOWNLOADS[part]})") from None

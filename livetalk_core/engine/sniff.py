@@ -1,21 +1,20 @@
-"""What a checkpoint file is, judged by its tensors' names and shapes, and where it belongs."""
+"""What a checkpoint file is, judged by its tensors' names and shapes, and where it belongs. Reads headers only, without torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from livetalk_core.engine.files import ModelFiles, read_header
-from livetalk_core.models import weights
-from livetalk_core.models.gguf_file import gguf_entries
-
-Shapes = Mapping[str, tuple[int, ...]]
+from livetalk_core.engine.files import ModelFiles, has_tokenizer
+from livetalk_core.engine.judge import Judged, judge
+from livetalk_core.models.headers import Stored, read_formats, read_headers, strip_prefix
 
 PLACES = {
     "dit": "choose it as the model (models/diffusion_models)",
+    "base": "choose it as the model, with an audio patch (models/diffusion_models)",
     "patch": "choose it as the audio patch, after a Wan 2.1 I2V base (models/diffusion_models or models/model_patches)",
     "lora": "choose it as a LoRA (models/loras)",
     "vae": "choose it as the VAE (models/vae)",
@@ -23,19 +22,36 @@ PLACES = {
     "text": "choose it as the text encoder (models/text_encoders)",
     "image": "choose it as the CLIP vision encoder (models/clip_vision)",
     "audio": "choose it as the audio encoder (models/audio_encoders)",
+    "form": "that form cannot be read; choose its bf16, fp8_scaled, int8 or GGUF (Q8_0, Q4_K, ...) file",
     "none": "LiveTalk cannot use it",
+    "unknown": "LiveTalk cannot use it",
 }
 """What to do with a file of each part."""
 NEEDED = {
     "dit": "a Wan 2.1 I2V 14B with its audio patch, or SoulX-FlashTalk-14B",
+    "base": "a Wan 2.1 I2V 14B, or SoulX-FlashTalk-14B",
+    "patch": "an InfiniteTalk or MultiTalk file",
+    "lora": "a LoRA for Wan 2.1 14B",
     "vae": "the Wan 2.1 VAE",
     "text": "the umT5-xxl encoder",
     "image": "clip_vision_h",
     "audio": "chinese-wav2vec2-base",
+    "decoder": "a tiny decoder such as taew2_1",
 }
-LARGE_WAV2VEC = 1024
-"""Width of the large wav2vec2; the models hear with the base one, 768 wide."""
+READABLE = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+"""Formats of ComfyUI that can be read; models/scaled_files.py reads them."""
+FORMATS = {
+    "nvfp4": "NVFP4 (4 bits)",
+    "mxfp8": "MXFP8 (8 bits)",
+    "rotated int8_tensorwise": "rotated int8 (convrot)",
+    "convrot_w4a4": "rotated 4 bits (convrot)",
+    "asym_w4a8_int8": "asymmetric 4 bits",
+}
+"""Other formats of ComfyUI, in words."""
+GGUF_FORMS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "Q3_K", "Q2_K")
 SCALES = ("scale_weight", "weight_scale", "weight._scale")
+SIZES = {"vae": "channels", "text": "wide", "image": "wide", "audio": "wide in all layers together"}
+ENCODERS = ("vae", "text", "image", "audio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +63,18 @@ class FileKind:
     """Without capital and period."""
     form: str
     """How its numbers are stored."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """By part: the size that an encoder, VAE, LoRA or patch has, or that a DiT needs it to have."""
+    preferred: bool = True
+    """Among files of its part: a text encoder with its tokenizer inside, a wav2vec2 that was not trained to write a language."""
 
     @property
     def told(self) -> str:
         return f"{self.text} ({self.form})"
+
+    def fits(self, dit: FileKind) -> bool:
+        """Whether this file has the sizes that a DiT needs."""
+        return all(self.sizes.get(part, size) == size for part, size in dit.sizes.items())
 
 
 def what_is(path: Path) -> FileKind:
@@ -58,88 +82,55 @@ def what_is(path: Path) -> FileKind:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; check the path")
     stat = path.stat()
-    return sniffed(path, stat.st_size, stat.st_mtime_ns)
+    kind = sniffed(path, stat.st_size, stat.st_mtime_ns)
+    if isinstance(kind, str):
+        raise ValueError(kind)
+    return kind
 
 
-@lru_cache(maxsize=64)
-def sniffed(path: Path, size: int, changed_ns: int) -> FileKind:
-    shapes, form = listed(path)
-    return FileKind(**dict(zip(("part", "text"), judge(weights.strip_prefix(shapes)), strict=True)), form=form)
+@lru_cache(maxsize=4096)
+def sniffed(path: Path, size: int, changed_ns: int) -> FileKind | str:
+    """What a file is, or the error. Kept as long as the file has this size and time, so that long lists of files stay quick."""
+    try:
+        headers = read_headers(path)
+        strange = unreadable(headers, path)
+    except ValueError as error:
+        return str(error)
+    kind = kind_of(judge(shapes_of(headers)), form_of(headers, path))
+    if kind.part == "text":
+        inside = has_tokenizer(path)
+        kind = replace(kind, preferred=inside, text=f"{kind.text}{', with its tokenizer inside' if inside else ''}")
+    if strange is None or kind.part not in ("dit", "base", "patch", "text"):
+        return kind
+    return replace(kind, part="form", text=f"{kind.text}, in {strange}")
 
 
-def listed(path: Path) -> tuple[dict[str, tuple[int, ...]], str]:
-    """The shapes of a file's tensors, and how they are stored."""
-    if path.suffix == ".gguf":
-        entries = gguf_entries(path)
-        found = {entry.name: (tuple(int(size) for size in reversed(entry.shape)), entry.tensor_type.name) for entry in entries}
-    elif path.suffix == ".safetensors":
-        header = {name: told for name, told in read_header(path).items() if name != "__metadata__"}
-        found = {name: (tuple(told["shape"]), told["dtype"]) for name, told in header.items()}
-    else:
-        found = {name: (tuple(tensor.shape), str(tensor.dtype)[6:]) for name, tensor in weights.read_pickle(path).items()}
-    counts = Counter(kind for shape, kind in found.values() if len(shape) > 1) or Counter(kind for _, kind in found.values())
+def unreadable(headers: Mapping[str, Stored], path: Path) -> str | None:
+    """The quantized format of a file if it cannot be read."""
+    if path.suffix.lower() == ".gguf":
+        kinds = {stored.kind for stored in headers.values() if len(stored.shape) > 1} - set(GGUF_FORMS)
+        return next(iter(sorted(kinds)), None)
+    if any(name.endswith(".weight_scale_2") for name in headers):
+        return FORMATS["nvfp4"]
+    found = sorted(read_formats(path) - set(READABLE))
+    return FORMATS.get(found[0], found[0]) if found else None
+
+
+def kind_of(judged: Judged, form: str = "") -> FileKind:
+    return FileKind(part=judged.part, text=judged.text, form=form, sizes=judged.sizes, preferred=judged.preferred)
+
+
+def shapes_of(headers: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, without prefixes and what quanto adds to a weight's name."""
+    return {name.removesuffix("._data"): stored.shape for name, stored in strip_prefix(headers).items()}
+
+
+def form_of(headers: Mapping[str, Stored], path: Path) -> str:
+    """How most of a file's matrices are stored."""
+    counts = Counter(stored.kind for stored in headers.values() if len(stored.shape) > 1) or Counter(each.kind for each in headers.values())
     kind = counts.most_common(1)[0][0] if counts else "empty"
-    prefix = "GGUF " if path.suffix == ".gguf" else "scaled " if any(name.endswith(SCALES) for name in found) else ""
-    return {name: shape for name, (shape, _) in found.items()}, prefix + kind
-
-
-def judge(shapes: Shapes) -> tuple[str, str]:
-    """Part and description of a file with tensors of these names and shapes."""
-    if any(mark in name for name in shapes for mark in (".lora_down.", ".lora_A.", ".lora.down.", ".diff_b")):
-        return "lora", lora_text(shapes)
-    for part, judged in (("dit", dit_text), ("text", text_text), ("image", image_text), ("audio", audio_text), ("vae", vae_text)):
-        if found := judged(shapes):
-            return found if isinstance(found, tuple) else (part, found)
-    return "none", f"no file of a kind that is known here ({', '.join(sorted(shapes)[:2]) or 'it has no tensors'})"
-
-
-def lora_text(shapes: Shapes) -> str:
-    downs = {name: shape for name, shape in shapes.items() if any(mark in name for mark in (".lora_down.", ".lora_A.", ".lora.down."))}
-    ranks, widths = Counter(shape[0] for shape in downs.values() if shape), Counter(shape[1] for shape in downs.values() if len(shape) > 1)
-    if not ranks or not widths:
-        return "a LoRA"
-    return f"a LoRA of rank {ranks.most_common(1)[0][0]} for {len(downs)} layers, most of them {widths.most_common(1)[0][0]} wide"
-
-
-def dit_text(shapes: Shapes) -> str | tuple[str, str] | None:
-    if "head.modulation" not in shapes:
-        patch = "audio_proj.proj1.weight" in shapes
-        return ("patch", "an audio patch (InfiniteTalk or MultiTalk) for a Wan 2.1 I2V base") if patch else None
-    width = shapes["head.modulation"][-1]
-    if "img_emb.proj.0.weight" not in shapes and "img_emb.proj.0.bias" not in shapes:
-        return "none", f"a Wan DiT without a picture input ({width} wide): Wan 2.1 text-to-video or Wan 2.2"
-    if "audio_proj.proj1.weight" in shapes:
-        return f"a DiT that talks: Wan 2.1 I2V with audio ({width} wide)"
-    return f"a Wan 2.1 I2V base ({width} wide), which needs an audio patch to talk"
-
-
-def text_text(shapes: Shapes) -> str | None:
-    names = ("encoder.block.0.layer.1.DenseReluDense.wi_1.weight", "blocks.0.ffn.gate.0.weight", "enc.blk.0.ffn_gate.weight")
-    if not any(name in shapes for name in names):
-        return None
-    inside = ", with its tokenizer inside" if "spiece_model" in shapes else ""
-    return f"a umT5 text encoder{inside}"
-
-
-def image_text(shapes: Shapes) -> str | None:
-    clip = "vision_model.embeddings.class_embedding" in shapes or "visual.cls_embedding" in shapes
-    return "a CLIP vision encoder" if clip else None
-
-
-def audio_text(shapes: Shapes) -> str | tuple[str, str] | None:
-    bias = next((shapes[name] for name in ("wav2vec2.encoder.layer_norm.bias", "encoder.layer_norm.bias") if name in shapes), None)
-    if bias == (LARGE_WAV2VEC,):
-        return "none", "a large wav2vec2 (1024 wide); the models hear with chinese-wav2vec2-base (768 wide)"
-    return None if bias is None else f"a wav2vec2 audio encoder ({bias[0]} wide)"
-
-
-def vae_text(shapes: Shapes) -> str | tuple[str, str] | None:
-    if "decoder.middle.0.residual.0.gamma" in shapes:
-        channels = shapes.get("conv2.weight", (16,))[0]
-        return "the Wan 2.1 VAE" if channels == 16 else ("none", f"a VAE of {channels} channels, as of Wan 2.2; Wan 2.1's has 16")
-    if "decoder.picture.rest.weight" in shapes:
-        return "the VAE of a small model such as nano"
-    return ("decoder", "a tiny decoder (taew2_1)") if "decoder.22.bias" in shapes else None
+    prefix = "GGUF " if path.suffix.lower() == ".gguf" else "scaled " if any(name.endswith(SCALES) for name in headers) else ""
+    return prefix + kind
 
 
 def check_kinds(files: ModelFiles) -> None:
@@ -149,22 +140,32 @@ def check_kinds(files: ModelFiles) -> None:
     """
     names: dict[str, tuple[int, ...]] = {}
     for path in (path for path in files.dit if path.is_file()):
-        if (kind := what_is(path)).part not in ("dit", "patch", "none"):
+        if (kind := what_is(path)).part not in ("dit", "base", "patch", "none", "unknown"):
             raise misplaced(path, kind, "dit")
-        names |= weights.strip_prefix(listed(path)[0])
-    if names:
-        part, text = judge(names)
-        kind = FileKind(part=part, text=text, form="")
-        if part != "dit" and not unknown(kind):
-            raise misplaced(files.dit[0], kind, "dit")
-    for part in ("vae", "text", "image", "audio"):
+        names |= shapes_of(read_headers(path))
+    dit = kind_of(judge(names)) if names else None
+    if dit is not None and dit.part not in ("dit", "base", "unknown"):
+        raise misplaced(files.dit[0], dit, "dit")
+    for part in ENCODERS:
         path = vars(files)[part]
-        if path is not None and path.is_file() and (kind := what_is(path)).part != part and not unknown(kind):
-            raise misplaced(path, kind, part)
+        if path is not None and path.is_file():
+            check_part(path, part)
+            if dit is not None:
+                check_size(path, part, dit)
 
 
-def unknown(kind: FileKind) -> bool:
-    return kind.part == "none" and kind.text.startswith("no file")
+def check_part(path: Path, *parts: str) -> None:
+    """ValueError, in one line, for a file that is known to be none of these parts."""
+    if (kind := what_is(path)).part not in (*parts, "unknown"):
+        raise misplaced(path, kind, parts[0])
+
+
+def check_size(path: Path, part: str, dit: FileKind) -> None:
+    """ValueError for an encoder or VAE of another size than the DiT needs."""
+    kind = what_is(path)
+    if not kind.fits(dit):
+        found, needed = kind.sizes[part], dit.sizes[part]
+        raise ValueError(f"{path.name} is {kind.text}, {found} {SIZES[part]}; this DiT needs {needed}. Choose {NEEDED[part]}")
 
 
 def misplaced(path: Path, kind: FileKind, part: str) -> ValueError:

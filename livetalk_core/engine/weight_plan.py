@@ -5,7 +5,7 @@ It works tensor by tensor, so that the whole model is never in memory in 16 bits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,16 +39,21 @@ class WeightPlan:
     """LoRA files, as in EngineOptions."""
     deltas: Deltas = field(default_factory=dict)
     """What LoRAs add, by the weight's name in the DiT."""
+    check: Callable[[], None] = lambda: None
+    """Called before each weight is read; raises if its file has changed."""
 
     def settle(self, prefix: str, module: nn.Module) -> None:
         """Convert a module whose names in the DiT begin with `prefix`. What is changed lies on `device` afterwards."""
+        self.check()
         for name, weight in module.named_parameters():
+            self.check()
             if weight.is_floating_point() and (added := self.deltas.get(f"{prefix}{name}")):
                 weight.data = self.merge(weight.data, added)
         if not prefix.startswith("blocks."):
             return
         for name, layer in list(module.named_modules()):
             if isinstance(layer, Linear):
+                self.check()
                 parent, _, last = name.rpartition(".")
                 made = self.convert(name, self.add(layer, self.deltas.get(f"{prefix}{name}.weight", ())))
                 setattr(module.get_submodule(parent), last, made)

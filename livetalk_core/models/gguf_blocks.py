@@ -16,12 +16,24 @@ BLOCKS = {
     **{"Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)},
 }
 """Numbers and bytes of a block of each type."""
+SCALES = {
+    **{"Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2)},
+    **{"Q2_K": (80, 84), "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)},
+}
+"""Where a block has its float16 scales."""
 
 
 def unpack_blocks(kind: str, rows: Tensor) -> Tensor:
     """Bytes int8 [N, bytes of a row] -> float32 [N, D]."""
     blocks_NBQ = rows.view(torch.uint8).unflatten(1, (-1, BLOCKS[kind][1]))
     return UNPACK[kind](blocks_NBQ).flatten(1)
+
+
+def scales_finite(kind: str, rows: Tensor) -> bool:
+    """Whether rows int8 [N, bytes] have finite numbers only: all of a block's are finite if its float16 scales are."""
+    start, stop = SCALES[kind]
+    scales_NBQ = rows.view(torch.uint8).unflatten(1, (-1, BLOCKS[kind][1]))[..., start:stop]
+    return bool(torch.isfinite(halves(scales_NBQ)).all())
 
 
 def halves(bytes_NBQ: Tensor) -> Tensor:

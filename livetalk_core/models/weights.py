@@ -20,6 +20,7 @@ from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.headers import strip_prefix
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, PackedWeight
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.scaled_files import Weights, join_scales
@@ -27,7 +28,6 @@ from livetalk_core.models.small_dit import build_dit, choose_config
 from livetalk_core.models.tiny_decoder import TinyDecoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 HEAD_DIM = 128
 """Head width of every Wan 2.1 model; tensor shapes do not show the number of heads."""
 TINY_DOWNLOAD = "taew2_1.pth of github.com/madebyollin/taehv"
@@ -96,15 +96,6 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def strip_prefix(tensors: Weights) -> Weights:
-    """Remove the prefix from all names, or from those of a checkpoint's diffusion model."""
-    for prefix in PREFIXES:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if inside:
-            return inside | {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIXES)}
-    return tensors
-
-
 def build(
     make: Callable[[], nn.Module],
     tensors: Mapping[str, Tensor | PackedWeight],
@@ -113,10 +104,12 @@ def build(
     dtype: torch.dtype | None,
     device: str | torch.device,
     keep: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Build a module on the meta device and load the tensors one by one, on `device` and in `dtype`.
 
-    Packed weights of layers whose names begin with `keep` stay packed; None: all are unpacked. Raises ValueError, naming keys, if the
+    Packed weights of layers whose names begin with `keep` stay packed; None: all are unpacked. `check` is called before
+    each tensor is read, and may raise. Raises ValueError, naming keys, if the
     tensors do not fit; `what` names the expected model.
     """
     with torch.device("meta"):
@@ -126,6 +119,7 @@ def build(
         put_packed(module, {name: tensors[name] for name in module.state_dict() if name.startswith(keep)}, dtype)
     state = {}
     for name, own in module.state_dict().items():
+        check()
         found = own if not own.is_meta else tensors[name]
         if isinstance(found, PackedWeight):
             found = found.dense(dtype or torch.float32)
@@ -172,14 +166,16 @@ def load_dit(
     return build(lambda: build_dit(config), tensors, what="the audio-driven DiT", dtype=dtype, device=device, keep="blocks.")
 
 
-def load_vae(tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu") -> CausalVAE | PatchVAE:
+def load_vae(
+    tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", check: Callable[[], None] = lambda: None
+) -> CausalVAE | PatchVAE:
     """The VAE with these tensors: the large or the small one."""
     shapes = shapes_of(tensors)
     if "decoder.picture.rest.weight" in shapes:
         small = patch_vae_config_from(shapes)
-        return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device)
+        return build(lambda: PatchVAE(small), tensors, what="the small VAE", dtype=dtype, device=device, check=check)
     config = vae_config_from(shapes)
-    return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device)
+    return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device, check=check)
 
 
 def read_tiny_decoder(path: Path) -> TinyDecoder:

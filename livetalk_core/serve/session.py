@@ -32,6 +32,8 @@ SPARE_S = 0.2
 to MARGIN_S without a gap in the speech."""
 MARGIN_S = 0.08
 """When so little more waits than making a chunk takes, the next chunk is begun, complete sound or not."""
+SHOWS_BEFORE = "euler_noised"
+"""Sampler of the models whose condition shows the chunk before."""
 
 
 class Abandoned(Exception):
@@ -73,6 +75,11 @@ class LiveSession:
         on_chunk: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.engine, self.reference, self.settings, self.now, self.on_chunk = engine, reference, settings, now, on_chunk
+        if engine.preset.sampler == SHOWS_BEFORE:
+            raise ValueError(
+                f"model {engine.preset.name} makes no live video: its condition shows the chunk before, so it cannot go on from "
+                "other frames; use InfiniteTalk (--kind infinitetalk_4step) or SoulX-FlashTalk"
+            )
         height, width = reference.pixels_CHW.shape[1:]
         self.plan = engine.plan(width, height)
         self.timeline, self.speech, self.work, self.tally = (

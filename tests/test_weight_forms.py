@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from livetalk_core.checks.parity import Golden, relative_error, velocity
+from livetalk_core.checks.errors import relative_error
+from livetalk_core.checks.parity import Golden, velocity
 from livetalk_core.engine import weight_plan
 from livetalk_core.engine.assemble import keep_dit
 from livetalk_core.engine.load import load_engine

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from livetalk_core.checks.errors import max_error, relative_error
 from livetalk_core.engine.denoiser import DiTDenoiser
 from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, loudness_gain, map_audio_keys, normalize_loudness
@@ -271,24 +272,6 @@ def recorded_noise(tensors: dict[str, Tensor], steps: int) -> Callable[[torch.dt
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("weights."): tensor for name, tensor in tensors.items() if name.startswith("weights.")}
-
-
-def max_error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference; infinite if shapes differ or a result is NaN."""
-    found, expected = found.squeeze().cpu(), expected.squeeze().cpu()
-    if found.shape != expected.shape:
-        return float("inf")
-    error = (found - expected).abs().max().item()
-    return error if error == error else float("inf")
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """RMS of the difference divided by RMS of the expected values; infinite if shapes differ or a result is NaN."""
-    found, expected = found.squeeze().cpu().double(), expected.squeeze().cpu().double()
-    if found.shape != expected.shape:
-        return float("inf")
-    error = ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
-    return error if error == error else float("inf")
 
 
 CHECKS: dict[str, Callable[[Golden], Errors]] = {

@@ -23,6 +23,8 @@ from livetalk_core.cli.bench import command_of
 from livetalk_core.cli.main import main, parser
 from livetalk_core.engine.denoiser import Cuts
 from livetalk_core.presets import livetalk_14b, nano, tiny
+from livetalk_core.train.net import VelocityNet, velocity
+from livetalk_core.train.presets import dmd_14b
 
 
 def meta(*shape, dtype=torch.float32):
@@ -34,13 +36,13 @@ def large():
     """TFLOPs of the 14B model by part."""
     counted = count_14b()
     flops = {row["name"]: row["flops"] for row in counted["parts"]}
-    flops |= {name: counted[name]["flops"] for name in ("chunk", "first_decode")}
+    flops |= {name: counted[name]["flops"] for name in ("chunk", "motion_decode", "first_decode")}
     return {name: value / 1e12 for name, value in flops.items()}
 
 
 @pytest.mark.parametrize(
     "part, low, high",
-    [("DiT step", 350, 355), ("VAE decode", 77, 78), ("VAE encode", 6.0, 6.2), ("first_decode", 19, 24)],
+    [("DiT step", 350, 355), ("VAE decode", 77, 78), ("VAE encode", 6.0, 6.2), ("motion_decode", 9, 14), ("first_decode", 8, 10)],
 )
 def test_the_14b_models_work_does_not_grow(large, part, low, high):
     assert low <= large[part] <= high
@@ -56,6 +58,33 @@ def test_what_a_newcomer_adds_between_the_pieces_of_others_is_less_than_a_step(l
     Its prompt and picture rows are made beside the streams, and its keys with its own first step."""
     assert 0 < large["condition encode"] < large["DiT step"] / 2
     assert 0 < large["VAE decode"] - large["VAE decode"] * 7 / 9 < large["DiT step"] / 10
+
+
+def test_what_is_decoded_early_and_later_is_the_whole_decode():
+    """Motion latents, the first new latent, and the rest: each is counted as a stream makes it, and no frame twice."""
+    inputs = RandomInputs(engine := random_engine(livetalk_14b(), META, torch.bfloat16), engine.plan(*SIZE_14B), Cuts(), 4)
+    whole, motion, first = (count_work(prepare()).flops for prepare in (inputs.decode, inputs.decode_motion, inputs.decode_first))
+    rest = inputs.decoded(inputs.latents(inputs.plan.latent_frames, torch.float32))
+    next(rest)
+    assert motion + first + count_work(lambda: list(rest)).flops == whole
+    assert motion + first <= whole / 3 and first <= whole / 7
+    assert not random_engine(nano(), META, torch.float32).motion_apart
+
+
+def test_a_training_pass_and_the_steps_of_both_stages_are_those_of_the_page():
+    """Backward counts as two passes; with checkpointed activations the forward pass is made again."""
+    engine = random_engine(livetalk_14b(), META, torch.bfloat16)
+    inputs = RandomInputs(engine, engine.plan(*SIZE_14B), Cuts(), 4)
+    with META:
+        net = VelocityNet(livetalk_14b().dit).to(torch.bfloat16)
+    given = (inputs.latents(9, torch.float32), 0.5, inputs.reference(), inputs.window())
+    forward = count_work(lambda: velocity(net, *given)).flops / 1e12
+    vae = sum(count_work(prepare()).flops for prepare in (inputs.decode, inputs.encode)) / 1e12
+    learn, dmd = 4 * forward, dmd_14b().stage
+    before, in_last = (dmd.chunks - 1) / 2, (dmd.steps + 1) / 2  # chunks before the last, and steps of the last, on average
+    rolled = before * (dmd.steps * forward + vae) + (in_last - 1) * forward
+    stage_2 = rolled + forward + learn + (rolled + learn + (1 + 3) * forward) / dmd.ratio
+    assert [round(forward), round(learn, -1), round(stage_2, -1)] == [397, 1590, 7350]
 
 
 def two_blocks_of_14b():
@@ -246,6 +275,7 @@ def test_a_measured_row_takes_the_place_of_not_measured(measured):
         ("{", "is not JSON"),
         ('{"model": "tiny"}', "is neither what livetalk bench --json prints nor"),
         ("[]", "is neither what livetalk bench --json prints nor"),
+        ('{"command": "livetalk bench", "torch": "2", "counted": {"parts": []}}', "is from an older version.*: livetalk bench$"),
     ],
 )
 def test_a_file_of_something_else_is_refused_with_the_command(tmp_path, text, message):

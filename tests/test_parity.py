@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from livetalk_core.checks.parity import LIMITS, SAMPLERS, max_error, relative_error, run_parity
+from livetalk_core.checks.errors import max_error, relative_error
+from livetalk_core.checks.parity import LIMITS, SAMPLERS, run_parity
 from livetalk_core.cli.main import main
 
 

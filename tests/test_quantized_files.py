@@ -21,7 +21,8 @@ from sentencepiece import SentencePieceProcessor
 from test_offload import talk
 from torch import Tensor, nn
 
-from livetalk_core.checks.parity import Golden, relative_error, velocity, weights_in
+from livetalk_core.checks.errors import relative_error
+from livetalk_core.checks.parity import Golden, velocity, weights_in
 from livetalk_core.engine import weight_plan
 from livetalk_core.engine.files import find_files
 from livetalk_core.engine.load import load_files, load_text, tokenizer_of

@@ -47,7 +47,7 @@ def rehearse(scene: str, environment: dict[str, str]) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     "scene",
     [
-        *("plain", "two_speakers", "compiled", "offloaded", "fp8", "worker", "training"),
+        *("plain", "two_speakers", "compiled", "compiled_ranks", "offloaded", "fp8", "worker", "training"),
         *("two_ranks", "eight_ranks", "ring"),
     ],
 )

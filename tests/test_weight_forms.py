@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from livetalk_core.checks.errors import relative_error
 from livetalk_core.checks.parity import (
     Golden,
     Recorder,
     recorded_noise,
-    relative_error,
     stream_plan,
     stream_windows,
     velocity,

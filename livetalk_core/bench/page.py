@@ -49,9 +49,11 @@ operations. *Operations* are those dispatched, without views and with attention 
 HOW_MEASURED = """\
 Times are medians. *Of matmul rate* is FLOPs per second as a share of this machine's rate of matmuls. *Of copy rate* is bytes per second as
 a share of its rate of copies. The same command measures both rates just before, in the precision used. Parts that fit in cache can exceed
-100 % of the copy rate. The first frame leaves after a third of the decode, together with three more; a live stream first waits for a whole
-chunk of sound (28 frames, 1.12 s). *Cold* is the first chunk of the process, with the picture already prepared; *warm* is the first chunk
-of a later stream."""
+100 % of the copy rate. The first new frame leaves together with three more. Before it, the motion latents and the first new latent are
+decoded: with the published VAE, a quarter of the decode's work. There a live stream that is alone decodes its motion latents while it waits
+for sound, and an eighth is left. A live stream first waits for a whole chunk of sound (28 frames, 1.12 s). *Cold* is the first chunk of the
+process, with the picture already prepared; *warm* is the first chunk of a later stream. A stream's first chunk has one motion latent and
+cannot decode it early."""
 
 
 def read_reports(paths: Sequence[Path]) -> list[dict]:
@@ -68,8 +70,12 @@ def read_report(path: Path) -> dict:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); write it with livetalk bench --json > {path}") from None
     keys = set(report) if isinstance(report, dict) else set()
-    if {"accept", "command", "parts"} <= keys or ({"command", "counted", "torch"} <= keys and "parts" in report["counted"]):
+    if {"accept", "command", "parts"} <= keys or ({"command", "counted", "torch"} <= keys and "motion_decode" in report["counted"]):
         return report
+    if {"command", "counted"} <= keys:
+        raise ValueError(
+            f"{path} is from an older version, which did not count the decode of motion latents; write it anew: {report['command']}"
+        )
     raise ValueError(f"{path} is neither what livetalk bench --json prints nor the file of --accept; write it with one of them")
 
 

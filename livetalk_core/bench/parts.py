@@ -14,7 +14,7 @@ from livetalk_core.engine.engine import Engine
 from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.condition import encode_condition
 from livetalk_core.stream.flow import times_of
-from livetalk_core.stream.session import DECODE_GROUPS, Session
+from livetalk_core.stream.session import DECODE_GROUPS, BegunDecode, Session
 from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
 TEXT_ROWS = 25
@@ -110,21 +110,34 @@ class RandomInputs:
         return lambda: self.denoiser().hold_reference(reference)
 
     def decode(self) -> Call:
+        """All of a chunk's decode. With the published VAE, motion latents are a group of their own, as in a stream."""
         latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
-        return lambda: sum(1 for _ in self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
+        return lambda: sum(1 for _ in self.decoded(latents_CTHW))
+
+    def decoded(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
+        """The pieces of a decode that begins now."""
+        vae, motion = self.engine.models.vae, self.plan.motion_latents
+        if self.engine.motion_apart:
+            return BegunDecode(vae, latents_CTHW[:, :motion]).go_on(latents_CTHW[:, motion:])
+        return vae.decode(latents_CTHW, DECODE_GROUPS)
+
+    def decode_motion(self) -> Call:
+        """Only the motion latents, which a lone stream decodes before a chunk's sound is there. Only for the published VAE."""
+        latents_CTHW = self.latents(self.plan.motion_latents, torch.float32)
+        return lambda: BegunDecode(self.engine.models.vae, latents_CTHW)
 
     def decode_first(self) -> Call:
-        """Only the first group of latent frames, which has the first new frames."""
-        latents_CTHW = self.latents(self.plan.latent_frames, torch.float32)
-        return lambda: next(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))
+        """What is decoded before the first new frame, once the motion latents are. To be called once."""
+        pieces = self.decoded(self.latents(self.plan.latent_frames, torch.float32))
+        return lambda: next(pieces)
 
     def color(self) -> Call:
         """Color matching and conversion of a chunk's decoded frames."""
         latents_CTHW = self.latents(self.plan.latent_frames)
-        session = self.session(DecodedFrames(list(self.engine.models.vae.decode(latents_CTHW, DECODE_GROUPS))))
+        session = self.session(DecodedFrames(list(self.decoded(latents_CTHW))))
 
         def run() -> None:
-            first = -self.plan.motion_frames
+            first = 0 if self.engine.motion_apart else -self.plan.motion_frames
             for piece_CTHW in session.decode(session.vae.decode(latents_CTHW, DECODE_GROUPS)):
                 session.new_frames(piece_CTHW, first, self.plan.new_frames)
                 first += piece_CTHW.shape[1]

@@ -82,8 +82,12 @@ def summary_cells(report: dict) -> Cells:
 
 
 def chunk_cells(counted: dict) -> Cells:
-    """The work of a whole chunk, and of the decode before its first new frame."""
-    works = {f"chunk of {counted['steps']} steps": counted["chunk"], "decode before the first new frame": counted["first_decode"]}
+    """The work of a whole chunk, and of its decode up to the first new frame."""
+    works = {
+        f"chunk of {counted['steps']} steps": counted["chunk"],
+        "decode of the motion latents": counted["motion_decode"],
+        "decode of the first new latent": counted["first_decode"],
+    }
     flop, flops = unit_of([work["flops"] for work in works.values()], "FLOP")
     byte, size = unit_of([work["elementwise_bytes"] for work in works.values()], "B")
     return [["counted", *work_heading(flop, byte)], *([name, *work_cells(work, flops, size)] for name, work in works.items())]

@@ -36,7 +36,7 @@ def assemble(engine: Engine, options: EngineOptions, group: SequenceGroup | None
     dit = engine.models.dit
     if group is not None:
         dit.sequence = SequenceParallel(group, dit.config.num_heads, compiled=options.compile)
-        engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group, compiled=options.compile))
+        engine.models = replace(engine.models, vae=parallelize_vae(engine.models.vae, group))
     if tiny is not None:
         draft_with(engine, tiny)
     if options.compile:

@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.runner import WholeSequence
 from livetalk_core.models.tiny_decoder import DraftVAE
-from livetalk_core.models.vae import DECODER_FORM, CausalVAE
+from livetalk_core.models.vae import DECODER_FORM, ActivatedNorm, CausalVAE
 from livetalk_core.parallel.vae import ParallelVAE
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 GRAPHS = 64
 """Torch's limit of compiled variants of one function: picture sizes times pieces of a decode."""
-GRAPHS_IN_BANDS = 4096
-"""The same if the VAE is shared: its layers are then compiled one by one, and all layers of a kind are one function."""
 
 
 def compile_models(dit: AudioDiT, vae: CausalVAE | PatchVAE | DraftVAE | ParallelVAE | None, device: torch.device) -> None:
@@ -50,16 +49,25 @@ def compile_models(dit: AudioDiT, vae: CausalVAE | PatchVAE | DraftVAE | Paralle
 
 
 def compile_vae(vae: CausalVAE | PatchVAE | DraftVAE | ParallelVAE | None) -> None:
-    """Compile the decoder, and the published VAE's encoder. In a group each graph ends where pixels are exchanged."""
-    plain, whole = (vae.vae, False) if isinstance(vae, ParallelVAE) else (vae, True)
-    if not whole:
-        assert vae.compiled, "the group's communication would be traced"
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = GRAPHS_IN_BANDS
-    if isinstance(plain, CausalVAE):
-        for half in (plain.decoder, plain.encoder):
-            half.compile(dynamic=False, fullgraph=whole, options=DECODER_FORM)
-    elif plain is not None:
-        plain.decoder.compile(dynamic=False, fullgraph=whole)
+    """Compile the decoder, and the published VAE's encoder. Of a VAE that a group shares, only the norms: see `compile_norms`."""
+    if isinstance(vae, ParallelVAE):
+        compile_norms(vae.vae)
+    elif isinstance(vae, CausalVAE):
+        for half in (vae.decoder, vae.encoder):
+            half.compile(dynamic=False, fullgraph=True, options=DECODER_FORM)
+    elif vae is not None:
+        vae.decoder.compile(dynamic=False, fullgraph=True)
+
+
+def compile_norms(vae: nn.Module) -> None:
+    """Compile each norm with its activation. They have most of the published VAE's elementwise work, and PatchVAE has none.
+
+    Whole halves are not compiled in a group. A graph would end at each exchange of pixels, and every layer would be compiled again for
+    each piece of a decode, since the cached frames are looked up by layer. All norms share a few graphs that fit every size.
+    """
+    for layer in vae.modules():
+        if isinstance(layer, ActivatedNorm):
+            layer.compile(dynamic=True, fullgraph=True)
 
 
 def keep_compiled_forms() -> None:

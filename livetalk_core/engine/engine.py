@@ -162,34 +162,67 @@ class Engine:
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         settings = self.preset.settled(settings, plan)
-        passes = len(Guidance.of(settings).passes)
-        self.room.check(len(self.streams), passes)
+        self.room.check(len(self.streams), len(Guidance.of(settings).passes))
         rows = {text: self.text_rows(text) if rows is None else rows[text].to(self.device, self.dtype) for text in settings.texts}
-        guidance = Guidance.of(settings, rows)
-        noise, cuts = seeded_noise(plan.latent_shape, settings.seed, self.device), self.cuts(plan, passes)
-        denoiser = DiTDenoiser(self.models.dit, times_of(settings)[:-1], cuts, guidance, settings.audio_strength)
-        make, vae, begin = Session, self.models.vae, start if isinstance(start, Start) else None
-        if isinstance(vae, ParallelVAE):
-            make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
-        prompts = sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0])
-        after = {"on_denoised": denoiser.release_window, "prompts": prompts, "describe": self.describe(settings)}
-        after["motion_apart"] = after["describe"] is None and isinstance(vae.vae if isinstance(vae, BandVAE) else vae, CausalVAE)
-        after["blinks"] = self.preset.blinks
-        session = make(plan, denoiser, vae, reference, settings, noise, on_step, on_latents, begin, **after)
-        kind = WholeWindows if settings.whole_audio else LiveWindows
-        levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
-        windows = kind(
-            plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, 0 if begin is None else begin.index
-        )
+        session = self.make_session(plan, reference, settings, rows, start, on_step=on_step, on_latents=on_latents)
+        windows = self.make_windows(plan, settings, people, start.index if isinstance(start, Start) else 0)
         if isinstance(start, Shown):
             with self.turn:
                 begin_after(start, session, windows, self.models.vae)
-
-        def measure(window: AudioWindow) -> None:
-            given = {"plan": plan, "reference": reference, "settings": settings, "window": window, "guidance": guidance}
-            self.deviations.measure(FirstChunk(**given, cuts=denoiser.cuts, on_step=on_step))
-
+        measure = self.measurement(plan, reference, settings, session.denoiser, on_step)
         return Stream(session, windows, self.turn, measure, self.text_rows, self.streams)
+
+    def make_session(
+        self,
+        plan: StreamPlan,
+        reference: Reference,
+        settings: StreamSettings,
+        rows: Mapping[str, Tensor],
+        start: Start | Shown | None = None,
+        **calls: Callable[..., None] | None,
+    ) -> Session:
+        """A session of settled settings, whose texts have these rows. `calls`: the session's on_step and on_latents."""
+        guidance = Guidance.of(settings, rows)
+        noise, cuts = seeded_noise(plan.latent_shape, settings.seed, self.device), self.cuts(plan, len(guidance.passes))
+        denoiser = DiTDenoiser(self.models.dit, times_of(settings)[:-1], cuts, guidance, settings.audio_strength)
+        make, vae = Session, self.models.vae
+        if isinstance(vae, ParallelVAE):
+            make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
+        describe = self.describe(settings)
+        return make(
+            plan,
+            denoiser,
+            vae,
+            reference,
+            settings,
+            noise,
+            **calls,
+            start=start if isinstance(start, Start) else None,
+            on_denoised=denoiser.release_window,
+            prompts=sorted(((first_chunk(prompt, plan), rows[prompt.text]) for prompt in settings.prompts), key=lambda due: due[0]),
+            describe=describe,
+            motion_apart=describe is None and self.motion_apart,
+            blinks=self.preset.blinks,
+        )
+
+    @property
+    def motion_apart(self) -> bool:
+        """Whether the motion latents are decoded as a group of their own, as only the published VAE can."""
+        vae = self.models.vae
+        return isinstance(vae.vae if isinstance(vae, ParallelVAE) else vae, CausalVAE)
+
+    def make_windows(self, plan: StreamPlan, settings: StreamSettings, people: int, first: int) -> LiveWindows | WholeWindows:
+        """The audio windows of a stream, from chunk `first` on."""
+        kind = WholeWindows if settings.whole_audio else LiveWindows
+        levelers = [Leveler(loudness_gain) for _ in range(people)] if settings.loudness else []
+        return kind(plan, lambda samples_N: self.encode_audio(samples_N, loudness=False), people, levelers, first)
+
+    def measurement(
+        self, plan: StreamPlan, reference: Reference, settings: StreamSettings, denoiser: DiTDenoiser, on_step: OnStep | None
+    ) -> Callable[[AudioWindow], None]:
+        """What is called with a stream's first window: it measures the error of lossy options."""
+        given = {"plan": plan, "reference": reference, "settings": settings, "guidance": denoiser.guidance, "cuts": denoiser.cuts}
+        return lambda window: self.deviations.measure(FirstChunk(**given, window=window, on_step=on_step))
 
     def describe(self, settings: StreamSettings) -> Callable[[Tensor], Tensor] | None:
         """How a frame becomes CLIP features, for a model whose condition shows the motion frames."""

@@ -166,9 +166,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
         layers = {
-            "0": RMSNorm(dim_in),
+            "0": ActivatedNorm(dim_in),
             "2": CausalConv3d(dim_in, dim_out, 3),
-            "3": RMSNorm(dim_out),
+            "3": ActivatedNorm(dim_out),
             "6": CausalConv3d(dim_out, dim_out, 3),
         }
         self.residual = nn.ModuleDict(layers)
@@ -176,8 +176,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
         norm1, conv1, norm2, conv2 = self.residual.values()
-        y = conv1(F.silu(norm1(x)), past, borders)
-        y = conv2(F.silu(norm2(y)), past, borders)
+        y = conv1(norm1(x), past, borders)
+        y = conv2(norm2(y), past, borders)
         return y + (x if self.shortcut is None else self.shortcut(x, past))
 
 
@@ -255,16 +255,23 @@ class RMSNorm(nn.Module):
         return F.normalize(x, dim=1) * self.gamma.shape[0] ** 0.5 * self.gamma
 
 
+class ActivatedNorm(RMSNorm):
+    """SiLU of the norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
 def middle(dim: int) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(dim, dim), FrameAttention(dim), ResidualBlock(dim, dim)])
 
 
 def head(dim_in: int, dim_out: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out, 3)})
+    return nn.ModuleDict({"0": ActivatedNorm(dim_in), "2": CausalConv3d(dim_in, dim_out, 3)})
 
 
 def run_head(layers: nn.ModuleDict, x: Tensor, past: Past | None, borders: Borders) -> Tensor:
-    return layers["2"](F.silu(layers["0"](x)), past, borders)
+    return layers["2"](layers["0"](x), past, borders)
 
 
 def fold_time(x_BCTHW: Tensor) -> Tensor:

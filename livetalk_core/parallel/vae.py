@@ -6,8 +6,7 @@ layers are local. Nothing is computed twice. `past` caches frames with their hal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +24,17 @@ from livetalk_core.parallel.group import SequenceGroup
 PlainVAE = CausalVAE | PatchVAE
 
 
-def parallelize_vae(vae: PlainVAE, group: SequenceGroup, compiled: bool = False) -> ParallelVAE:
-    """The VAE on the group, with folded kernels. Every process must make the same calls. `compiled`: its halves are compiled; exchanges
-    then run outside their graphs."""
+def parallelize_vae(vae: PlainVAE, group: SequenceGroup) -> ParallelVAE:
+    """The VAE on the group, with folded kernels. Every process must make the same calls."""
     fold_kernels(vae)
-    return ParallelVAE(vae, group, compiled)
+    return ParallelVAE(vae, group)
 
 
 class ParallelVAE:
     """The plain VAE's interface: whole pictures in and out on every process."""
 
-    def __init__(self, vae: PlainVAE, group: SequenceGroup, compiled: bool = False):
-        self.vae, self.group, self.compiled = vae, group, compiled
-        self.by_size: dict[tuple[int, int], BandVAE] = {}
-        """By latent rows and columns. Cached because a compiled half recompiles for new borders."""
+    def __init__(self, vae: PlainVAE, group: SequenceGroup):
+        self.vae, self.group = vae, group
 
     @property
     def temporal_stride(self) -> int:
@@ -50,12 +46,8 @@ class ParallelVAE:
 
     def banded(self, latent_height: int, latent_width: int) -> BandVAE:
         """The VAE for pictures of one size; every process keeps only its band."""
-        size = (latent_height, latent_width)
-        if size not in self.by_size:
-            bands = cut_bands(latent_height, latent_width, self.group.size)
-            borders = BandBorders(bands, self.group)
-            self.by_size[size] = BandVAE(self.vae, self.group, bands, untraced(borders) if self.compiled else borders)
-        return self.by_size[size]
+        bands = cut_bands(latent_height, latent_width, self.group.size)
+        return BandVAE(self.vae, self.group, bands, BandBorders(bands, self.group))
 
     def encode(self, video_CTHW: Tensor, groups: tuple[int, ...] = ()) -> Tensor:
         """[3, 4 k + 1, H, W] in [-1, 1] -> [C, k + 1, h, w], the same on every process."""
@@ -161,15 +153,3 @@ class BandBorders:
         band_THWNK = torch.cat([k_TLNK, v_TLNK], dim=-1).unflatten(1, self.bands.size(self.group.rank))
         keys = gather_parts(band_THWNK, self.bands.dim + 3, self.bands.lengths, self.group.whole).flatten(1, 2)
         return attention(q_TLNK, *keys.chunk(2, dim=-1)) if q_TLNK.shape[1] else q_TLNK
-
-
-@dataclass(frozen=True)
-class UntracedBorders:
-    """Borders that a compiler calls but does not trace."""
-
-    add_halo: Callable[..., tuple[Tensor, tuple[int, int]]]
-    attend: Callable[..., Tensor]
-
-
-def untraced(borders: Borders) -> UntracedBorders:
-    return UntracedBorders(torch.compiler.disable(borders.add_halo), torch.compiler.disable(borders.attend))

@@ -40,6 +40,8 @@ WIDTH, HEIGHT = 720, 416
 SECONDS = 3
 """Two chunks and the start of a third."""
 FRAMES = 25 * SECONDS
+GRAPHS_OF_A_RANK = 64
+"""More would mean that layers of the VAE are compiled one by one."""
 
 
 def preset(blocks: int = 3) -> Preset:
@@ -108,6 +110,19 @@ def ranks(size: int, ulysses: int, ring: int) -> None:
     for group in play_all(size, ulysses, ring):
         shape = (FRAMES, HEIGHT, WIDTH) if group.rank == 0 else (0, HEIGHT, WIDTH)
         talk_in(assemble(make_engine(blocks=2), EngineOptions(), group), *shape)
+
+
+def compiled_ranks() -> None:
+    """Blocks and norms are traced; the exchanges between them are not. A second stream compiles nothing anew."""
+    trace_only()
+    for group in play_all(2, 2, 1):
+        engine = assemble(make_engine(blocks=2), EngineOptions(compile=True), group)
+        shape, before = (FRAMES if group.rank == 0 else 0, HEIGHT, WIDTH), counters["stats"]["unique_graphs"]
+        talk_in(engine, *shape)
+        made = counters["stats"]["unique_graphs"]
+        talk_in(engine, *shape)
+        assert counters["stats"]["unique_graphs"] == made, "a second stream is compiled anew"
+        assert 0 < made - before < GRAPHS_OF_A_RANK, f"{made - before} graphs"
 
 
 def talk_in(engine: Engine, *shape: int) -> None:
@@ -197,7 +212,19 @@ def ranks_that_disagree() -> None:
 SCENES = {
     **{
         scene.__name__: scene
-        for scene in (plain, two_speakers, compiled, offloaded, fp8, worker, training, wrong_device, wrong_type, ranks_that_disagree)
+        for scene in (
+            plain,
+            two_speakers,
+            compiled,
+            compiled_ranks,
+            offloaded,
+            fp8,
+            worker,
+            training,
+            wrong_device,
+            wrong_type,
+            ranks_that_disagree,
+        )
     },
     "two_ranks": lambda: ranks(2, 2, 1),
     "eight_ranks": lambda: ranks(8, 8, 1),

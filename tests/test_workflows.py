@@ -33,3 +33,12 @@ def test_a_wire_behind_a_node_is_noticed():
     graph = copy.deepcopy(next(graph for name, graph in GRAPHS.items() if "full graph" in name))
     graph["extra"] |= {"reroutes": [], "linkExtensions": []}
     assert hidden_wires(graph)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_saved_value_belongs_to_an_input_and_none_to_what_the_page_adds(name):
+    for node in GRAPHS[name]["nodes"]:
+        if node["type"].startswith("LiveTalk"):
+            assert "" not in node.get("widgets_values", []) and not [
+                key for key in node.get("widgets_values_named", {}) if "livetalk" in key
+            ]

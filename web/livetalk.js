@@ -29,6 +29,7 @@ app.registerExtension({
   },
 
   loadedGraphNode(node) {
+    if (node.comfyClass?.startsWith("LiveTalk")) fillNumbers(node);
     if (WITH_SIZE.includes(node.comfyClass)) showSize(node);
   },
 
@@ -43,7 +44,8 @@ app.registerExtension({
 function addPlayer(node) {
   const player = new LivePlayer((path) => api.apiURL(path));
   players.set(node, player);
-  node.addDOMWidget("livetalk_player", "LIVETALK_PLAYER", player.element, { ...SHOWN, getMinHeight: () => 240 });
+  const widget = node.addDOMWidget("livetalk_player", "LIVETALK_PLAYER", player.element, { ...SHOWN, getMinHeight: () => 240 });
+  widget.serialize = false; // a value of its own in a saved workflow would become that of an input added later
   const removed = node.onRemoved;
   node.onRemoved = function () {
     player.close();
@@ -69,7 +71,17 @@ function addText(node) {
   const line = document.createElement("div");
   line.style.cssText = "font: 12px sans-serif; color: var(--descrip-text, #999); text-align: center; overflow: hidden";
   texts.set(node, line);
-  node.addDOMWidget("livetalk_text", "LIVETALK_TEXT", line, { ...SHOWN, getMinHeight: () => 18, getMaxHeight: () => 18 });
+  const widget = node.addDOMWidget("livetalk_text", "LIVETALK_TEXT", line, { ...SHOWN, getMinHeight: () => 18, getMaxHeight: () => 18 });
+  widget.serialize = false;
+}
+
+// Workflows were saved with an empty value for the player; a number that was added since then would get it.
+function fillNumbers(node) {
+  const { required, optional } = node.constructor.nodeData?.input ?? {};
+  for (const widget of node.widgets ?? []) {
+    const value = { ...required, ...optional }[widget.name]?.[1]?.default;
+    if (widget.value === "" && typeof value === "number") widget.value = value;
+  }
 }
 
 // Width and height are for size "custom" only.

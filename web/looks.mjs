@@ -8,6 +8,7 @@ const COLORS = {
 };
 const PROMPT_HEIGHT = 84; // five lines in the classic canvas
 const PROMPT_HEIGHT_VUE = 108; // the same in Nodes 2.0, with its label
+const MOST_ROWS = 40;
 
 const sheet = document.createElement("style");
 const promptSheet = document.createElement("style");
@@ -28,8 +29,14 @@ export function fixPrompt(node) {
   prompt.options.getMinHeight = prompt.options.getMaxHeight = () => PROMPT_HEIGHT;
 }
 
-// Nodes 2.0 draws its own text box, which is found by its node's id.
+// Nodes 2.0 draws its own text box, which is found by its node's id. It would give the box a share of a tall node's room and leave
+// a gap below it: only the last row, which is the player where there is one, may grow.
 export function fixPromptsVue(nodes) {
-  const boxes = nodes.map((node) => `[data-node-id="${node.id}"] textarea`);
-  promptSheet.textContent = boxes.length ? `${boxes.join(", ")} { height: ${PROMPT_HEIGHT_VUE}px; min-height: ${PROMPT_HEIGHT_VUE}px }` : "";
+  promptSheet.textContent = nodes
+    .map((node) => `[data-node-id="${node.id}"]`)
+    .flatMap((node) => [
+      `${node} textarea { height: ${PROMPT_HEIGHT_VUE}px; min-height: ${PROMPT_HEIGHT_VUE}px }`,
+      ...Array.from({ length: MOST_ROWS }, (_, k) => `${node} .lg-node-widgets:has(> :nth-child(${k + 2}):last-child) { grid-template-rows: repeat(${k + 1}, min-content) auto !important }`),
+    ])
+    .join("\n");
 }

@@ -27,7 +27,8 @@ async function main(job) {
     await page.waitForTimeout(700);
     if (job.shot) await page.screenshot({ path: job.shot });
     const missing = await page.evaluate(() => app.graph.nodes.filter((n) => !n.constructor.nodeData).map((n) => n.type));
-    return { ...seen, errors, missing, nodes: graph.nodes.length, graph: job.keepGraph ? graph : undefined };
+    const gap = await page.evaluate(gapBelowPrompt);
+    return { ...seen, errors, missing, gap, nodes: graph.nodes.length, graph: job.keepGraph ? graph : undefined };
   } finally {
     await browser.close();
   }
@@ -37,6 +38,14 @@ async function main(job) {
 function measure() {
   const room = { LoadImage: 260, LoadImageMask: 200, LoadAudio: 60, SaveVideo: 300, LiveTalkReferenceConditioning: 230 };
   for (const node of app.graph.nodes) node.setSize([350, node.computeSize()[1] + (room[node.type] ?? 10)]);
+}
+
+// Pixels between the text box of Nodes 2.0 and the input below it; undefined in the classic canvas.
+function gapBelowPrompt() {
+  const box = document.querySelector("[data-node-id] .lg-node-widgets textarea");
+  const bottom = box?.getBoundingClientRect().bottom;
+  const tops = [...document.querySelectorAll("[data-testid=node-widget]")].map((row) => row.getBoundingClientRect().top).filter((top) => top > bottom - 2);
+  return box ? (Math.min(...tops) - bottom) / app.canvas.ds.scale : undefined;
 }
 
 async function ready(page) {

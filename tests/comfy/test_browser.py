@@ -45,6 +45,20 @@ def test_a_saved_workflow_loads_and_runs(server, name):
     assert seen["nodes"] == len(workflow(name))
 
 
+def test_a_workflow_saved_with_a_value_for_the_player_still_runs(server):
+    graph = saved(next(name for name in NAMES if "quick start" in name))
+    node = next(node for node in graph["nodes"] if node["type"] == "LiveTalkGenerate")
+    node["widgets_values"].append("")
+    del node["widgets_values_named"]
+    seen = browse(server.url, graph=graph, timeout_s=60)
+    assert seen["success"] and not seen["errors"], seen
+
+
+def test_no_gap_is_left_below_the_prompt_in_nodes_2(server):
+    seen = browse(server.url, graph=saved(next(name for name in NAMES if "quick start" in name)), vue=True, run=False)
+    assert 0 <= seen["gap"] < 30, seen["gap"]
+
+
 def test_a_workflow_with_an_unknown_node_is_noticed(server):
     graph = saved(next(name for name in NAMES if "quick start" in name))
     graph["nodes"][0]["type"] = "LiveTalkNoSuchNode"

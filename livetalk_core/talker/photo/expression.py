@@ -24,7 +24,7 @@ from livetalk_core.talker.photo.mesh import (
     UPPER_OUTER,
 )  # fmt: skip
 
-FULL_GAP = 0.115
+FULL_GAP = 0.165
 """The gap between the lips at opening 1."""
 FULL_WIDTH = 0.035
 """How much wider the mouth is at width 1."""

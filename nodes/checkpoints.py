@@ -53,7 +53,9 @@ def refuse_other(folder: str, name: str, *parts: str) -> None:
     """ValueError, in one line, for a file that is known to be none of these parts."""
     from livetalk_core.engine.sniff import check_part
 
-    check_part(host.model_path(folder, name), *parts)
+    path = host.model_path(folder, name)
+    if path.is_file():  # one that is gone is told when it is loaded
+        check_part(path, *parts)
 
 
 def misplaced_files() -> list[str]:

@@ -165,7 +165,8 @@ def find_file(option: str, name: str) -> Path:
     """The path of a chosen file. ValueError for a name that is not in the folder now, and for a file of another kind."""
     if name not in file_names(option):
         raise ValueError(f"{name!r} is not in models/{FOLDERS[option]}; choose another file, or none")
-    checkpoints.refuse_other(FOLDERS[option], name, {"audio_encoder": "audio"}.get(option, option))
+    if option != "decoder":  # a decoder for drafts may be a .pth file, which says nothing of itself before it is read
+        checkpoints.refuse_other(FOLDERS[option], name, {"audio_encoder": "audio"}.get(option, option))
     return host.model_path(FOLDERS[option], name)
 
 

@@ -24,7 +24,13 @@ def test_a_worker_sees_one_gpu_by_its_name_and_none_of_the_hosts_settings(monkey
 
 @pytest.mark.parametrize(
     "module, heavy",
-    [("pool.pool", ("livetalk_core.models", "livetalk_core.engine.engine", "livetalk_core.parallel")), ("pool.worker", ("torch", "numpy"))],
+    [
+        (
+            "pool.pool",
+            ("livetalk_core.models.weights", "livetalk_core.models.dit", "livetalk_core.engine.engine", "livetalk_core.parallel"),
+        ),
+        ("pool.worker", ("torch", "numpy")),
+    ],
 )
 def test_the_pools_side_needs_no_models_and_a_workers_first_lines_no_torch(module, heavy):
     code = f"import sys, livetalk_core.{module}; print([m for m in {heavy} if m in sys.modules])"

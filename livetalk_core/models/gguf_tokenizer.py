@@ -25,7 +25,10 @@ def spiece_in_gguf(path: Path) -> bytes:
     names = [name for name in reader.fields if name.startswith("tokenizer.ggml.")]
     fields = {name: reader.fields[name].contents() for name in names}
     if missing := [name for name in NEEDED if name not in fields]:
-        raise ValueError(f"{path} has no tokenizer of T5 inside ({missing[0]} missing); name a folder with --tokenizer")
+        raise ValueError(
+            f"{path} has no tokenizer of T5 inside ({missing[0]} missing); "
+            "give the folder of umT5's tokenizer too, or take a text encoder that has its tokenizer inside"
+        )
     return write_spiece(fields)
 
 

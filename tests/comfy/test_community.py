@@ -10,7 +10,7 @@ from livetalk_core.media.video import probe_video
 
 
 @pytest.fixture
-def bare(tmp_path):
+def bare(checkout, tmp_path):
     """A server without model files."""
     with Server(tmp_path / "base") as server:
         yield server

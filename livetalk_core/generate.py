@@ -156,7 +156,14 @@ def look_for_leftover(job: Job, fingerprint: Fingerprint, plan: StreamPlan, repo
 def origin_of(job: Job, engine: Engine | Pool, mark_id: int | None) -> Origin:
     """What the video's Content Credentials say."""
     sound = tuple(hash_of(path) for path in job.audio)
-    return Origin(model=engine.preset.name, picture=hash_of(job.picture), sound=sound, prompt=job.prompt, mark_id=mark_id)
+    return Origin(
+        model=engine.preset.name,
+        picture=hash_of(job.picture),
+        sound=sound,
+        prompt=job.prompt,
+        mark_id=mark_id,
+        composite=job.paste_back,
+    )
 
 
 def fingerprint_of(inputs: Inputs, engine: Engine | Pool, plan: StreamPlan) -> Fingerprint:

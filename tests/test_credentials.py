@@ -67,6 +67,14 @@ def boxes(data: bytes) -> dict[str, tuple[int, int]]:
     return found
 
 
+def test_a_video_of_which_the_model_made_a_part_says_so():
+    def source(composite: bool) -> str:
+        actions = manifest_of(Origin(model="tiny", composite=composite), "a.mp4")["assertions"][0]["data"]["actions"]
+        return actions[0]["digitalSourceType"].rsplit("/")[-1]
+
+    assert source(True) == "compositeWithTrainedAlgorithmicMedia" and source(False) == "trainedAlgorithmicMedia"
+
+
 def test_a_signed_video_is_valid_and_says_what_it_was_made_with(signed):
     read = read_credentials(signed)
     assert read.state == "valid" and read.by_machine and not read.trusted

@@ -16,6 +16,7 @@ from livetalk_core.media import faces
 from livetalk_core.media.faces import around_face, find_face
 from livetalk_core.media.paste import LONGEST, PasteBack
 from livetalk_core.media.video import probe_video, read_frames
+from livetalk_core.provenance.credentials import read_credentials
 
 HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
 
@@ -104,6 +105,8 @@ def test_a_small_face_is_cropped_to_and_put_back_on_demand(wide, sound, tmp_path
     assert (whole.width, whole.height, whole.frames) == (640, 300, face.frames)
     first = np.stack(list(read_frames(tmp_path / "whole.mp4")))[0].astype(int)
     assert abs(first[:, :350] - np.array([120, 130, 140])).max() < 12, "what is far from the face is the picture's own"
+    pytest.importorskip("c2pa")
+    assert read_credentials(tmp_path / "whole.mp4").composite and not read_credentials(tmp_path / "face.mp4").composite
 
 
 def test_a_large_face_is_left_as_it_is_unless_asked_for(sound, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -295,8 +294,17 @@ def test_a_kernel_that_cannot_run_here_is_refused():
         check_version("0.6.1")
 
 
-def test_xfuser_is_used_only_by_name():
-    assert inspect.signature(init_group).parameters["kernel"].default == "plain"
+def test_xfuser_is_used_only_by_name(monkeypatch):
+    tried = []
+    monkeypatch.setattr(group_module, "check_kernel", lambda *arguments: None)
+    monkeypatch.setattr(group_module, "try_xfuser", lambda *arguments: tried.append(arguments))
+    monkeypatch.setattr(group_module, "connect", lambda *arguments: lonely_group(1))
+    monkeypatch.setattr(group_module.dist, "init_process_group", lambda *arguments, **named: None)
+    here = {"rank": 0, "size": 1, "init_method": "file:///nowhere", "device": torch.device("cpu"), "ulysses_degree": 1, "ring_degree": 1}
+    init_group(**here)
+    assert not tried
+    init_group(**here, kernel="xfuser")
+    assert tried
 
 
 @pytest.mark.parametrize("broken", ["the import", "the version", "the start", "another process"])

@@ -45,7 +45,8 @@ def lines(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "credentials", f"{read.state}{f': {read.reason}' if read.reason else ''}"
     if read.manifest and read.state == "valid":
         yield "signed by", f"{read.signer} ({vouched(found)})"
-        source = ", says that a trained model made the video" if read.by_machine else ""
+        made = "a part of the video" if read.composite else "the video"
+        source = f", says that a trained model made {made}" if read.by_machine else ""
         yield "made with", f"{read.generator}{source}"
         for name, value in read.details.items():
             yield f"- {name}", text_of(value)
@@ -86,7 +87,7 @@ def as_json(found: Inspection) -> dict[str, object]:
     told: dict[str, object] = {"state": read.state, "reason": read.reason}
     if read.manifest:
         told |= {"signer": read.signer, "own": found.own, "trusted": read.trusted, "generator": read.generator}
-        told |= {"by_machine": read.by_machine, "details": read.details}
+        told |= {"by_machine": read.by_machine, "composite": read.composite, "details": read.details}
     seen: dict[str, object] = {"there": bool(mark and mark.there), "note": found.mark_note}
     if mark is not None and mark.there:
         bits = f"{mark.mark_id:032b}" if mark.readable else None

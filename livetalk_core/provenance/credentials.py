@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from livetalk_core.provenance.manifest import BY_MACHINE, OURS, Origin, manifest_of
+from livetalk_core.provenance.manifest import BY_MACHINE, OURS, PARTLY_BY_MACHINE, Origin, manifest_of
 
 if TYPE_CHECKING:
     import c2pa
@@ -118,8 +118,19 @@ class Read:
 
     @property
     def by_machine(self) -> bool:
+        """Whether a trained model made the video, or a part of it."""
+        return bool(self.sources & {BY_MACHINE, PARTLY_BY_MACHINE})
+
+    @property
+    def composite(self) -> bool:
+        """Whether a trained model made only a part of it."""
+        return PARTLY_BY_MACHINE in self.sources
+
+    @property
+    def sources(self) -> set[str]:
+        """IPTC's words for what the video comes from."""
         actions = [action for data in self.assertions("c2pa.actions") for action in data.get("actions", [])]
-        return any(action.get("digitalSourceType") == BY_MACHINE for action in actions)
+        return {str(action.get("digitalSourceType")) for action in actions}
 
     def assertions(self, label: str) -> list[dict]:
         """The data of the assertions whose label begins with this."""

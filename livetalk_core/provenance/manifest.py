@@ -13,6 +13,8 @@ from livetalk_core import __version__
 PROJECT = "LiveTalk"
 BY_MACHINE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for media that a trained model has made."""
+PARTLY_BY_MACHINE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's word for media of which a trained model has made a part."""
 OURS = "livetalk.generation"
 """Label of the assertion with what only this project says."""
 MARK_METHOD = "livetalk-watermark-1"
@@ -31,13 +33,16 @@ class Origin:
     prompt: str | None = None
     mark_id: int | None = None
     """The watermark's id, if there is one in the frames."""
+    composite: bool = False
+    """Whether the model made only a part of each frame, and the rest is the picture's own."""
 
 
 def manifest_of(origin: Origin, title: str, when: datetime.datetime | None = None) -> dict[str, object]:
     """A C2PA manifest definition, as c2pa's Builder takes it."""
     time = (when or datetime.datetime.now(datetime.timezone.utc)).strftime("%Y-%m-%dT%H:%M:%SZ")
     agent = {"name": PROJECT, "version": __version__}
-    created = {"action": "c2pa.created", "when": time, "digitalSourceType": BY_MACHINE, "softwareAgent": agent}
+    kind = PARTLY_BY_MACHINE if origin.composite else BY_MACHINE
+    created = {"action": "c2pa.created", "when": time, "digitalSourceType": kind, "softwareAgent": agent}
     return {
         "claim_generator_info": [agent],
         "title": title,

@@ -6,6 +6,7 @@ import gc
 import os
 import tempfile
 import threading
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pool_engines import GOLDEN, LightOptions, golden, golden_reference
 
 from livetalk_core.checks.parity import Golden
 from livetalk_core.engine.load import load_engine
+from livetalk_core.pool import wire
 from livetalk_core.pool.overhead import measure
 from livetalk_core.pool.pool import Limits, Placement, Pool, PoolClosed, Recipe
 from livetalk_core.pool.workers import Workers
@@ -363,6 +365,7 @@ def test_a_reference_that_nobody_waits_for_any_more_is_dropped(light, tmp_path):
         newcomer.join(HANG_S)
         calls.clear()
     assert newcomers == [True, True], "they come back although the gates are closed"
+    light.start().ask(wire.Ping(), limit_s=HANG_S, due=time.monotonic())  # answered after what was posted before it
     gates[0].touch()
     assert light.reference(pixels()) is not None, "the encoder is free for the next"
     assert gates[0].with_suffix(".passed").exists() and not gates[1].with_suffix(".passed").exists(), "the second was not begun"

@@ -13,6 +13,7 @@ SHOWN = {
     "identity": "identity",
     "iqa": "IQA",
     "temporal_f": "Temporal-F",
+    "head_motion": "head motion",
     "sharpness": "sharpness",
     "color_shift": "color shift, of 255",
 }

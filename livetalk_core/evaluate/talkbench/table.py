@@ -11,6 +11,7 @@ from livetalk_core.evaluate.talkbench.files import write_text
 from livetalk_core.evaluate.talkbench.summary import BESIDE, REPORT, Column
 
 NOT_MEASURED = "–"
+ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def markdown(summary: dict) -> str:
@@ -43,7 +44,7 @@ def missing_line(row: dict) -> str:
 
 
 def table_of(systems: dict, columns: Sequence[Column]) -> str:
-    heads = [f"{column.title} {'↑' if column.higher else '↓'}" for column in columns]
+    heads = [f"{column.title}{ARROWS[column.higher]}" for column in columns]
     ranked = {column.key: ranks(systems, column) for column in columns}
     rows = [
         " | ".join([f"| {escaped(name)}", *[cell(system, column, ranked[column.key].get(name, 0)) for column in columns]]) + " |"
@@ -55,8 +56,10 @@ def table_of(systems: dict, columns: Sequence[Column]) -> str:
 def ranks(systems: dict, column: Column) -> dict[str, int]:
     """1 for the best systems of a column and 2 for the second best, as the table shows them; equal ones share a place.
 
-    One system alone is neither.
+    One system alone is neither, and a column where more is neither better nor worse has none.
     """
+    if column.higher is None:
+        return {}
     shown = {
         name: round(system["numbers"][column.key]["mean"], column.digits)
         for name, system in systems.items()

@@ -72,12 +72,17 @@ def ranks(systems: dict, column: Column) -> dict[str, int]:
 
 
 def cell(system: dict, column: Column, rank: int) -> str:
-    """A number with its mark; the number of videos if some were not measured."""
+    """A number with its mark."""
+    text = shown_number(system, column)
+    return f"**{text}**" if rank == 1 else f"<u>{text}</u>" if rank == 2 else text
+
+
+def shown_number(system: dict, column: Column) -> str:
+    """A number, with the number of videos if some were not measured."""
     found = system["numbers"].get(column.key)
     if found is None:
         return NOT_MEASURED
     text = f"{found['mean']:.{column.digits}f}"
-    text = f"**{text}**" if rank == 1 else f"<u>{text}</u>" if rank == 2 else text
     return text if found["videos"] == system["clips"] else f"{text} ({found['videos']})"
 
 

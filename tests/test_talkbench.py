@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_films import shown, write_film
 from formula import made_frames
-from made import HANG_S, speech_like, write_wav
+from made import speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -77,32 +75,6 @@ def test_a_manifest_names_the_files(suffix, tmp_path):
     (tmp_path / f"manifest.{suffix}").write_text(text)
     (clip,) = find_clips(tmp_path)
     assert (clip.set, clip.name, clip.sound) == ("long", "first", tmp_path / "files" / "a.wav")
-
-
-@pytest.mark.parametrize("rows, message", [
-    ('{"a": 1}', "must hold a list of rows"),
-    ("[1]", "must have names"),
-    ('[{"picture": "no.png"}]', "there is no file"),
-    ('[{"name": "x"}]', "names no file"),
-    ("[{", "is not JSON"),
-    ("[]", "holds no clips"),
-])  # fmt: skip
-def test_a_manifest_that_is_wrong_is_refused_in_one_line(rows, message, tmp_path):
-    (tmp_path / "manifest.json").write_text(rows)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        find_clips(tmp_path)
-
-
-def test_clips_that_lack_something_or_share_a_name_are_refused(tmp_path):
-    write_clip(tmp_path / "x", "a")
-    (tmp_path / "x" / "a.png").unlink()
-    with pytest.raises(ValueError, match="a sound and no picture"):
-        find_clips(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps(2 * [{"picture": "x/a.wav", "sound": "x/a.wav", "set": "s"}]))
-    with pytest.raises(ValueError, match="two clips of set s are named a"):
-        find_clips(tmp_path)
-    with pytest.raises(ValueError, match="must be I/N"):
-        part_of([], "4/4")
 
 
 def test_parts_share_the_clips():
@@ -234,46 +206,3 @@ def test_the_command_makes_measures_and_takes_up_where_it_was(tmp_path, capsys):
     assert (tmp_path / "out" / "videos" / "tiny" / "short" / "a.mp4").stat().st_mtime_ns == before
     assert main([*arguments, "--seed", "3"]) == 2
     assert "made with seed 9999, and this run asks for 3" in capsys.readouterr().err
-
-
-def test_wrong_weights_are_said_before_anything_is_made(tmp_path, capsys):
-    write_clip(tmp_path / "clips", "a")
-    (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"no weights")
-    arguments = ["talkbench", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--model", "tiny", "--metrics-folder", str(tmp_path)]
-    assert main(arguments) == 2
-    assert "dino_vitbase16_pretrain.pth: cannot be read as weights" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("words, message", [
-    (["--baseline", "x"], "must be NAME=DIR"),
-    (["--baseline", "x=/no/such"], "there is no folder /no/such"),
-    (["--only-baselines"], "needs at least one --baseline"),
-    (["--measures", "beauty"], "is not one of sync"),
-    (["--metrics-folder", "/no/such"], "there is no such folder"),
-    (["--metrics-device", "toaster"], "must be cpu, cuda"),
-    (["--name", "a/b"], "cannot be a system's name"),
-    (["--part", "x"], "must be I/N"),
-])  # fmt: skip
-def test_bad_arguments_are_one_line(words, message, tmp_path, capsys):
-    write_clip(tmp_path / "clips", "a")
-    assert main(["talkbench", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), *words]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path):
-    write_clip(tmp_path / "clips" / "short", "a", 3)
-    command = [sys.executable, "-m", "livetalk_core.cli", "talkbench", str(tmp_path / "clips"), "--out", str(tmp_path / "out"),
-               "--model", "tiny", "--size", "32x32"]  # fmt: skip
-    for pieces in (1, 3):
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        seen = sum(1 for _ in zip(range(pieces), running.stderr, strict=False))
-        assert seen
-        running.kill()
-        running.communicate(timeout=HANG_S)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
-    assert done.returncode == 0, done.stderr
-    assert not list((tmp_path / "out" / "videos" / "tiny" / "short").glob("*unfinished*"))
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["sets"]["short"]["tiny"]["numbers"]["temporal_f"]["videos"] == 1

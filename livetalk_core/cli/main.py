@@ -32,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ValueError, OSError) as error:
-        message = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
-        return fail(message)
+        return fail(words_of(error))
     except RuntimeError as error:
         if type(error).__name__ in ("WorkerFailure", "NoRoom"):
             return fail(str(error), FAILED)
@@ -43,6 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("livetalk: interrupted", sys.stderr)
         return INTERRUPTED
+
+
+def words_of(error: ValueError | OSError) -> str:
+    """The error's own words; of one that the system found, its reason with the file it is about."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}; check the path and its permissions" if error.filename else error.strerror
 
 
 def fail(message: str, status: int = BAD_INPUT) -> int:

@@ -31,6 +31,7 @@ class Making:
     """Folder for the first frames of true videos that serve as pictures."""
     settings: StreamSettings
     size: str
+    any_size: bool = False
     engine: str
     """Engine options that change the result, in words."""
 
@@ -78,7 +79,7 @@ def make_video(engine: Engine | Pool, making: Making, clip: BenchClip) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{clip.name}.unfinished.mp4")
     unfinished.unlink(missing_ok=True)
-    job = Job(picture=picture_of(making, clip), audio=(clip.sound,), output=unfinished, size=making.size,
+    job = Job(picture=picture_of(making, clip), audio=(clip.sound,), output=unfinished, size=making.size, any_size=making.any_size,
               settings=making.settings, engine=making.engine, resume=bool(parts_of(unfinished)))  # fmt: skip
     watch = Stopwatch()
 

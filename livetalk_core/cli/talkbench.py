@@ -28,6 +28,7 @@ def add_talkbench(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, help="denoising steps a chunk (default: the model's own)")
     sub.add_argument("--seed", type=int, default=9999, help="seed of the noise (default: 9999)")
     sub.add_argument("--size", default="auto", metavar="WxH", help="size of the model's videos (default: auto)")
+    sub.add_argument("--any-size", action="store_true", help="allow a --size that the model was not trained for; the face may not talk")
 
 
 def add_sets(sub: argparse.ArgumentParser) -> None:
@@ -69,8 +70,9 @@ def run_talkbench(options: argparse.Namespace) -> int:
     from livetalk_core.evaluate.talkbench.measures import Opening, check_measures, open_measures
     from livetalk_core.evaluate.talkbench.outcome import write_outcome
 
-    clips = part_of(find_clips(options.folder), options.part)
-    systems = baselines_of(options.baseline)
+    every = find_clips(options.folder)
+    clips, systems = part_of(every, options.part), baselines_of(options.baseline)
+    check_baselines(systems, every)
     if options.only_baselines and not systems:
         raise ValueError("--only-baselines needs at least one --baseline NAME=DIR")
     opening = Opening(folder=check_folder(options.metrics_folder), device=device_of(options.metrics_device), least_side=options.min_face)
@@ -116,6 +118,7 @@ def making_of(options: argparse.Namespace):
         pictures=options.out / "pictures",
         settings=StreamSettings(seed=options.seed, **steps),
         size=options.size,
+        any_size=options.any_size,
         engine=words,
     )
 
@@ -135,6 +138,17 @@ def baselines_of(texts: list[str]) -> list:
             raise ValueError(f"two baselines are named {name}; give each its own name")
         systems.append(System(name=check_name(name), videos=Path(folder)))
     return systems
+
+
+def check_baselines(systems: list, clips: list) -> None:
+    """ValueError, before hours of work, for a folder with videos of none of the clips."""
+    for system in systems:
+        if not any(system.video_of(clip) for clip in clips):
+            first = clips[0]
+            raise ValueError(
+                f"baseline {system.name}: {system.videos} has a video of none of the {len(clips)} clips; "
+                f"it must be named like its clip, such as {system.videos / first.set / first.name}.mp4"
+            )
 
 
 def check_name(name: str) -> str:

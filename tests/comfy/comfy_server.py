@@ -86,9 +86,10 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"{}")
 
-    def queue(self, prompt: dict) -> str:
-        """Queue a prompt in API format; its id."""
-        status, answer = self.post("/prompt", {"prompt": prompt})
+    def queue(self, prompt: dict, workflow: dict | None = None) -> str:
+        """Queue a prompt in API format, as the page does with its workflow; its id."""
+        extra = {"extra_data": {"extra_pnginfo": {"workflow": workflow}}} if workflow else {}
+        status, answer = self.post("/prompt", {"prompt": prompt} | extra)
         assert status == 200, answer
         return answer["prompt_id"]
 

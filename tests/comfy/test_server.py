@@ -6,10 +6,12 @@ import time
 import wave
 from pathlib import Path
 
+import av
 import pytest
 from comfy_server import WORKFLOWS, failure, full_graph, short_prompt, workflow
 
 from livetalk_core.media.video import probe_video
+from livetalk_core.provenance.inspection import inspect_video
 
 CONTRACT = json.loads((Path(__file__).parent / "contract.json").read_text())
 LOADED, CLOSED = "engine of nano loaded", "engine of nano closed"
@@ -79,6 +81,23 @@ def test_a_video_gives_picture_and_speech_to_the_next_one(server):
     entry = server.run(prompt)
     assert entry["status"]["status_str"] == "success", failure(entry)
     assert probe_video(server.output(entry)).frames in (15, 16), "the sound has whole AAC packets"
+
+
+def test_a_saved_video_keeps_its_workflow_beside_its_credentials_and_both_are_signed(server):
+    """A copy in which one byte of the workflow is changed is no longer as it was signed."""
+    graph = {"id": "a workflow", "nodes": [], "extra": {"note": "NOTE-1"}}
+    prompt = short_prompt(0.4, seed=61)
+    made = server.output(server.wait(server.queue(prompt, graph)))
+    found = inspect_video(made, frames=0).credentials
+    assert found.state == "valid" and found.by_machine and found.details["model"] == "nano"
+    with av.open(str(made)) as file:
+        assert json.loads(file.metadata["workflow"]) == graph
+        assert {node: entry["inputs"] for node, entry in json.loads(file.metadata["prompt"]).items()} == {
+            node: entry["inputs"] for node, entry in prompt.items()
+        }
+    changed = made.with_name("changed.mp4")
+    changed.write_bytes(made.read_bytes().replace(b"NOTE-1", b"NOTE-2"))
+    assert inspect_video(changed, frames=0).credentials.state == "altered"
 
 
 def saved_videos(server, entry) -> list:

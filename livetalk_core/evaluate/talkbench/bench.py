@@ -68,12 +68,16 @@ def measure_all(
 def measure_once(system: str, shown: Shown, measure: Measure, out: Path, checksums: Checksums, tell: Tell) -> Result:
     """The result in the folder; if there is none of this video and these settings, measure and write it."""
     path = result_file(out, system, shown.clip, measure.name)
-    fingerprint = f"{measure.version}; {checksums.of(files_of(shown))}"
+    who = {"system": system, "set": shown.clip.set, "clip": shown.clip.name, "measure": measure.name, "video": str(shown.video.resolve())}
+    try:
+        fingerprint = f"{measure.version}; {checksums.of(files_of(shown))}"
+    except OSError as error:
+        tell(f"{system}, {shown.clip.set}/{shown.clip.name}: not measured: {error.filename}: {error.strerror}")
+        return Result(**who, fingerprint="", not_measured=f"{error.filename}: {error.strerror}")
     known = read_result(path)
     if known is not None and known.fingerprint == fingerprint and measure.version != UNAVAILABLE:
         return known
-    who = {"system": system, "set": shown.clip.set, "clip": shown.clip.name, "measure": measure.name}
-    result = Result(**who, video=str(shown.video.resolve()), fingerprint=fingerprint, **answer(measure, shown))
+    result = Result(**who, fingerprint=fingerprint, **answer(measure, shown))
     write_json(path, asdict(result))
     if measure.version != UNAVAILABLE:
         found = ", ".join(f"{name} {value:.4g}" for name, value in result.numbers.items()) or f"not measured: {result.not_measured}"

@@ -65,12 +65,14 @@ def read_folder(folder: Path) -> Iterator[BenchClip]:
 
 
 def clips_in(folder: Path, set_name: str) -> Iterator[BenchClip]:
-    """Files of one name are one clip. A picture or a sound alone is a ValueError: something was forgotten."""
+    """Files of one name are one clip. ValueError for a picture or a sound alone, and for two of a kind: which one is meant?"""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         kind = next((kind for kind, suffixes in KINDS.items() if path.suffix.lower() in suffixes), None)
         if kind:
-            found.setdefault(path.stem, {}).setdefault(kind, path)
+            first = found.setdefault(path.stem, {}).setdefault(kind, path)
+            if first != path:
+                raise ValueError(f"{folder}: {first.name} and {path.name} are both the {kind} of clip {path.stem}; keep one of them")
     for name, files in found.items():
         yield clip_of(set_name, name, files, str(folder / name))
 
@@ -106,7 +108,10 @@ def read_manifest(path: Path) -> Iterator[BenchClip]:
 
 def rows_of(path: Path) -> list:
     """The rows of a JSON list or a CSV file with a header."""
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not text in UTF-8; save it as JSON or CSV in UTF-8") from None
     if path.suffix == ".csv":
         return list(csv.DictReader(text.splitlines()))
     try:

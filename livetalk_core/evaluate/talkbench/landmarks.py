@@ -71,15 +71,20 @@ def lip_distance(a: Mouth, b: Mouth) -> float:
 
 def mediapipe_distance() -> LipDistance:
     """Lip distance by MediaPipe's face mesh, whose weights are in its package. NotMeasured without the package."""
+    mediapipe = need_mediapipe()
+    mesh = mediapipe.solutions.face_mesh.FaceMesh
+    return LipDistance(lambda: mesh_reader(mesh(max_num_faces=1)), f"mediapipe {mediapipe.__version__}")
+
+
+def need_mediapipe() -> Any:
+    """The package mediapipe, of a release that carries its models. NotMeasured without it."""
     try:
         import mediapipe
-
-        mesh = mediapipe.solutions.face_mesh.FaceMesh
-    except (ImportError, AttributeError):
-        raise NotMeasured(
-            "needs MediaPipe with its face mesh: pip install mediapipe==0.10.14, in an environment with numpy below 2"
-        ) from None
-    return LipDistance(lambda: mesh_reader(mesh(max_num_faces=1)), f"mediapipe {mediapipe.__version__}")
+    except ImportError:
+        mediapipe = None
+    if not hasattr(mediapipe, "solutions"):
+        raise NotMeasured("needs MediaPipe with its models: pip install mediapipe==0.10.14, in an environment with numpy below 2")
+    return mediapipe
 
 
 def mesh_reader(mesh: Any) -> Read:

@@ -17,6 +17,7 @@ from livetalk_core.evaluate.talkbench.flicker import TemporalFlickering
 from livetalk_core.evaluate.talkbench.identity import opencv_identity
 from livetalk_core.evaluate.talkbench.landmarks import mediapipe_distance
 from livetalk_core.evaluate.talkbench.measure import Measure, Measured, NotMeasured, Shown
+from livetalk_core.evaluate.talkbench.motion import mediapipe_motion
 from livetalk_core.evaluate.talkbench.quality import one_align
 from livetalk_core.evaluate.talkbench.smoothness import motion_smoothness
 from livetalk_core.evaluate.talkbench.speed import Speed
@@ -87,6 +88,10 @@ def open_lips(opening: Opening) -> Measure:
     return mediapipe_distance()
 
 
+def open_motion(opening: Opening) -> Measure:
+    return mediapipe_motion()
+
+
 def open_drift(opening: Opening) -> Measure:
     return PictureDrift()
 
@@ -101,6 +106,7 @@ OPENERS: dict[str, Callable[[Opening], Measure]] = {
     "speed": open_speed,
     "identity": open_identity,
     "lip_distance": open_lips,
+    "motion": open_motion,
     "picture_drift": open_drift,
 }
 

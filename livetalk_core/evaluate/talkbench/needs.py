@@ -24,7 +24,7 @@ class Need:
 PACKAGES = {
     "pyiqa": ("ASE, IQA", "pip install pyiqa (not for commercial use)"),
     "cv2": ("identity", "pip install opencv-python-headless"),
-    "mediapipe": ("lip distance", "pip install mediapipe==0.10.14, in an environment with numpy below 2"),
+    "mediapipe": ("lip distance, head motion, hand motion", "pip install mediapipe==0.10.14, in an environment with numpy below 2"),
     "matplotlib": ("plots", "pip install matplotlib"),
 }
 

@@ -20,8 +20,11 @@ class Speed:
         path = speed_file(shown.video)
         if not path.is_file():
             raise NotMeasured(f"there is no {path.name} beside the video, which says how fast it was made")
-        found = json.loads(path.read_bytes())
-        numbers = {name: float(found[name]) for name in ("fps", "first_frame_s") if found.get(name) is not None}
+        try:
+            found = json.loads(path.read_bytes())
+            numbers = {name: float(found[name]) for name in ("fps", "first_frame_s") if found.get(name) is not None}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise NotMeasured(f'{path.name} must look like {{"fps": 25.0, "first_frame_s": 1.5}} ({error})') from None
         if not numbers:
             raise NotMeasured(f"{path.name} has no fps: the video came in one piece, or its making was interrupted")
         return Measured(numbers=numbers, notes=(f"made on {found['device']}",) if found.get("device") else ())

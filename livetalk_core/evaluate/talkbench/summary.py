@@ -21,8 +21,8 @@ class Column:
 
     key: str
     title: str
-    higher: bool = True
-    """Whether more is better."""
+    higher: bool | None = True
+    """Whether more is better; None if neither more nor less is."""
     digits: int = 4
 
 
@@ -42,6 +42,8 @@ BESIDE = (
     Column(key="first_frame_s", title="first frame, s", higher=False, digits=2),
     Column(key="identity", title="identity", digits=3),
     Column(key="lip_distance", title="lip distance", higher=False),
+    Column(key="head_motion", title="head motion", higher=None, digits=3),
+    Column(key="hand_motion", title="hand motion", higher=None, digits=3),
 )
 
 

@@ -11,6 +11,7 @@ from livetalk_core.evaluate.talkbench.files import write_text
 from livetalk_core.evaluate.talkbench.summary import BESIDE, REPORT, Column
 
 NOT_MEASURED = "–"
+ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 def markdown(summary: dict) -> str:
@@ -43,7 +44,7 @@ def missing_line(row: dict) -> str:
 
 
 def table_of(systems: dict, columns: Sequence[Column]) -> str:
-    heads = [f"{column.title} {'↑' if column.higher else '↓'}" for column in columns]
+    heads = [f"{column.title}{ARROWS[column.higher]}" for column in columns]
     ranked = {column.key: ranks(systems, column) for column in columns}
     rows = [
         " | ".join([f"| {escaped(name)}", *[cell(system, column, ranked[column.key].get(name, 0)) for column in columns]]) + " |"
@@ -55,8 +56,10 @@ def table_of(systems: dict, columns: Sequence[Column]) -> str:
 def ranks(systems: dict, column: Column) -> dict[str, int]:
     """1 for the best systems of a column and 2 for the second best, as the table shows them; equal ones share a place.
 
-    One system alone is neither.
+    One system alone is neither, and a column where more is neither better nor worse has none.
     """
+    if column.higher is None:
+        return {}
     shown = {
         name: round(system["numbers"][column.key]["mean"], column.digits)
         for name, system in systems.items()
@@ -69,12 +72,17 @@ def ranks(systems: dict, column: Column) -> dict[str, int]:
 
 
 def cell(system: dict, column: Column, rank: int) -> str:
-    """A number with its mark; the number of videos if some were not measured."""
+    """A number with its mark."""
+    text = shown_number(system, column)
+    return f"**{text}**" if rank == 1 else f"<u>{text}</u>" if rank == 2 else text
+
+
+def shown_number(system: dict, column: Column) -> str:
+    """A number, with the number of videos if some were not measured."""
     found = system["numbers"].get(column.key)
     if found is None:
         return NOT_MEASURED
     text = f"{found['mean']:.{column.digits}f}"
-    text = f"**{text}**" if rank == 1 else f"<u>{text}</u>" if rank == 2 else text
     return text if found["videos"] == system["clips"] else f"{text} ({found['videos']})"
 
 

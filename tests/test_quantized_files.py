@@ -35,6 +35,7 @@ from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import gguf_blocks
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.gguf_tokenizer import spiece_in_gguf
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, dense_weight
 from livetalk_core.models.scaled_files import join_scales
 from livetalk_core.models.text import sentencepiece_tokenizer
@@ -189,6 +190,9 @@ def spiece_model(**more) -> bytes:
 
     model = io.BytesIO()
     lines = ["a person is talking", "people talk and sing", "one person talks to another"]
+    lines += [
+        f"{stem}{end}" for stem in ("talk", "sing", "walk", "paint", "person") for end in ("", "ing", "er", "able", "ation", "al", "like")
+    ]
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     how = {"vocab_size": 30, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1} | more
     SentencePieceTrainer.train(sentence_iterator=iter(lines * 5), model_writer=model, **how, **ids)
@@ -491,11 +495,19 @@ def fields_of(content: bytes, wanted: int) -> list[bytes]:
     return found
 
 
-TEXTS = ("a person talks", "Two  people\tsing &amp; dance", "ＦＵＬＬ width ﬁ ligature", "naïve café — “quotes” 你好", "", "talking" * 9)
+TEXTS = (
+    "a person talks",
+    "Two  people\tsing &amp; dance",
+    "x² ① ½ ㌔ are normalized",
+    "naïve café — “quotes” 你好",
+    "",
+    "talking" * 9,
+    "personation is singable",
+)
 
 
 def test_the_tokenizer_inside_a_gguf_umt5_gives_the_tokens_of_its_sentencepiece_model(parts, tmp_path):
-    spiece = spiece_model(byte_fallback=True, vocab_size=300)
+    spiece = spiece_model(byte_fallback=True, vocab_size=330)
     path = write_gguf_umt5(tmp_path / "umt5.gguf", parts[1]["text"], spiece)
     files = files_with(parts, text=path)
     files = type(files)(**vars(files) | {"tokenizer": None})
@@ -505,21 +517,26 @@ def test_the_tokenizer_inside_a_gguf_umt5_gives_the_tokens_of_its_sentencepiece_
         for a, b in zip(ours(text), theirs(text), strict=True):
             assert torch.equal(a, b), text
     assert len({tuple(ours(text)[0][0].tolist()) for text in TEXTS}) == len(TEXTS), "control"
+    made, known = (SentencePieceProcessor(model_proto=model) for model in (spiece_in_gguf(path), spiece))
+    scores = [[each.GetScore(i) for i in range(each.vocab_size())] for each in (made, known)]
+    assert scores[0] == scores[1] and len({*scores[0]}) > 9, "texts as short as these hardly need them"
     plain = write_gguf(tmp_path / "plain.gguf", parts[1]["text"])
     files = type(files)(**vars(files) | {"text": plain})
     assert files.missing() == ["tokenizer"] and not what_is(plain).preferred
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["keep_dit", "check_finite"])
+def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch, when):
+    """While the weights are moved, or after the last of them was read."""
     path = tmp_path / "dit.safetensors"
     save_file(parts[1]["dit"], path)
     loaded = []
 
-    def keep(dit, *given, **more):
+    def change(dit, *given, **more):
         loaded.append(weakref.ref(dit))
         os.utime(path, ns=(1, 1))
 
-    monkeypatch.setattr("livetalk_core.engine.load.keep_dit", keep)
+    monkeypatch.setattr(f"livetalk_core.engine.load.{when}", change)
     with pytest.raises(ValueError, match="dit.safetensors changed while it was read; wait until it is written, and load it again$"):
         load_files(files_with(parts, dit=path), CPU, FP32)
     gc.collect()

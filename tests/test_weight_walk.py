@@ -120,11 +120,17 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain(folder) -> Tensor:
+    """The frames of the same model in 32 bits."""
+    return talk(load_engine(folder / "m", "cpu", dtype="float32"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "form, memory, lora", [("int8", "sharded", False), ("fp8", "offload", True), ("gguf", "sharded", True), ("gguf", "offload", False)]
 )
-def test_a_started_pool_talks_as_one_process_with_the_same_weights(folder, form, memory, lora):
+def test_a_started_pool_talks_as_one_process_with_the_same_weights(folder, plain, form, memory, lora):
     asked = {"model": folder / "m", "device": "cpu", "dtype": "float32", "lora": (str(folder / "lora.safetensors"),) if lora else ()}
     asked |= {"dit": (folder / "dit.gguf",)} if form == "gguf" else {"weights": form}
     pool = open_engine(EngineOptions(**asked, workers=2, memory=memory))
@@ -135,7 +141,6 @@ def test_a_started_pool_talks_as_one_process_with_the_same_weights(folder, form,
     theirs = load_engine(**asked)
     packed = [layer for layer in theirs.models.dit.modules() if isinstance(layer, PackedLinear)]
     assert {layer.form for layer in packed} == {"Q8_0" if form == "gguf" else form}
-    plain = talk(load_engine(folder / "m", "cpu", dtype="float32"))
     assert (ours.int() - talk(theirs).int()).abs().max() <= 1
     assert (ours.int() - plain.int()).abs().max() > 1, "control"
 

@@ -48,14 +48,14 @@ def examine(model: str = "nano") -> list[Finding]:
 
 
 def examine_checkpoints(paths: list[Path]) -> Iterator[Finding]:
-    """What each checkpoint file is, and where it belongs."""
+    """What each checkpoint file is, and where it belongs: one line each."""
     for path in paths:
         try:
             kind = what_is(path)
-        except (FileNotFoundError, ValueError) as error:
-            yield Finding(what=path.name, good=False, found=str(error), way_out="choose another file")
+        except (OSError, ValueError) as error:
+            yield Finding(what=path.name, good=False, found=str(error).removeprefix(f"{path} is "))
             continue
-        yield Finding(what=path.name, good=kind.part not in ("none", "unknown", "form"), found=f"{kind.told}; {PLACES[kind.part]}")
+        yield Finding(what=path.name, good=kind.usable, found=f"{kind.told}; {PLACES[kind.part]}")
 
 
 def examine_python() -> Finding:

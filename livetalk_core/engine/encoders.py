@@ -16,6 +16,7 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import AudioEncoder, audio_config_from, map_audio_keys
 from livetalk_core.models.gguf_tokenizer import spiece_in_gguf
 from livetalk_core.models.image import ImageEncoder, image_config_from, map_image_keys
+from livetalk_core.models.other_files import is_gguf
 from livetalk_core.models.text import (
     TextEncoder,
     Tokenizer,
@@ -52,7 +53,7 @@ def tokenizer_of(files: ModelFiles, length: int) -> Tokenizer:
     """The tokenizer in the model's folder, else the one inside the text encoder's file."""
     if files.tokenizer is not None:
         return load_tokenizer(files.tokenizer, length)
-    if files.text.suffix.lower() == ".gguf":
+    if is_gguf(files.text):
         return sentencepiece_tokenizer(spiece_in_gguf(files.text), length)
     with safe_open(files.text, framework="pt") as file:
         return sentencepiece_tokenizer(bytes(file.get_tensor(SPIECE).numpy()), length)

@@ -15,6 +15,7 @@ from livetalk_core.engine.files import ModelFiles, find_files, read_header
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.working import plans_of, room_of
 from livetalk_core.models.gguf_file import gguf_entries
+from livetalk_core.models.other_files import is_gguf, is_safetensors
 from livetalk_core.models.weights import HEAD_DIM
 from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share
 from livetalk_core.parallel.topology import choose_topology
@@ -263,12 +264,12 @@ class StoredTensor:
 
 def is_listed(path: Path) -> bool:
     """Whether a file's tensors can be listed without reading it."""
-    return path.suffix in (".safetensors", ".gguf")
+    return is_safetensors(path) or is_gguf(path)
 
 
 def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """The tensors of a safetensors or GGUF file; none of other kinds of file."""
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         for entry in gguf_entries(path):
             yield entry.name, StoredTensor(shape=tuple(map(int, reversed(entry.shape))), num_bytes=int(entry.n_bytes))
     for name, told in read_header(path).items():

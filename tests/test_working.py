@@ -16,9 +16,10 @@ from live_bytes import FusedAttention, LiveBytes
 from livetalk_core.bench.parts import Call, RandomInputs
 from livetalk_core.bench.random_engine import META, random_engine
 from livetalk_core.engine import weight_plan
-from livetalk_core.engine.denoiser import Cuts
+from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.files import find_files
+from livetalk_core.engine.guidance import Guidance
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.room import Room
 from livetalk_core.engine.weight_plan import WeightPlan, settle_whole
@@ -133,6 +134,19 @@ def test_a_step_takes_at_most_what_is_planned(preset, size, form, share, monkeyp
     assert share * planned < found <= planned
 
 
+def test_each_further_pass_in_one_batch_takes_at_most_what_is_planned(monkeypatch):
+    monkeypatch.setattr(weight_plan, "has_products", lambda *given: True)
+    engine = traced(infinitetalk(), "int8")
+    plan = engine.plan(*SMALL)
+    make = RandomInputs(engine, plan, Cuts(absorb_audio=False), 4)
+    found = {}
+    for guidance in (Guidance(), Guidance(text=5.0, audio=4.0, negative_LD=make.reference().text_LD)):
+        monkeypatch.setattr(make, "denoiser", lambda guidance=guidance: DiTDenoiser(engine.models.dit, make.times, make.cuts, guidance))
+        found[len(guidance.passes)] = peak(make.step)
+    planned = ITEM_BYTES * denoise_numbers(engine.preset, plan)
+    assert 0.8 * 2 * planned < found[3] - found[1] <= 2 * planned
+
+
 @pytest.mark.parametrize("ulysses, ring", [(8, 1), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(1, 3, marks=pytest.mark.slow)])
 def test_a_process_of_a_group_takes_its_share(ulysses, ring, lone_rank):
     engine, count = in_group(traced(livetalk_14b()), ulysses, ring), ulysses * ring
@@ -157,6 +171,7 @@ def test_the_room_grows_with_picture_chunk_and_passes_and_that_of_33_frames_is_a
     assert (passes_of(infinitetalk()), passes_of(infinitetalk_4step()), passes_of(livetalk_14b())) == (3, 2, 1)
     long = [room_of(livetalk_14b(), "960x960", chunk_frames=frames) for frames in (33, 129)]
     assert long[0] < long[1], "a long chunk's tokens take more than the decoder, which makes as many frames at a time"
+    assert room_of(livetalk_14b(), item_bytes=4) == OVERHEAD_BYTES + 2 * usual
     assert room_of(nano()) == room_of(tiny()) == 0, "small models are assumed to need none"
 
 

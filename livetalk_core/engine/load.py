@@ -76,7 +76,8 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     plan = WeightPlan(device=place, dtype=dtype, form=options.weights, loras=options.lora)
-    room = partial(room_of, size=options.size, chunk_frames=options.chunk_frames, processes=1 if group is None else group.size)
+    sizes = {"size": options.size, "chunk_frames": options.chunk_frames}
+    room = partial(room_of, **sizes, processes=1 if group is None else group.size, item_bytes=dtype.itemsize)
     if isinstance(model, ModelFiles):
         return load_files(model, place, dtype, memory, group, prompt, plan, room)
     if model in BY_NAME:

@@ -6,8 +6,7 @@ import torch
 import torch.distributed as dist
 
 from livetalk_core.engine.denoiser import Cuts, absorbed_bytes
-from livetalk_core.engine.guidance import pass_bytes
-from livetalk_core.engine.working import stream_bytes, working_bytes
+from livetalk_core.engine.working import denoise_numbers, stream_bytes, working_bytes
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.runner import SequenceRunner
 from livetalk_core.parallel.context import SequenceParallel
@@ -24,6 +23,12 @@ class Room:
         self.preset, self.dit, self.device, self.dtype = preset, dit, device, dtype
         self.settled: dict[tuple[int, int, int], Cuts] = {}
         """By latent frames, tokens in each, and passes of guidance."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the work."""
+        sequence = self.dit.sequence
+        return sequence.group.size if isinstance(sequence, SequenceParallel) else 1
 
     def cuts(self, plan: StreamPlan, passes: int = 1) -> Cuts:
         """All optimizations, but absorbed audio keys, and passes of guidance in one batch, only if each of the two takes less than half of
@@ -42,7 +47,7 @@ class Room:
             return Cuts()
         frames = sequence.frames(plan.latent_frames, plan.tokens_per_latent)
         keys = passes * absorbed_bytes(config, frames.stop - frames.start, self.dtype)
-        more = (passes - 1) * pass_bytes(config, plan.tokens, self.dtype.itemsize)
+        more = (passes - 1) * denoise_numbers(self.preset, plan, self.processes) * self.dtype.itemsize
         return Cuts(absorb_audio=all_agree(keys < free / 2, sequence), batch_passes=all_agree(more < free / 2, sequence))
 
     def check(self, plan: StreamPlan, num_streams: int, passes: int = 1) -> None:
@@ -53,10 +58,8 @@ class Room:
         free = free_bytes(self.device)
         if free is None:
             return
-        sequence = self.dit.sequence
-        processes = sequence.group.size if isinstance(sequence, SequenceParallel) else 1
-        needed = passes * stream_bytes(self.dit.config, self.dtype)
-        needed = max(needed, working_bytes(self.preset, plan, passes, processes))
+        work = working_bytes(self.preset, plan, passes, self.processes, self.dtype.itemsize)
+        needed = max(passes * stream_bytes(self.dit.config, self.dtype), work)
         if not all_agree(num_streams == 0 or free >= needed, self.dit.sequence):
             raise NoRoom(f"no memory for another stream: it needs {needed / 2**30:.1f} GiB free on each GPU; end a stream first")
 

@@ -42,12 +42,12 @@ PIXEL_TENSORS_KEPT, PIXEL_TENSORS_VIEWED = 31, 57
 so few motion frames that the layers keep all of them (models/convolution.py, keep_last)."""
 VIEWED_FRAMES = 2 * MAX_VIEW_RATIO
 ITEM_BYTES = 2
-"""Activations of the large models are in 16 bits."""
+"""Of a number in 16 bits, as the large models run on a GPU."""
 SMALL_WIDTH = 1024
 """Models less wide are assumed to need no room."""
 
 
-def working_bytes(preset: Preset, plan: StreamPlan, passes: int = 1, processes: int = 1) -> int:
+def working_bytes(preset: Preset, plan: StreamPlan, passes: int = 1, processes: int = 1, item_bytes: int = ITEM_BYTES) -> int:
     """The most that a chunk of this plan takes beside the weights on each of `processes` that share it. Passes of guidance are made one
     after the other; each has its own keys."""
     if is_small(preset):
@@ -55,7 +55,7 @@ def working_bytes(preset: Preset, plan: StreamPlan, passes: int = 1, processes: 
     audio = passes * audio_key_numbers(preset.dit, plan)
     denoise = denoise_numbers(preset, plan, processes) + audio + kept_numbers(preset, plan, processes)
     largest = max(denoise, decode_numbers(preset, plan, processes))
-    return ITEM_BYTES * (passes * context_key_numbers(preset.dit) + largest)
+    return item_bytes * (passes * context_key_numbers(preset.dit) + largest)
 
 
 def denoise_numbers(preset: Preset, plan: StreamPlan, processes: int = 1) -> int:
@@ -85,12 +85,12 @@ def pixels_on_each(plan: StreamPlan, processes: int) -> int:
     return (longest + HALO) * min(plan.width, plan.height)
 
 
-def room_of(preset: Preset, size: str = "auto", chunk_frames: int | None = None, processes: int = 1) -> int:
+def room_of(preset: Preset, size: str = "auto", chunk_frames: int | None = None, processes: int = 1, item_bytes: int = ITEM_BYTES) -> int:
     """Bytes to leave free beside the weights, for the largest picture of this size setting and the model's own guidance."""
     if is_small(preset):
         return 0
     preset = preset if chunk_frames is None else replace(preset, chunk_frames=chunk_frames)
-    return OVERHEAD_BYTES + max(working_bytes(preset, plan, passes_of(preset), processes) for plan in plans_of(preset, size))
+    return OVERHEAD_BYTES + max(working_bytes(preset, plan, passes_of(preset), processes, item_bytes) for plan in plans_of(preset, size))
 
 
 def is_small(preset: Preset) -> bool:

@@ -12,7 +12,8 @@ from made import pixels, speech_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk_core.engine import room as module
-from livetalk_core.engine.load import KeptEncoder, load_engine
+from livetalk_core.engine.encoders import KeptEncoder
+from livetalk_core.engine.load import load_engine
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.host_copy import HostCopy
 from livetalk_core.stream.session import Session
@@ -350,6 +351,6 @@ def test_the_next_window_is_made_while_the_device_works_on_the_last_piece(engine
 @pytest.mark.parametrize("free_gib, loads", [(24, 1), (12, 2)])
 def test_the_picture_encoder_stays_where_memory_is_left(monkeypatch, free_gib, loads):
     count = []
-    monkeypatch.setattr("livetalk_core.engine.load.free_bytes", lambda device: free_gib << 30)
+    monkeypatch.setattr("livetalk_core.engine.encoders.free_bytes", lambda device: free_gib << 30)
     keep = KeptEncoder(lambda: count.append(1) or torch.nn.Linear(1, 1), torch.device("cuda"))
     assert (keep() is keep()) == (loads == 1) and len(count) == loads

@@ -39,6 +39,7 @@ LAYOUTS = {
     "wan fun": ("lora_unet__{_}.lora_down.weight", "lora_unet__{_}.lora_up.weight", "lora_unet__{_}.alpha"),
     "peft": ("base_model.model.{}.lora_A.default.weight", "base_model.model.{}.lora_B.default.weight", None),
     "diffusers": ("transformer.{theirs}.lora_A.weight", "transformer.{theirs}.lora_B.weight", "transformer.{theirs}.alpha"),
+    "lycoris": ("lycoris_{_}.lora_down.weight", "lycoris_{_}.lora_up.weight", "lycoris_{_}.alpha"),
     "bare": ("{}.lora_A.weight", "{}.lora_B.weight", "{}.alpha"),
 }
 
@@ -174,7 +175,12 @@ def dora(tensors):
     tensors["blocks.0.ffn.0.dora_scale"] = torch.ones(3)
 
 
+def lokr(tensors):
+    tensors["lycoris_blocks_0_ffn_0.lokr_w1_a"] = torch.ones(3, 3)
+
+
 DAMAGES = [
+    (lokr, "lycoris_blocks_0_ffn_0.lokr_w1_a is of a kind of LoRA that cannot be read"),
     (rank_0, "blocks.0.ffn.0.lora_A.weight is of rank 0"),
     (of_flux, "nothing in it fits this model: transformer.single_blocks.0.linear1.lora_A.weight; it is of another model"),
     (of_another_width, r"blocks.0.ffn.0.lora_A.weight is for a weight of \[\d+, 7\], and this model's is"),
@@ -197,6 +203,19 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line_before_anything_moves(t
         settled(dit, str(tmp_path / "x.safetensors"), form="int8")
     assert str(error.value).startswith(f"lora {tmp_path / 'x.safetensors'}: ") and "\n" not in str(error.value)
     assert not any(isinstance(layer, PackedLinear) for layer in dit.modules()), "nothing was converted"
+
+
+def test_a_file_that_is_no_lora_is_told_by_what_it_is(tmp_path):
+    state = state_of()
+    save_file(state, tmp_path / "dit.safetensors")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html>")
+    for name, told in (
+        ("dit.safetensors", "it is a DiT that talks.*; choose it as the model"),
+        ("page.safetensors", "is a web page and no checkpoint; download the file itself$"),
+        ("", "is a folder; name the files in it$"),
+    ):
+        with pytest.raises(ValueError, match=f"^lora {tmp_path / name}: {told}"):
+            settled(fresh(state), str(tmp_path / name))
 
 
 def test_keys_that_fit_nothing_are_named(tmp_path, caplog):

@@ -9,7 +9,9 @@ from livetalk_core.cli.main import main
 from livetalk_core.engine import load
 from livetalk_core.engine.load import load_engine
 from livetalk_core.engine.options import EngineOptions
-from livetalk_core.parallel.memory import WORKING_BYTES, check_memory, settle_memory, working_room
+from livetalk_core.engine.working import room_of
+from livetalk_core.parallel.memory import check_memory, settle_memory
+from livetalk_core.presets import livetalk_14b
 
 GIB = 2**30
 
@@ -50,15 +52,9 @@ def test_the_command_line_offloads_when_asked(capsys, portrait, speech, tmp_path
     ],
 )
 def test_auto_keeps_the_published_model_resident_if_it_fits_else_as_many_blocks_as_leave_room(memory, free_gib, expected):
-    block, rest, room = 928_000_000, 1_500_000_000, working_room(38_600_000_000, 0)
+    block, rest, room = 928_000_000, 1_500_000_000, room_of(livetalk_14b())
     free = None if free_gib is None else int(free_gib * GIB)
     assert settle_memory(memory, free, block, 40, rest, room) == expected
-
-
-def test_the_room_is_the_larger_of_encoder_and_chunk_and_nothing_for_small_models():
-    assert working_room(38 * GIB, 11 * GIB) == 12 * GIB
-    assert working_room(38 * GIB, 2 * GIB) == 7 * GIB
-    assert working_room(10**8, 10**6) == 10**6
 
 
 @pytest.fixture
@@ -75,7 +71,8 @@ def test_a_prompt_is_encoded_before_the_dit_is_there_if_it_would_not_fit_beside_
     rows = load_engine(published, "cpu").encode_rows("someone", None)["text_LD"]
     assert order == ["dit", "text"], "control: where memory is not known to be short, the DiT comes first"
     order.clear()
-    monkeypatch.setattr(load, "free_bytes", lambda device: WORKING_BYTES)
+    monkeypatch.setattr(load, "free_bytes", lambda device: 8 * GIB)
+    monkeypatch.setattr(load, "room_of", lambda preset, **asked: 8 * GIB)
     engine = load.load_member(None, EngineOptions(model=published, device="cpu"), "someone")
     early = engine.encode_rows("someone", None)["text_LD"]
     assert order == ["text", "dit"] and torch.equal(early, rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from livetalk_core.parallel.memory import GATHERED_BLOCKS, GIB, PROCESS_BYTES
-from livetalk_core.pool.memory_page import BLOCK, CARDS, COUNTS, HOSTS, NUM_BLOCKS, REST, ROOM, choice, page
+from livetalk_core.pool.memory_page import BLOCK, CARDS, COUNTS, HOSTS, NUM_BLOCKS, REST, ROOMS, choice, page
 
 PAGE = Path(__file__).parents[1] / "docs" / "memory.md"
 
@@ -26,7 +26,7 @@ def test_every_choice_fits_the_cards_and_the_host(host):
             continue
         used, kind, kept = re.fullmatch(r"(\d) x (resident|sharded|offload)(?:, (\d+) on GPU)?", chosen).groups()
         on_gpu = {"resident": NUM_BLOCKS, "sharded": NUM_BLOCKS / int(used) + GATHERED_BLOCKS, "offload": int(kept or 0) + 2}[kind]
-        assert on_gpu * BLOCK + REST + ROOM <= card * GIB, chosen
+        assert on_gpu * BLOCK + REST + ROOMS[int(used) - 1] <= card * GIB, chosen
         pinned = int(used) * ((NUM_BLOCKS - int(kept)) * GIB + PROCESS_BYTES) if kind == "offload" else 0
         assert pinned <= host * GIB and int(used) <= count, chosen
 

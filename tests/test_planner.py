@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from test_quantized_files import write_gguf
 
 from livetalk_core.checks.doctor import plans_for
-from livetalk_core.engine.planner import FORMS, NUM_BLOCKS, REST, TEXT_BYTES, block_bytes, plan_card
+from livetalk_core.engine.planner import FORMS, NUM_BLOCKS, REST, TEXT_BYTES, USES, block_bytes, plan_card
 from livetalk_core.open import EngineOptions, place_on_gpus
-from livetalk_core.parallel.memory import GIB, OVERHEAD_BYTES, PROCESS_BYTES, WORKING_BYTES
+from livetalk_core.parallel.memory import GIB, PROCESS_BYTES
 from livetalk_core.pool import place as placement
 from livetalk_core.pool.memory_page import HOSTS, ONE_CARD
 from livetalk_core.pool.place import Box, Demand, Gpu, blocks_in
@@ -22,17 +22,18 @@ def test_a_block_of_the_14b_model_is_half_in_8_bits_and_less_as_q4_k():
     assert block_bytes("Q4_K") / block_bytes("16bit") == pytest.approx(144 / 256 / 2, rel=0.01)
 
 
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.told)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("card", ONE_CARD)
-def test_every_plan_fits_its_card_and_its_host(card, form):
+def test_every_plan_fits_its_card_and_its_host(card, form, use):
     for host in HOSTS:
-        plan = plan_card(card * GIB, host * GIB, form)
+        plan = plan_card(card * GIB, host * GIB, form, use)
         if plan is None:
             continue
         blocks = plan.kept + (2 if plan.memory == "offload" else 0)
-        least = REST + blocks * block_bytes(form) + OVERHEAD_BYTES + WORKING_BYTES
+        least = REST + blocks * block_bytes(form) + use.room()
         assert least <= plan.peak_bytes <= card * GIB
-        assert plan.text_on == "CPU" or REST + blocks * block_bytes(form) + TEXT_BYTES + WORKING_BYTES <= card * GIB
+        assert plan.text_on == "CPU" or REST + blocks * block_bytes(form) + TEXT_BYTES + use.room() <= card * GIB
         assert (NUM_BLOCKS - plan.kept) * block_bytes(form) + PROCESS_BYTES <= host * GIB
 
 
@@ -47,9 +48,17 @@ def test_smaller_weights_fit_smaller_cards():
     assert kinds(6) == [None] * 3
 
 
+def test_larger_chunks_and_pictures_need_larger_cards():
+    def kinds(card, form="int8"):
+        return [plan and plan.memory for plan in (plan_card(card * GIB, 64 * GIB, form, use) for use in USES)]
+
+    assert kinds(48) == ["resident"] * 3 and kinds(32) == ["resident", "resident", "offload"]
+    assert kinds(16) == ["offload", "offload", None] and kinds(12) == ["offload", None, None]
+
+
 def test_doctor_lists_each_form():
     found = list(plans_for(24 * GIB, 32 * GIB))
-    assert [finding.what for finding in found] == [f"14B in {form}" for form in FORMS]
+    assert [finding.what for finding in found] == [f"{use.told}, weights in {form}" for use in USES for form in FORMS]
     assert not any(finding.needed for finding in found) and "umT5 on" in found[1].found
 
 

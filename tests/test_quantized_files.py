@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from live_bytes import LiveBytes
 from made import write_published_folder
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
@@ -24,18 +26,24 @@ from torch import Tensor, nn
 from livetalk_core.checks.errors import relative_error
 from livetalk_core.checks.parity import Golden, velocity, weights_in
 from livetalk_core.engine import weight_plan
+from livetalk_core.engine.assemble import keep_dit
+from livetalk_core.engine.encoders import load_text, tokenizer_of
 from livetalk_core.engine.files import find_files
-from livetalk_core.engine.load import load_files, load_text, tokenizer_of
+from livetalk_core.engine.load import load_files
 from livetalk_core.engine.sniff import what_is
 from livetalk_core.engine.weight_plan import WeightPlan
 from livetalk_core.models import gguf_blocks
+from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.gguf_file import read_gguf
+from livetalk_core.models.gguf_tokenizer import spiece_in_gguf
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, dense_weight
 from livetalk_core.models.scaled_files import join_scales
 from livetalk_core.models.text import sentencepiece_tokenizer
 from livetalk_core.models.weights import load_dit, read_tensors, read_weights
+from livetalk_core.parallel.offload import NUM_SLOTS
+from livetalk_core.presets import tiny
 
-CPU, FP32 = torch.device("cpu"), torch.float32
+CPU, FP32, META = torch.device("cpu"), torch.float32, torch.device("meta")
 E4M3 = torch.float8_e4m3fn
 
 
@@ -182,6 +190,9 @@ def spiece_model(**more) -> bytes:
 
     model = io.BytesIO()
     lines = ["a person is talking", "people talk and sing", "one person talks to another"]
+    lines += [
+        f"{stem}{end}" for stem in ("talk", "sing", "walk", "paint", "person") for end in ("", "ing", "er", "able", "ation", "al", "like")
+    ]
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     how = {"vocab_size": 30, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1} | more
     SentencePieceTrainer.train(sentence_iterator=iter(lines * 5), model_writer=model, **how, **ids)
@@ -208,6 +219,28 @@ def test_a_gguf_file_stays_packed_and_is_the_packages_numbers(parts, tmp_path):
         assert np.array_equal(dense_weight(layer, FP32).numpy(), gguf.quants.dequantize(entry.data, entry.tensor_type)), name
     stored = sum(weight.nbytes for weight in dit.parameters())
     assert stored <= path.stat().st_size, "what is loaded is what the file has"
+
+
+@pytest.mark.parametrize("form, memory", [("auto", "resident"), ("auto", "offload"), ("16bit", "resident")])
+def test_loading_a_gguf_file_takes_at_most_the_file_and_one_block(tmp_path, form, memory):
+    """The meta device stands for the GPU. The file is mapped, which takes no memory that others could not have."""
+    config = replace(tiny().dit, dim=128, ffn_dim=512, num_heads=1, num_layers=24)
+    with META:
+        shapes = {name: weight.shape for name, weight in AudioDiT(config).state_dict().items()}
+    path = write_gguf(tmp_path / "dit.gguf", {name: torch.zeros(shape) for name, shape in shapes.items()})
+    size = path.stat().st_size
+    block = sum(int(entry.n_bytes) for entry in gguf.GGUFReader(path).tensors if entry.name.startswith("blocks.0."))
+    with LiveBytes() as host:
+        dit = load_dit(read_weights([path]), dtype=None, num_heads=1, text_len=config.text_len)
+        with LiveBytes("meta") as gpu:
+            keep_dit(dit, memory, META, torch.float16, plan=WeightPlan(device=META, dtype=torch.float16, form=form))
+    print(f"GGUF as {form}, {memory}: host {host.most / size:.3f}, GPU {gpu.most / size:.3f} of the file; a block is {block / size:.3f}")
+    if memory == "offload":
+        assert 0.5 * size < host.most <= size + block and gpu.most <= (NUM_SLOTS + 1) * block + (size - 24 * block)
+    elif form == "auto":
+        assert host.most <= block and 0.9 * size < gpu.most <= size + block
+    else:
+        assert gpu.most > size + block, "control"
 
 
 @torch.no_grad()
@@ -462,11 +495,19 @@ def fields_of(content: bytes, wanted: int) -> list[bytes]:
     return found
 
 
-TEXTS = ("a person talks", "Two  people\tsing &amp; dance", "ＦＵＬＬ width ﬁ ligature", "naïve café — “quotes” 你好", "", "talking" * 9)
+TEXTS = (
+    "a person talks",
+    "Two  people\tsing &amp; dance",
+    "x² ① ½ ㌔ are normalized",
+    "naïve café — “quotes” 你好",
+    "",
+    "talking" * 9,
+    "personation is singable",
+)
 
 
 def test_the_tokenizer_inside_a_gguf_umt5_gives_the_tokens_of_its_sentencepiece_model(parts, tmp_path):
-    spiece = spiece_model(byte_fallback=True, vocab_size=300)
+    spiece = spiece_model(byte_fallback=True, vocab_size=330)
     path = write_gguf_umt5(tmp_path / "umt5.gguf", parts[1]["text"], spiece)
     files = files_with(parts, text=path)
     files = type(files)(**vars(files) | {"tokenizer": None})
@@ -476,21 +517,26 @@ def test_the_tokenizer_inside_a_gguf_umt5_gives_the_tokens_of_its_sentencepiece_
         for a, b in zip(ours(text), theirs(text), strict=True):
             assert torch.equal(a, b), text
     assert len({tuple(ours(text)[0][0].tolist()) for text in TEXTS}) == len(TEXTS), "control"
+    made, known = (SentencePieceProcessor(model_proto=model) for model in (spiece_in_gguf(path), spiece))
+    scores = [[each.GetScore(i) for i in range(each.vocab_size())] for each in (made, known)]
+    assert scores[0] == scores[1] and len({*scores[0]}) > 9, "texts as short as these hardly need them"
     plain = write_gguf(tmp_path / "plain.gguf", parts[1]["text"])
     files = type(files)(**vars(files) | {"text": plain})
     assert files.missing() == ["tokenizer"] and not what_is(plain).preferred
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["keep_dit", "check_finite"])
+def test_a_file_that_changes_while_it_is_read_is_refused(parts, tmp_path, monkeypatch, when):
+    """While the weights are moved, or after the last of them was read."""
     path = tmp_path / "dit.safetensors"
     save_file(parts[1]["dit"], path)
     loaded = []
 
-    def keep(dit, *given, **more):
+    def change(dit, *given, **more):
         loaded.append(weakref.ref(dit))
         os.utime(path, ns=(1, 1))
 
-    monkeypatch.setattr("livetalk_core.engine.load.keep_dit", keep)
+    monkeypatch.setattr(f"livetalk_core.engine.load.{when}", change)
     with pytest.raises(ValueError, match="dit.safetensors changed while it was read; wait until it is written, and load it again$"):
         load_files(files_with(parts, dit=path), CPU, FP32)
     gc.collect()

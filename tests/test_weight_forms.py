@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from safetensors.torch import save_file
 from test_offload import talk
 from test_parallel_dit import UNEVEN, inputs
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from livetalk_core.checks.errors import relative_error
 from livetalk_core.checks.parity import (
@@ -141,40 +139,6 @@ def test_all_linear_layers_of_blocks_are_packed_and_nothing_else_and_16bit_undoe
     assert not packed_layers(dit) and dit.state_dict().keys() == plain.state_dict().keys()
     error = relative_error(dit.blocks[0].ffn[0].weight, plain.blocks[0].ffn[0].weight)
     assert 0 < error < 0.01
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made in this process held at a time. Mapped files are not counted, since no operation makes them."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.most = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        before = {id(storage): storage for storage in map(storage_of, tree_leaves((arguments, options or {}))) if storage is not None}
-        out = function(*arguments, **(options or {}))
-        for storage in map(storage_of, tree_leaves(out)):
-            if storage is not None and storage.data_ptr() not in {each.data_ptr() for each in before.values()}:
-                self.add(storage)
-        return out
-
-    def add(self, storage) -> None:
-        start, size = storage.data_ptr(), storage.nbytes()
-        if start in self.known or size == 0:
-            return
-        self.known.add(start)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self.drop, start, size)
-
-    def drop(self, start: int, size: int) -> None:
-        self.known.discard(start)
-        self.now -= size
-
-
-def storage_of(value: object):
-    return value.untyped_storage() if isinstance(value, Tensor) and value.device.type == "cpu" else None
 
 
 @pytest.mark.parametrize("form, memory", [("int8", "resident"), ("fp8", "offload")])

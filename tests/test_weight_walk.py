@@ -13,10 +13,10 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from made import pixels, speech_like
+from made import pixels, speech_like, write_published_folder
 from safetensors.torch import save_file
 from test_parallel_dit import UNEVEN, difference, inputs, small_model, start_processes
-from test_quantized_files import is_linear
+from test_quantized_files import is_linear, write_gguf
 from torch import Tensor
 
 from livetalk_core.cli.end import leave
@@ -60,8 +60,8 @@ def placed(form: str, place: str, loras: tuple[str, ...], group: SequenceGroup) 
     return dit
 
 
-def write_lora(path: Path) -> Path:
-    draw, state = torch.Generator().manual_seed(3), small_model().state_dict()
+def write_lora(path: Path, state: dict[str, Tensor]) -> Path:
+    draw = torch.Generator().manual_seed(3)
     layers = [name.removesuffix(".weight") for name, tensor in state.items() if is_linear(name, tensor)]
     made = {}
     for layer in layers:
@@ -76,7 +76,7 @@ def write_lora(path: Path) -> Path:
 def run_process(rank: int, folder: Path) -> None:
     meeting = {"rank": rank, "size": SIZE, "init_method": f"file://{folder}/meet", "device": CPU}
     group = init_group(**meeting, ulysses_degree=SIZE, ring_degree=1)
-    path, found = write_lora(folder / f"{rank}.safetensors"), {}
+    path, found = write_lora(folder / f"{rank}.safetensors", small_model().state_dict()), {}
     exact = {}
     for form, place, lora in WALK:
         dit = placed(form, place, (str(path),) if lora != "none" else (), group)
@@ -110,16 +110,39 @@ def talk(engine) -> Tensor:
     return torch.cat([chunk.frames_THWC for chunk in [*stream.push(torch.from_numpy(speech_like(1.2))), *stream.finish()]])
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A published toy folder, with the DiT as a GGUF file and a LoRA beside it."""
+    folder = tmp_path_factory.mktemp("pooled")
+    state = write_published_folder(folder / "m")["dit"]
+    write_gguf(folder / "dit.gguf", state)
+    write_lora(folder / "lora.safetensors", state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> Tensor:
+    """The frames of the same model in 32 bits."""
+    return talk(load_engine(folder / "m", "cpu", dtype="float32"))
+
+
 @pytest.mark.slow
-def test_a_started_pool_has_the_form_that_is_asked_for():
-    pool = open_engine(EngineOptions(model="tiny", device="cpu", workers=2, weights="int8"))
+@pytest.mark.parametrize(
+    "form, memory, lora", [("int8", "sharded", False), ("fp8", "offload", True), ("gguf", "sharded", True), ("gguf", "offload", False)]
+)
+def test_a_started_pool_talks_as_one_process_with_the_same_weights(folder, plain, form, memory, lora):
+    asked = {"model": folder / "m", "device": "cpu", "dtype": "float32", "lora": (str(folder / "lora.safetensors"),) if lora else ()}
+    asked |= {"dit": (folder / "dit.gguf",)} if form == "gguf" else {"weights": form}
+    pool = open_engine(EngineOptions(**asked, workers=2, memory=memory))
     try:
         ours = talk(pool)
     finally:
         pool.close()
-    theirs = load_engine("tiny", "cpu", weights="int8")
-    assert any(isinstance(layer, PackedLinear) for layer in theirs.models.dit.modules())
+    theirs = load_engine(**asked)
+    packed = [layer for layer in theirs.models.dit.modules() if isinstance(layer, PackedLinear)]
+    assert {layer.form for layer in packed} == {"Q8_0" if form == "gguf" else form}
     assert (ours.int() - talk(theirs).int()).abs().max() <= 1
+    assert (ours.int() - plain.int()).abs().max() > 1, "control"
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def broken_index(folder):
         (no_vae, FileNotFoundError, ["missing vae", "Soul-AILab/SoulX-FlashTalk-14B"]),
         (other_model_as_vae, ValueError, ["not the weights of the Wan 2.1 VAE", "Wan2.1_VAE.pth"]),
         (code_as_vae, ValueError, ["Wan2.1_VAE.pth is not a file of tensors"]),
-        (empty_audio, ValueError, ["pytorch_model.bin is not a file of tensors"]),
+        (empty_audio, ValueError, ["pytorch_model.bin is empty; download it again"]),
         (no_tokenizer, FileNotFoundError, ["tokenizer"]),
         (broken_index, ValueError, ["index.json is not JSON"]),
     ],

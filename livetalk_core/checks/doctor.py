@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livetalk_core.engine.files import DOWNLOADS, SHIPPED, ModelFiles, find_files
-from livetalk_core.engine.planner import FORMS, plan_card
+from livetalk_core.engine.planner import FORMS, USES, plan_card
 from livetalk_core.engine.sniff import PLACES, what_is
 from livetalk_core.parallel.memory import host_bytes
 from livetalk_core.presets import BY_NAME
@@ -48,14 +48,14 @@ def examine(model: str = "nano") -> list[Finding]:
 
 
 def examine_checkpoints(paths: list[Path]) -> Iterator[Finding]:
-    """What each checkpoint file is, and where it belongs."""
+    """What each checkpoint file is, and where it belongs: one line each."""
     for path in paths:
         try:
             kind = what_is(path)
-        except (FileNotFoundError, ValueError) as error:
-            yield Finding(what=path.name, good=False, found=str(error), way_out="choose another file")
+        except (OSError, ValueError) as error:
+            yield Finding(what=path.name, good=False, found=str(error).removeprefix(f"{path} is "))
             continue
-        yield Finding(what=path.name, good=kind.part not in ("none", "unknown", "form"), found=f"{kind.told}; {PLACES[kind.part]}")
+        yield Finding(what=path.name, good=kind.usable, found=f"{kind.told}; {PLACES[kind.part]}")
 
 
 def examine_python() -> Finding:
@@ -84,10 +84,12 @@ def examine_torch() -> Iterator[Finding]:
 
 
 def plans_for(free: int, host: int | None) -> Iterator[Finding]:
-    """What a GPU with this much free memory does with the 14B model, for each form of its weights."""
-    for form in FORMS:
-        plan = plan_card(free, host, form)
-        yield Finding(what=f"14B in {form}", good=plan is not None, found=plan.told if plan else "does not fit", needed=False)
+    """What a GPU with this much free memory does with the large models, for each form of their weights."""
+    for use in USES:
+        for form in FORMS:
+            plan = plan_card(free, host, form, use)
+            what = f"{use.told}, weights in {form}"
+            yield Finding(what=what, good=plan is not None, found=plan.told if plan else "does not fit", needed=False)
 
 
 def examine_package(name: str) -> Finding:

@@ -195,6 +195,8 @@ def run_doctor(options: argparse.Namespace) -> int:
         findings = metric_findings(options.metrics_folder) if options.talkbench else examine(engine_options(options).model)
     if options.json:
         print(json.dumps([vars(finding) for finding in findings], indent=1))
+    elif options.files:
+        print("\n".join(f"{'ok' if finding.good else 'no'}   {finding.what}: {finding.found}" for finding in findings))
     else:
         for finding in findings:
             print(f"{'ok  ' if finding.good else 'MISS' if finding.needed else '-   '} {finding.what:18} {finding.found}")

@@ -21,7 +21,7 @@ from livetalk_core.models.tiny_decoder import CHANNELS, SPATIAL_STRIDE, TEMPORAL
 from livetalk_core.models.vae import CausalVAE
 from livetalk_core.parallel.context import SequenceParallel
 from livetalk_core.parallel.group import SequenceGroup
-from livetalk_core.parallel.memory import free_bytes, host_bytes, host_share, settle_memory, working_room
+from livetalk_core.parallel.memory import free_bytes, host_bytes, host_share, settle_memory
 from livetalk_core.parallel.offload import offload_blocks
 from livetalk_core.parallel.vae import parallelize_vae
 
@@ -69,10 +69,12 @@ def keep_dit(
     group: SequenceGroup | None = None,
     other_bytes: int = 0,
     plan: WeightPlan | None = None,
+    room_bytes: int = 0,
 ) -> None:
     """Move the DiT's weights from the CPU, or from mapped files, to where `memory` says, converted as `plan` says.
 
-    `other_bytes`: all other networks that stay loaded. Encoders that are loaded only for a moment go to the CPU if there is no room.
+    `other_bytes`: all other networks that stay loaded. `room_bytes`: those to leave free for the work. Encoders that are loaded only for a
+    moment go to the CPU if there is no room.
     """
     plan = plan or WeightPlan(device=device, dtype=dtype)
     plan = replace(plan, deltas=read_loras(plan.loras, dit))
@@ -83,9 +85,8 @@ def keep_dit(
     blocks, rest = plan.bytes_of(dit)
     count = len(dit.blocks)
     rest += other_bytes
-    room = working_room(blocks + rest, 0)
     host = host_share(host_bytes(), 1 if group is None else group.size) if device.type == "cuda" else None
-    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room, host)
+    settled, resident = settle_memory(memory, free_bytes(device), blocks // count, count, rest, room_bytes, host)
     if settled == "resident":
         settle_whole(dit, plan)
     else:

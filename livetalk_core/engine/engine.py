@@ -57,7 +57,7 @@ class Engine:
         self.preset, self.models, self.device, self.dtype = preset, models, device, dtype
         self.turn, self.encoding = threading.Lock(), threading.Lock()
         self.prompts: dict[str, Tensor] = {}
-        self.room, self.streams = Room(models.dit, device, dtype), weakref.WeakSet[Stream]()
+        self.room, self.streams = Room(preset, models.dit, device, dtype), weakref.WeakSet[Stream]()
         self.deviations = Deviations(models.dit, device, preset.steps)
         normalize_loudness(torch.zeros(preset.audio.sample_rate))  # imports its meter now, which takes half a second
 
@@ -162,7 +162,7 @@ class Engine:
             raise ValueError(f"people={people} must be 1 or 2; the model knows two speakers at most")
         plan = self.plan(reference.pixels_CHW.shape[2], reference.pixels_CHW.shape[1])
         settings = self.preset.settled(settings, plan)
-        self.room.check(len(self.streams), len(Guidance.of(settings).passes))
+        self.room.check(plan, len(self.streams), len(Guidance.of(settings).passes))
         rows = {text: self.text_rows(text) if rows is None else rows[text].to(self.device, self.dtype) for text in settings.texts}
         session = self.make_session(plan, reference, settings, rows, start, on_step=on_step, on_latents=on_latents)
         windows = self.make_windows(plan, settings, people, start.index if isinstance(start, Start) else 0)

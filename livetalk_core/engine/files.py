@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from livetalk_core.models.headers import gguf_keys
+from livetalk_core.models.other_files import is_safetensors
 
 SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})\.safetensors")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
+PIPELINE = "model_index.json"
+"""In a folder as diffusers writes it."""
 FILES = {
     "vae": ("Wan2.1_VAE.pth", "vae.safetensors"),
     "text": ("models_t5_umt5-xxl-enc-bf16.pth",),
@@ -81,7 +84,17 @@ class ModelFiles:
 
 
 def find_files(folder: Path) -> ModelFiles:
-    """The parts in a published folder; wav2vec2 may be in it or beside it. FileNotFoundError for a missing folder or shard."""
+    """The parts in a published folder; wav2vec2 may be in it or beside it.
+
+    FileNotFoundError for a missing folder or shard, ValueError for a file or another kind of folder.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, and a model is a folder; name a single file with --dit")
+    if (folder / PIPELINE).is_file():
+        raise ValueError(
+            f"{folder} is a pipeline of diffusers, which has other names in its files; download {DOWNLOADS['dit']}, "
+            "or name single files with --dit, --vae, ..."
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"model folder {folder} does not exist; download {DOWNLOADS['dit']} into it, or leave --model out")
     found = {part: next((folder / name for name in names if (folder / name).is_file()), None) for part, names in FILES.items()}
@@ -126,7 +139,7 @@ def has_tokenizer(text: Path) -> bool:
 
 def read_header(path: Path) -> dict[str, dict]:
     """The header of a safetensors file; empty for other kinds of file. ValueError for a damaged one."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not is_safetensors(path) or not path.is_file():
         return {}
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

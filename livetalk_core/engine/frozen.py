@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from livetalk_core.engine.encoders import load_audio, load_image, load_text, naming, tokenizer_of
 from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
 from livetalk_core.engine.kind import named_preset
-from livetalk_core.engine.load import KINDS, choose_device, load_audio, load_image, load_text, naming, settle_vae, tokenizer_of
+from livetalk_core.engine.load import KINDS, choose_device, settle_vae
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness

@@ -7,14 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from livetalk_core.types import StreamSettings
-
-if TYPE_CHECKING:
-    from livetalk_core.models.dit_config import DiTConfig
 
 
 class Pass(NamedTuple):
@@ -68,8 +65,3 @@ def batches(passes: tuple[Pass, ...], *, together: bool, two_speakers: bool) -> 
         return [(each,) for each in passes]
     ordered = sorted(passes, key=lambda each: two_speakers and each.silent)
     return [tuple(group) for _, group in groupby(ordered, key=lambda each: two_speakers and each.silent)]
-
-
-def pass_bytes(config: DiTConfig, tokens: int, itemsize: int) -> int:
-    """About what one more pass in a batch needs while a block runs, by the sizes of its tensors. Not measured."""
-    return tokens * (10 * config.dim + 2 * config.ffn_dim) * itemsize

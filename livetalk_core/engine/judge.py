@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 LARGE_WAV2VEC = 1024
 """Width of the large wav2vec2; the models hear with the base one, 768 wide."""
 LORA_DOWN = (".lora_down.", ".lora_A.", ".lora.down.")
-LORA_MARKS = (*LORA_DOWN, ".diff_b")
+LORA_WHOLE = (".diff", ".diff_b", ".diff_m")
+"""How the names of whole differences end."""
+ODD_LORAS = {"hada_w": "LoHa", "lokr_w": "LoKr", "dora_scale": "DoRA", "oft_": "OFT", "lora_mid": "LoCon with lora_mid"}
+"""Kinds of LoRA that cannot be read, by what their names have."""
+OF_WAN = re.compile(
+    r"^(?:(?:base_model\.model|diffusion_model|transformer|model|lora_unet|lycoris|unet)[._]+)*"
+    r"(?:blocks[._]\d+[._](?:self_attn|cross_attn|ffn|attn1|attn2|norm|audio|modulation)"
+    r"|patch_embedding|text_embedding|time_|img_emb|audio_proj|condition_embedder|head|proj_out)"
+)
+"""Names of a LoRA for one of Wan's DiTs."""
+OTHER_CLIPS = {1664: "clip_vision_g", 1024: "CLIP ViT-L", 768: "CLIP ViT-B"}
+"""Vision encoders of other models, by their width."""
 UMT5_NAMES = (
     "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias",
     "blocks.{}.pos_embedding.embedding",
@@ -38,12 +50,22 @@ class Judged:
 
 def judge(shapes: Shapes) -> Judged:
     """What tensors of these names and shapes are."""
-    if any(mark in name for name in shapes for mark in LORA_MARKS):
-        return Judged(part="lora", text=lora_text(shapes), sizes=lora_sizes(shapes))
-    for judged in (judge_dit, judge_text, judge_image, judge_audio, judge_vae):
+    for judged in (judge_lora, judge_dit, judge_text, judge_image, judge_audio, judge_vae):
         if found := judged(shapes):
             return found
     return Judged(part="unknown", text=f"no file of a kind that is known here ({', '.join(sorted(shapes)[:2]) or 'it has no tensors'})")
+
+
+def judge_lora(shapes: Shapes) -> Judged | None:
+    odd = next((kind for mark, kind in ODD_LORAS.items() if any(f".{mark}" in name for name in shapes)), None)
+    if odd is not None:
+        return Judged(part="none", text=f"a LoRA of the kind {odd}, which cannot be read; choose one with lora_down and lora_up")
+    names = [name for name in shapes if any(mark in name for mark in LORA_DOWN) or name.endswith(LORA_WHOLE)]
+    if not names:
+        return None
+    if not any(OF_WAN.match(name) for name in names):
+        return Judged(part="none", text=f"a LoRA for another model than Wan ({names[0].split('.lora')[0]})")
+    return Judged(part="lora", text=lora_text(shapes), sizes=lora_sizes(shapes))
 
 
 def lora_downs(shapes: Shapes) -> list[tuple[int, ...]]:
@@ -53,9 +75,9 @@ def lora_downs(shapes: Shapes) -> list[tuple[int, ...]]:
 def lora_text(shapes: Shapes) -> str:
     downs = lora_downs(shapes)
     if not downs:
-        return "a LoRA"
+        return f"a LoRA of whole differences for {sum(name.endswith(LORA_WHOLE) for name in shapes)} weights"
     rank, width = (Counter(shape[axis] for shape in downs).most_common(1)[0][0] for axis in (0, 1))
-    return f"a LoRA of rank {rank} for {len(downs)} layers, most of them {width} wide"
+    return f"a LoRA of rank {rank} for {len(downs)} {'layer' if len(downs) == 1 else 'layers'}, most of them {width} wide"
 
 
 def lora_sizes(shapes: Shapes) -> dict[str, int]:
@@ -66,6 +88,8 @@ def lora_sizes(shapes: Shapes) -> dict[str, int]:
 
 def judge_dit(shapes: Shapes) -> Judged | None:
     hears = "audio_proj.proj1.weight" in shapes
+    if "condition_embedder.time_proj.weight" in shapes:
+        return Judged(part="none", text="a Wan DiT under the names of diffusers; choose a file with Wan's own, such as Comfy-Org's")
     if "head.modulation" not in shapes:
         text = "an audio patch (InfiniteTalk or MultiTalk) for a Wan 2.1 I2V base"
         return Judged(part="patch", text=text, sizes=needs(shapes)) if hears else None
@@ -110,7 +134,12 @@ def judge_text(shapes: Shapes) -> Judged | None:
 def judge_image(shapes: Shapes) -> Judged | None:
     names = ("vision_model.embeddings.class_embedding", "visual.cls_embedding")
     width = next((shapes[name][-1] for name in names if name in shapes), None)
-    return None if width is None else Judged(part="image", text=f"a CLIP vision encoder ({width} wide)", sizes={"image": width})
+    if width is None:
+        return None
+    if width in OTHER_CLIPS:
+        text = f"a CLIP vision encoder ({width} wide, as {OTHER_CLIPS[width]}); Wan 2.1 sees with clip_vision_h (1280 wide)"
+        return Judged(part="none", text=text, sizes={"image": width})
+    return Judged(part="image", text=f"a CLIP vision encoder ({width} wide)", sizes={"image": width})
 
 
 def judge_audio(shapes: Shapes) -> Judged | None:
@@ -122,7 +151,7 @@ def judge_audio(shapes: Shapes) -> Judged | None:
         text = "a large wav2vec2 (1024 wide); the models hear with chinese-wav2vec2-base (768 wide)"
         return Judged(part="none", text=text)
     layers = sum(name.startswith("encoder.layers.") and name.endswith(".final_layer_norm.bias") for name in names)
-    writes = ", trained to write English or another language" if "lm_head.weight" in names else ""
+    writes = "; it writes a language, and the models were trained with chinese-wav2vec2-base" if "lm_head.weight" in names else ""
     text = f"a wav2vec2 audio encoder ({width} wide){writes}"
     return Judged(part="audio", text=text, sizes={"audio": layers * width}, preferred=not writes)
 
@@ -133,6 +162,8 @@ def judge_vae(shapes: Shapes) -> Judged | None:
         if channels != 16:
             return Judged(part="none", text=f"a VAE of {channels} channels, as of Wan 2.2; Wan 2.1's has 16")
         return Judged(part="vae", text="the Wan 2.1 VAE", sizes={"vae": 16})
+    if "decoder.mid_block.resnets.0.norm1.gamma" in shapes:
+        return Judged(part="none", text="a Wan VAE under the names of diffusers; choose wan_2.1_vae.safetensors")
     if "decoder.picture.rest.weight" in shapes:
         channels = shapes.get("decoder.embed.weight", (0, 0))[1]
         return Judged(part="vae", text="the VAE of a small model such as nano", sizes={"vae": channels} if channels else {})

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from livetalk_core.engine.assemble import assemble, keep_dit
+from livetalk_core.engine.encoders import KeptEncoder, beside, load_audio, load_image, load_text, naming, tokenizer_of
 from livetalk_core.engine.engine import Engine, Models
-from livetalk_core.engine.files import DOWNLOADS, SHIPPED, SPIECE, ModelFiles, find_files
+from livetalk_core.engine.files import SHIPPED, ModelFiles, find_files
 from livetalk_core.engine.kind import preset_of
 from livetalk_core.engine.lora_files import parse_lora
 from livetalk_core.engine.options import EngineOptions
 from livetalk_core.engine.sniff import check_kinds
-from livetalk_core.engine.soundness import FileChanged, check_finite, unchanged
+from livetalk_core.engine.soundness import check_finite, unchanged
 from livetalk_core.engine.weight_plan import WeightPlan
+from livetalk_core.engine.working import room_of
 from livetalk_core.models import weights
 from livetalk_core.models.attention import select_kernel
-from livetalk_core.models.audio import AudioConfig, AudioEncoder, audio_config_from, map_audio_keys
+from livetalk_core.models.audio import AudioConfig, AudioEncoder
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
-from livetalk_core.models.gguf_tokenizer import spiece_in_gguf
-from livetalk_core.models.image import ImageConfig, ImageEncoder, image_config_from, map_image_keys
+from livetalk_core.models.image import ImageConfig, ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
-from livetalk_core.models.text import (
-    TextConfig,
-    TextEncoder,
-    Tokenizer,
-    byte_tokenizer,
-    load_tokenizer,
-    map_text_keys,
-    sentencepiece_tokenizer,
-    text_config_from,
-)
+from livetalk_core.models.text import TextConfig, TextEncoder, byte_tokenizer
 from livetalk_core.models.vae import CausalVAE, VAEConfig
 from livetalk_core.models.weightless import MelConfig, MelEncoder, NoText, NoTextConfig, ThumbnailConfig, ThumbnailEncoder, no_tokens
 from livetalk_core.parallel.group import SequenceGroup, init_group
-from livetalk_core.parallel.memory import MIN_FREE_BYTES, OVERHEAD_BYTES, WORKING_BYTES, check_memory, free_bytes, host_bytes
+from livetalk_core.parallel.memory import OVERHEAD_BYTES, check_memory, free_bytes
 from livetalk_core.presets import BY_NAME, PROMPT, Preset
 
 log = logging.getLogger(__name__)
@@ -54,6 +44,8 @@ KINDS = {
     **{PatchVAEConfig: PatchVAE, MelConfig: MelEncoder, NoTextConfig: NoText, ThumbnailConfig: ThumbnailEncoder},
 }
 """The network of each config."""
+RoomOf = Callable[[Preset], int]
+"""Bytes to leave free beside a model's weights."""
 
 
 def load_engine(model: str | Path | ModelFiles = "nano", device: str = "auto", **asked: object) -> Engine:
@@ -84,8 +76,10 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
     place, model, memory = choose_device(options.device), options.source, options.memory
     dtype = options.torch_dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     plan = WeightPlan(device=place, dtype=dtype, form=options.weights, loras=options.lora)
+    sizes = {"size": options.size, "chunk_frames": options.chunk_frames}
+    room = partial(room_of, **sizes, processes=1 if group is None else group.size, item_bytes=dtype.itemsize)
     if isinstance(model, ModelFiles):
-        return load_files(model, place, dtype, memory, group, prompt, plan)
+        return load_files(model, place, dtype, memory, group, prompt, plan, room)
     if model in BY_NAME:
         preset = BY_NAME[str(model)]()
         if not preset.trained:
@@ -93,7 +87,7 @@ def load_part(group: SequenceGroup | None, options: EngineOptions, prompt: str =
         if not (SHIPPED / preset.name).is_dir():
             raise ValueError(f"no weights of {preset.name!r} are in this package; give the folder of the published model, or use nano")
         model = SHIPPED / preset.name
-    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt, plan)
+    return load_files(find_files(Path(model)), place, dtype, memory, group, prompt, plan, room)
 
 
 def join_group(*, device: str, **meeting: int | float | str) -> SequenceGroup:
@@ -156,6 +150,7 @@ def load_files(
     group: SequenceGroup | None = None,
     prompt: str = PROMPT,
     plan: WeightPlan | None = None,
+    room: RoomOf = room_of,
 ) -> Engine:
     """An engine from checkpoint files; sizes come from the tensors. The DiT's files are mapped and go directly to where they are kept."""
     files.require()
@@ -164,9 +159,12 @@ def load_files(
     with unchanged(*files.dit, *(parse_lora(lora)[0] for lora in plan.loras)) as check:
         plan = replace(plan, check=check)
         dit = read_dit(files)
+        preset = replace(preset, dit=dit.config)
+        free = room(preset)
         encodes = not files.preset and (group is None or group.rank == 0)
-        prompts = encode_early(prompt, files, dit, plan) if encodes else {}
-        keep_dit(dit, memory, device, dtype, group, other_bytes=bytes_of(files.vae) + bytes_of(files.audio), plan=plan)
+        prompts = encode_early(prompt, files, dit, plan, free) if encodes else {}
+        others = bytes_of(files.vae) + bytes_of(files.audio)
+        keep_dit(dit, memory, device, dtype, group, other_bytes=others, plan=plan, room_bytes=free)
         with naming("dit", *files.dit):
             check_finite(dit, check)
     with naming("vae", files.vae) as check:
@@ -185,8 +183,8 @@ def load_files(
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
-    text = partial(load_beside, lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text), device)
-    image = KeptEncoder(partial(load_beside, lambda place: load_image(files.image, place), bytes_of(files.image), device), device)
+    text = beside(lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text) + free, device)
+    image = KeptEncoder(beside(lambda place: load_image(files.image, place), bytes_of(files.image) + free, device), device)
     tokenize = tokenizer_of(files, dit.config.text_len)
     models = Models(dit=dit, vae=vae, audio=audio, text=text, image=image, tokenize=tokenize)
     engine = Engine(replace(preset, name=name, dit=dit.config, vae=vae.config), models, device, dtype)
@@ -194,13 +192,14 @@ def load_files(
     return engine
 
 
-def encode_early(prompt: str, files: ModelFiles, dit: AudioDiT, plan: WeightPlan) -> dict[str, Tensor]:
-    """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT.
+def encode_early(prompt: str, files: ModelFiles, dit: AudioDiT, plan: WeightPlan, room_bytes: int) -> dict[str, Tensor]:
+    """A prompt's rows [L, D], made before the DiT takes the memory, if umT5 fits on the device now but would not beside the DiT and the
+    room for its work.
 
     Then umT5 needs no room beside the DiT, which may stay on the device: on a GPU of 48 GB. Other prompts are encoded on the CPU.
     """
     free, size, device = free_bytes(plan.device), bytes_of(files.text), plan.device
-    if free is None or not size or not size + OVERHEAD_BYTES <= free < sum(plan.bytes_of(dit)) + size + WORKING_BYTES:
+    if free is None or not size or not size + OVERHEAD_BYTES <= free < sum(plan.bytes_of(dit)) + size + room_bytes:
         return {}
     log.info("the prompt is encoded before the DiT is loaded, since umT5 would not fit beside it")
     ids, mask = tokenizer_of(files, dit.config.text_len)(prompt)
@@ -219,84 +218,5 @@ def read_dit(files: ModelFiles) -> AudioDiT:
         return weights.load_dit(weights.read_weights(files.dit), dtype=None, device="cpu", **known)
 
 
-def load_beside(load: Callable[[torch.device], nn.Module], num_bytes: int, device: torch.device) -> nn.Module:
-    """An encoder on the device if a chunk's working memory stays free beside it, else on the CPU."""
-    free = free_bytes(device)
-    return load(device if free is None or free >= num_bytes + WORKING_BYTES else torch.device("cpu"))
-
-
-class KeptEncoder:
-    """Loads an encoder on the first call, and keeps it if enough memory is free; else it is loaded again for every call."""
-
-    def __init__(self, load: Callable[[], nn.Module], device: torch.device):
-        self.load, self.device = load, device
-        self.kept: nn.Module | None = None
-
-    def __call__(self) -> nn.Module:
-        if self.kept is not None:
-            return self.kept
-        encoder = self.load()
-        free = host_bytes() if free_bytes(self.device) is None else free_bytes(self.device)
-        if free is None or free >= MIN_FREE_BYTES or (self.device.type == "cpu" and free >= WORKING_BYTES):
-            self.kept = encoder
-        return encoder
-
-
 def bytes_of(path: Path | None) -> int:
     return 0 if path is None or not path.is_file() else path.stat().st_size
-
-
-def load_audio(path: Path, device: torch.device) -> AudioEncoder:
-    """wav2vec2 in float32, as published."""
-    with naming("audio", path) as check:
-        tensors = weights.read_tensors([path])
-        config = audio_config_from(weights.shapes_of(tensors))
-        how = {"what": "wav2vec2", "dtype": torch.float32, "device": device, "check": check}
-        return sound(weights.build(lambda: AudioEncoder(config), map_audio_keys(tensors), **how), check)
-
-
-def load_text(path: Path, dtype: torch.dtype, device: torch.device, packed: bool = True) -> TextEncoder:
-    """umT5. Quantized weights stay packed, unless `packed` is false."""
-    with naming("text", path) as check:
-        tensors = weights.read_weights([path])
-        config = text_config_from(weights.shapes_of(tensors))
-        what = {"what": "umT5", "dtype": dtype, "device": device, "keep": "" if packed else None, "check": check}
-        return sound(weights.build(lambda: TextEncoder(config), map_text_keys(tensors), **what), check)
-
-
-def tokenizer_of(files: ModelFiles, length: int) -> Tokenizer:
-    """The tokenizer in the model's folder, else the one inside the text encoder's file."""
-    if files.tokenizer is not None:
-        return load_tokenizer(files.tokenizer, length)
-    if files.text.suffix.lower() == ".gguf":
-        return sentencepiece_tokenizer(spiece_in_gguf(files.text), length)
-    with safe_open(files.text, framework="pt") as file:
-        return sentencepiece_tokenizer(bytes(file.get_tensor(SPIECE).numpy()), length)
-
-
-def sound(module: nn.Module, check: Callable[[], None]) -> nn.Module:
-    """The module, if all of its numbers are finite."""
-    check_finite(module, check)
-    return module
-
-
-def load_image(path: Path, device: torch.device) -> ImageEncoder:
-    """CLIP's vision tower, float16 on CUDA as published."""
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    with naming("image", path) as check:
-        tensors = weights.read_tensors([path])
-        config = image_config_from(weights.shapes_of(tensors))
-        state = map_image_keys(tensors, config.layers)
-        return sound(weights.build(lambda: ImageEncoder(config), state, what="CLIP", dtype=dtype, device=device, check=check), check)
-
-
-@contextmanager
-def naming(part: str, *paths: Path) -> Iterator[Callable[[], None]]:
-    """Add the files and where they are published to a ValueError about them. Gives a check that they are still as they were."""
-    try:
-        with unchanged(*paths) as check:
-            yield check
-    except FileChanged:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{', '.join(path.name for path in paths)}: {error} (published in {DOWNLOADS[part]})") from None

@@ -40,17 +40,29 @@ def read_loras(loras: tuple[str, ...], dit: AudioDiT) -> Deltas:
     shapes = logical_shapes(dit)
     deltas: Deltas = {}
     for path, strength in map(parse_lora, loras):
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"lora {path} is missing; check its path, or leave it out")
         try:
             added, unknown = read_deltas(read_tensors([path]), strength, shapes)
         except ValueError as error:
-            raise ValueError(f"lora {path}: {error}") from None
+            raise ValueError(f"lora {path}: {explain(path, error)}") from None
         if unknown:
             log.warning("lora %s: %s fit nothing in this model and are left out", path, first_three(unknown))
         for name, found in added.items():
             deltas.setdefault(name, []).extend(found)
     return deltas
+
+
+def explain(path: Path, error: ValueError) -> str:
+    """What the file is, if it is another part of a model; else the error."""
+    from livetalk_core.engine.sniff import PLACES, what_is
+
+    told = str(error).removeprefix(f"{path} ")
+    try:
+        kind = what_is(path)
+    except (OSError, ValueError):
+        return told
+    return told if not kind.usable or kind.part == "lora" else f"it is {kind.text}; {PLACES[kind.part]}"
 
 
 def logical_shapes(dit: AudioDiT) -> dict[str, tuple[int, ...]]:

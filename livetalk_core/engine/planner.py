@@ -8,19 +8,19 @@ from functools import lru_cache
 import torch
 
 from livetalk_core.engine.weight_plan import WeightPlan
+from livetalk_core.engine.working import room_of
 from livetalk_core.models.dit import Block
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.packed import packed_row_bytes
 from livetalk_core.parallel.memory import (
     GIB,
     OVERHEAD_BYTES,
-    WORKING_BYTES,
     blocks_beyond_host,
     blocks_on_device,
     host_share,
     settle_memory,
-    working_room,
 )
+from livetalk_core.presets import Preset, infinitetalk, livetalk_14b
 
 FORMS = ("16bit", "int8", "Q4_K")
 """Forms of the planner's table; fp8 takes what int8 takes."""
@@ -62,16 +62,41 @@ def block_bytes(form: str) -> int:
     return total + sum(layer.out_features * (packed_row_bytes(form, layer.in_features) - 2 * layer.in_features) for layer in linear)
 
 
-def plan_card(free: int, host: int | None, form: str) -> CardPlan | None:
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """A large model, and a bucket of picture sizes."""
+
+    model: str
+    pixels: str
+    """A usual size of the bucket, in words."""
+    preset: Preset
+    bucket: str
+
+    @property
+    def told(self) -> str:
+        return f"{self.model} at {self.pixels}"
+
+    def room(self, processes: int = 1) -> int:
+        """Bytes to leave free beside the weights on each of so many GPUs that share the work."""
+        return room_of(self.preset, self.bucket, processes=processes)
+
+
+USES = (
+    Use(model="SoulX-FlashTalk", pixels="720 x 416", preset=livetalk_14b(), bucket="416"),
+    Use(model="InfiniteTalk", pixels="640 x 640", preset=infinitetalk(), bucket="627"),
+    Use(model="InfiniteTalk", pixels="960 x 960", preset=infinitetalk(), bucket="960"),
+)
+
+
+def plan_card(free: int, host: int | None, form: str, use: Use = USES[0]) -> CardPlan | None:
     """What `--memory auto` does with `free` bytes of a GPU and `host` bytes of the machine; None if it does not fit."""
-    each = block_bytes(form)
-    room = working_room(NUM_BLOCKS * each + REST, 0)
+    each, room = block_bytes(form), use.room()
     share = host_share(host, 1)
     memory, kept = settle_memory("auto", free, each, NUM_BLOCKS, REST, room, share)
     slots = 0 if memory == "resident" else blocks_on_device("offload", each, NUM_BLOCKS)
     weights = REST + kept * each + slots
-    on_gpu = free - weights >= TEXT_BYTES + WORKING_BYTES
-    peak = weights + OVERHEAD_BYTES + max(WORKING_BYTES, TEXT_BYTES if on_gpu else 0)
+    on_gpu = free - weights >= TEXT_BYTES + room
+    peak = weights + max(room, TEXT_BYTES + OVERHEAD_BYTES if on_gpu else 0)
     pinned = (NUM_BLOCKS - kept) * (1 << (each - 1).bit_length())
     if peak > free or (memory == "offload" and kept < blocks_beyond_host(each, NUM_BLOCKS, share)):
         return None

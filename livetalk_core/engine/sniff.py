@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from livetalk_core.engine.files import ModelFiles, has_tokenizer
 from livetalk_core.engine.judge import Judged, judge
 from livetalk_core.models.headers import Stored, read_formats, read_headers, strip_prefix
+from livetalk_core.models.other_files import is_gguf
 
 PLACES = {
     "dit": "choose it as the model (models/diffusion_models)",
@@ -23,6 +25,7 @@ PLACES = {
     "image": "choose it as the CLIP vision encoder (models/clip_vision)",
     "audio": "choose it as the audio encoder (models/audio_encoders)",
     "form": "that form cannot be read; choose its bf16, fp8_scaled, int8 or GGUF (Q8_0, Q4_K, ...) file",
+    "shards": "it is used with all its parts: --dit FILE FILE ..., or --model FOLDER (in ComfyUI, a folder in models/livetalk)",
     "none": "LiveTalk cannot use it",
     "unknown": "LiveTalk cannot use it",
 }
@@ -52,6 +55,10 @@ GGUF_FORMS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_
 SCALES = ("scale_weight", "weight_scale", "weight._scale")
 SIZES = {"vae": "channels", "text": "wide", "image": "wide", "audio": "wide in all layers together"}
 ENCODERS = ("vae", "text", "image", "audio")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+"""Names of a model's parts: stem, number, count and ending."""
+WORDS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)", "I8": "int8"}
+"""Number formats as file names have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,12 @@ class FileKind:
 
     @property
     def told(self) -> str:
-        return f"{self.text} ({self.form})"
+        return self.text if self.part == "form" else f"{self.text}; weights in {self.form}"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be used somewhere."""
+        return self.part not in ("none", "unknown", "form")
 
     def fits(self, dit: FileKind) -> bool:
         """Whether this file has the sizes that a DiT needs."""
@@ -78,28 +90,67 @@ class FileKind:
 
 
 def what_is(path: Path) -> FileKind:
-    """FileNotFoundError for a missing file, ValueError for one that is damaged or no file of tensors."""
+    """What a file is; one of several parts of a model is judged with the others, which lie beside it.
+
+    FileNotFoundError for a missing file, ValueError for one that is damaged or no file of tensors.
+    """
+    parts = shards_of(path)
+    if len(parts) == 1:
+        return judge_files(path)
+    whole, number = judge_files(*parts), parts.index(path) + 1
+    part = "shards" if whole.part in ("dit", "base", "patch") else "form" if whole.part in ENCODERS else whole.part
+    return replace(whole, part=part, text=f"part {number} of {len(parts)} of {whole.text}")
+
+
+def shards_of(path: Path) -> list[Path]:
+    """All parts of a model of which a file is one, as its name says; else the file alone. FileNotFoundError for a missing one."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; check the path")
-    stat = path.stat()
-    kind = sniffed(path, stat.st_size, stat.st_mtime_ns)
+        return [path]
+    parts = [path.with_name(name) for name in shard_names(path.name)]
+    if lost := [part.name for part in parts if not part.is_file()]:
+        raise FileNotFoundError(f"{path} is one of {len(parts)} parts of a model, and {lost[0]} is not beside it; download all of them")
+    return parts
+
+
+def shard_names(name: str) -> list[str]:
+    """The names of all parts of a model of which one has this name; else the name alone."""
+    match = SHARD.fullmatch(name)
+    if match is None:
+        return [name]
+    stem, _, count, ending = match.groups()
+    return [f"{stem}-{number:05d}-of-{count}{ending}" for number in range(1, int(count) + 1)]
+
+
+def judge_files(*paths: Path) -> FileKind:
+    """What files are together."""
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name the files in it, or give a model's folder with --model")
+        if not path.is_file():
+            lost = "is a link to a file that is missing" if path.is_symlink() else "is missing"
+            raise FileNotFoundError(f"{path} {lost}; check the path")
+    stats = [path.stat() for path in paths]
+    kind = sniffed(paths, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
     if isinstance(kind, str):
         raise ValueError(kind)
     return kind
 
 
 @lru_cache(maxsize=4096)
-def sniffed(path: Path, size: int, changed_ns: int) -> FileKind | str:
-    """What a file is, or the error. Kept as long as the file has this size and time, so that long lists of files stay quick."""
+def sniffed(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> FileKind | str:
+    """What files are, or the error. Kept as long as they have these sizes and times, so that long lists of files stay quick."""
+    path, headers = paths[0], {}
     try:
-        headers = read_headers(path)
-        strange = unreadable(headers, path)
+        for each in paths:
+            headers |= read_headers(each)
+        strange = next((found for each in paths if (found := unreadable(headers, each))), None)
     except ValueError as error:
         return str(error)
     kind = kind_of(judge(shapes_of(headers)), form_of(headers, path))
     if kind.part == "text":
         inside = has_tokenizer(path)
-        kind = replace(kind, preferred=inside, text=f"{kind.text}{', with its tokenizer inside' if inside else ''}")
+        tokens = ", with its tokenizer inside" if inside else "; the folder of its tokenizer is needed too"
+        kind = replace(kind, preferred=inside, text=f"{kind.text}{tokens}")
     if strange is None or kind.part not in ("dit", "base", "patch", "text"):
         return kind
     return replace(kind, part="form", text=f"{kind.text}, in {strange}")
@@ -107,7 +158,7 @@ def sniffed(path: Path, size: int, changed_ns: int) -> FileKind | str:
 
 def unreadable(headers: Mapping[str, Stored], path: Path) -> str | None:
     """The quantized format of a file if it cannot be read."""
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         kinds = {stored.kind for stored in headers.values() if len(stored.shape) > 1} - set(GGUF_FORMS)
         return next(iter(sorted(kinds)), None)
     if any(name.endswith(".weight_scale_2") for name in headers):
@@ -127,10 +178,12 @@ def shapes_of(headers: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
 
 def form_of(headers: Mapping[str, Stored], path: Path) -> str:
     """How most of a file's matrices are stored."""
-    counts = Counter(stored.kind for stored in headers.values() if len(stored.shape) > 1) or Counter(each.kind for each in headers.values())
-    kind = counts.most_common(1)[0][0] if counts else "empty"
-    prefix = "GGUF " if path.suffix.lower() == ".gguf" else "scaled " if any(name.endswith(SCALES) for name in headers) else ""
-    return prefix + kind
+    weights = {name: stored for name, stored in headers.items() if not name.endswith(SCALES)}
+    counts = Counter(stored.kind for stored in weights.values() if len(stored.shape) > 1) or Counter(each.kind for each in weights.values())
+    kind = counts.most_common(1)[0][0] if counts else "no form"
+    if is_gguf(path):
+        return f"GGUF {kind}"
+    return f"{'scaled ' if len(weights) < len(headers) else ''}{WORDS.get(kind, kind)}"
 
 
 def check_kinds(files: ModelFiles) -> None:
@@ -138,9 +191,10 @@ def check_kinds(files: ModelFiles) -> None:
 
     The DiT's files are judged together, since one shard alone tells little.
     """
+    check_whole(files.dit)
     names: dict[str, tuple[int, ...]] = {}
     for path in (path for path in files.dit if path.is_file()):
-        if (kind := what_is(path)).part not in ("dit", "base", "patch", "none", "unknown"):
+        if (kind := judge_files(path)).part not in ("dit", "base", "patch", "none", "unknown"):
             raise misplaced(path, kind, "dit")
         names |= shapes_of(read_headers(path))
     dit = kind_of(judge(names)) if names else None
@@ -152,6 +206,16 @@ def check_kinds(files: ModelFiles) -> None:
             check_part(path, part)
             if dit is not None:
                 check_size(path, part, dit)
+
+
+def check_whole(paths: tuple[Path, ...]) -> None:
+    """ValueError for a part of a model without the others."""
+    names = {path.name for path in paths}
+    for path in paths:
+        if lost := [name for name in shard_names(path.name) if name not in names]:
+            raise ValueError(
+                f"{path.name} is one of {len(shard_names(path.name))} parts of a model, and {lost[0]} is not given; name them all"
+            )
 
 
 def check_part(path: Path, *parts: str) -> None:

@@ -15,6 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from livetalk_core.models.other_files import describe_other, is_gguf, is_safetensors
+
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.")
 """What single-file exports put before the names of a diffusion model."""
 MOST_BYTES = 100 << 20
@@ -33,6 +35,12 @@ STORAGES = {"Float": "F32", "Half": "F16", "BFloat16": "BF16", "Double": "F64", 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 """First pickle of torch's old form."""
 
+DAMAGES = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
+    *(struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What reading a damaged file may raise."""
+
 Named = TypeVar("Named")
 
 
@@ -45,22 +53,30 @@ class Stored(NamedTuple):
 
 def read_headers(path: Path) -> dict[str, Stored]:
     """All tensors of a file. ValueError, naming it, if it is damaged or no file of tensors."""
-    suffix = path.suffix.lower()
     try:
         with open(path, "rb") as file:
-            if suffix == ".gguf":
+            if is_gguf(path):
                 return read_gguf_header(file)[1]
-            return read_safetensors_header(file) if suffix in (".safetensors", ".sft") else read_pickle_header(path, file)
-    except (ValueError, KeyError, TypeError, IndexError, EOFError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        kind = {".gguf": "a whole GGUF file", ".safetensors": "a whole safetensors file"}.get(suffix, "a file of tensors")
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{path} is not {kind} ({reason}); download it again") from None
+            return read_safetensors_header(file) if is_safetensors(path) else read_pickle_header(path, file)
+    except DAMAGES as error:
+        raise ValueError(f"{path} {describe_other(path) or describe_damage(path, error)}") from None
+
+
+def describe_damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that begins as a checkpoint or as nothing known."""
+    kind = "a whole GGUF file" if is_gguf(path) else "a whole safetensors file" if is_safetensors(path) else "a file of tensors"
+    reason = next(iter(str(error).splitlines()), "")
+    if isinstance(error, ValueError | pickle.UnpicklingError) and reason.startswith("it "):
+        return f"is not {kind} ({reason}); {'choose another file' if reason.startswith('it holds') else 'download it again'}"
+    if kind == "a file of tensors":
+        return f"is not {kind}: it is none of torch's, and its ending is neither .safetensors nor .gguf; choose another file"
+    return f"is not {kind} (its header is damaged); download it again"
 
 
 def read_safetensors_header(file: BinaryIO) -> dict[str, Stored]:
     size, length = file_size(file), int.from_bytes(file.read(8), "little")
     if length > min(size, MOST_BYTES):
-        raise ValueError("its header is cut off")
+        raise ValueError("it has no whole header")
     header = json.loads(file.read(length))
     told = {name: each for name, each in header.items() if name != "__metadata__"}
     end = 8 + length + max((each["data_offsets"][1] for each in told.values()), default=0)
@@ -71,7 +87,7 @@ def read_safetensors_header(file: BinaryIO) -> dict[str, Stored]:
 
 def read_formats(path: Path) -> set[str]:
     """The quantized formats that a file for ComfyUI names, in its header or in tensors `X.comfy_quant`; "rotated" added for convrot."""
-    if path.suffix.lower() not in (".safetensors", ".sft"):
+    if not is_safetensors(path):
         return set()
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -88,7 +104,7 @@ def read_formats(path: Path) -> set[str]:
 
 def gguf_keys(path: Path) -> set[str]:
     """The names of a GGUF file's metadata; empty for other files."""
-    if path.suffix.lower() != ".gguf" or not path.is_file():
+    if not is_gguf(path) or not path.is_file():
         return set()
     with open(path, "rb") as file:
         try:
@@ -135,7 +151,7 @@ def skip_value(file: BinaryIO, kind: int) -> None:
 def read_text(file: BinaryIO) -> str:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > MOST_BYTES:
-        raise ValueError("its header is damaged")
+        raise ValueError("it has a damaged header")
     return file.read(length).decode(errors="replace")
 
 

@@ -15,12 +15,22 @@ from torch import Tensor
 
 from livetalk_core.models.audio import first_three
 
-PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.diffusion_model.", "lora_unet_", "lora_unet.", "unet.")
+PREFIXES = (
+    "base_model.model.",
+    "diffusion_model.",
+    "transformer.",
+    "model.diffusion_model.",
+    "lora_unet_",
+    "lora_unet.",
+    "unet.",
+    "lycoris_",
+)
 DOWN = ("lora_down.weight", "lora_A.weight", "lora_A.default.weight", "lora.down.weight")
 UP = ("lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora.up.weight")
 WHOLE = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias", "diff_m": "modulation"}
 """Keys of whole differences, and the weight that each belongs to."""
-REFUSED = ("dora_scale", "set_weight", "reshape_weight", "lora_mid.weight", "hada_w1_a", "lokr_w1")
+REFUSED = (".dora_scale", ".set_weight", ".reshape_weight", ".lora_mid.", ".hada_w", ".lokr_w", ".oft_")
+"""What names have in kinds of LoRA that cannot be read."""
 DIFFUSERS = (
     ("attn1.", "self_attn."),
     ("attn2.", "cross_attn."),
@@ -75,7 +85,7 @@ def read_deltas(tensors: Mapping[str, Tensor], strength: float, shapes: Shapes) 
     deltas: Deltas = {}
     unknown: list[str] = []
     for key in tensors:
-        if key.endswith(REFUSED):
+        if any(mark in key for mark in REFUSED):
             raise ValueError(f"{key} is of a kind of LoRA that cannot be read; choose one with lora_down and lora_up")
         part = next((part for part in (*DOWN, *UP, *WHOLE) if key.endswith(f".{part}")), None)
         if part is None or part in UP:

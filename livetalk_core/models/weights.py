@@ -21,6 +21,7 @@ from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
 from livetalk_core.models.gguf_file import read_gguf
 from livetalk_core.models.headers import strip_prefix
+from livetalk_core.models.other_files import describe_other, is_gguf, is_safetensors
 from livetalk_core.models.packed import PackedEmbedding, PackedLinear, PackedWeight
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.scaled_files import Weights, join_scales
@@ -36,14 +37,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def read_weights(paths: Iterable[Path]) -> Weights:
-    """All tensors of .safetensors, .pth and .gguf files, memory-mapped, and quantized ones as PackedWeights.
+    """All tensors of .safetensors, .sft, .pth and .gguf files, memory-mapped, and quantized ones as PackedWeights.
 
     If a name is in several files, the last one counts. FileNotFoundError if a file is missing, ValueError naming the file if it is not a
     file of tensors, or its weights are in a form that cannot be read.
     """
     weights: Weights = {}
     for path in paths:
-        if path.suffix == ".gguf" and path.is_file():
+        if is_gguf(path) and path.is_file():
             weights |= strip_prefix(read_gguf(path))
             continue
         tensors = read_tensors([path])
@@ -55,15 +56,17 @@ def read_weights(paths: Iterable[Path]) -> Weights:
 
 
 def read_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of .safetensors and .pth files as they are stored, memory-mapped. If a name is in several files, the last one counts.
+    """All tensors of .safetensors, .sft and .pth files as they are stored, memory-mapped. If a name is in several, the last one counts.
 
     Raises FileNotFoundError if a file is missing, ValueError naming the file if it is not a file of tensors.
     """
     tensors: dict[str, Tensor] = {}
     for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name the files in it")
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; download it again or choose another model folder")
-        tensors |= read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        tensors |= read_safetensors(path) if is_safetensors(path) else read_pickle(path)
     return strip_prefix(tensors)
 
 
@@ -72,7 +75,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()} | told_formats(file.metadata())  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+        reason = describe_other(path) or f"is not a whole safetensors file ({error}); download it again"
+        raise ValueError(f"{path} {reason}") from None
 
 
 def told_formats(metadata: Mapping[str, str] | None) -> dict[str, Tensor]:
@@ -86,7 +90,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a file of tensors ({first_line(error)}); download it again") from None
+        reason = describe_other(path) or f"is not a file of tensors ({first_line(error)}); download it again"
+        raise ValueError(f"{path} {reason}") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds more than named tensors; choose the published file")
     return dict(state)

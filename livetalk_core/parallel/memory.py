@@ -9,8 +9,6 @@ import torch
 from livetalk_core.parallel.offload import NUM_SLOTS
 
 GIB = 1 << 30
-WORKING_BYTES = 6 * GIB
-"""Activations of the large model for a chunk of 720 x 416: an estimate."""
 OVERHEAD_BYTES = GIB
 """Overhead of allocators and libraries: an estimate."""
 MIN_FREE_BYTES = 20 * GIB
@@ -35,15 +33,6 @@ def blocks_on_device(memory: str, block_bytes: int, num_blocks: int, count: int 
     if memory == "sharded":
         return -(-num_blocks * block_bytes // count) + GATHERED_BLOCKS * block_bytes
     return num_blocks * block_bytes
-
-
-def working_room(weight_bytes: int, encoder_bytes: int) -> int:
-    """Bytes needed besides resident weights: for activations or for a text or image encoder, which are never in memory together.
-
-    Small models are assumed to need no room for activations.
-    """
-    large = weight_bytes + encoder_bytes > WORKING_BYTES
-    return max(encoder_bytes, WORKING_BYTES) + OVERHEAD_BYTES if large else encoder_bytes
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -78,8 +67,9 @@ def settle_memory(
     memory: str, free: int | None, block_bytes: int, num_blocks: int, rest_bytes: int, room_bytes: int, host: int | None = None
 ) -> tuple[str, int]:
     """resident or offload, and how many blocks stay on the device. `host`: bytes of host memory for weights, None if not known.
+    `room_bytes`: those to leave free for the work (engine/working.py).
 
-    `auto`: resident if blocks, other weights and working memory fit; else offload, with as many blocks on the device as leave
+    `auto`: resident if blocks, other weights and the room fit; else offload, with as many blocks on the device as leave
     MIN_FREE_BYTES free. An explicit offload keeps only the blocks on the device that the host cannot hold.
     """
     least = blocks_beyond_host(block_bytes, num_blocks, host)

@@ -5,8 +5,8 @@ Update the page with `python -m livetalk_core.pool.memory_page > docs/memory.md`
 
 from __future__ import annotations
 
-from livetalk_core.engine.planner import FORMS, block_bytes, plan_card
-from livetalk_core.parallel.memory import GIB, host_share, settle_memory, working_room
+from livetalk_core.engine.planner import FORMS, USES, Use, block_bytes, plan_card
+from livetalk_core.parallel.memory import GIB, host_share, settle_memory
 from livetalk_core.pool.place import Box, Demand, Gpu, in_gib, place_on_gpus
 
 CARDS = (80, 48, 44.5, 32, 24, 16)
@@ -14,9 +14,11 @@ COUNTS = (1, 2, 4, 8)
 HOSTS = (32, 64, 128)
 BLOCK, NUM_BLOCKS, REST = 928_000_000, 40, 1_500_000_000
 """Bytes of a block of the 14B model, their number, and bytes of all other weights that stay on the GPU."""
-ROOM = working_room(NUM_BLOCKS * BLOCK + REST, 0)
-"""Working memory of a chunk."""
-PUBLISHED = Demand(heads=40, num_bytes=NUM_BLOCKS * BLOCK + REST + ROOM, tokens=10530, block_bytes=BLOCK, num_blocks=NUM_BLOCKS)
+ROOMS = tuple(USES[0].room(count) for count in range(1, max(COUNTS) + 1))
+"""Room for a chunk's work on each of 1, 2, 3, ... GPUs."""
+PUBLISHED = Demand(
+    heads=40, num_bytes=NUM_BLOCKS * BLOCK + REST + ROOMS[0], tokens=10530, block_bytes=BLOCK, num_blocks=NUM_BLOCKS, rooms=ROOMS
+)
 
 INTRODUCTION = f"""# Memory: what fits on which GPUs
 
@@ -37,7 +39,9 @@ prompts on the CPU.
 
 The reason is logged at the start. `--memory` with a name asks for that one only.
 
-The table is computed from estimates by `python -m livetalk_core.pool.memory_page`, not measured. "GPU" is free memory on each GPU,
+A chunk's work takes memory beside the weights, which these numbers include; [below](#what-a-chunk-takes) is how much.
+
+The table is computed by `python -m livetalk_core.pool.memory_page`, not measured on a GPU. "GPU" is free memory on each GPU,
 "host" is free host memory. "2 x offload, 24 on GPU" means: 2 GPUs, with 24 of the 40 blocks kept on each GPU.
 
 | GPU | {" | ".join(f"host {host} GiB" for host in HOSTS)} |
@@ -61,10 +65,30 @@ umT5 runs on the GPU if a chunk's working memory fits beside it.
 """
 
 
+WORK_INTRODUCTION = f"""
+## What a chunk takes
+
+Beside the weights, each GPU needs room for the work of a chunk. It grows with the picture, with the frames of a chunk (33 for
+SoulX-FlashTalk, 81 for InfiniteTalk and MultiTalk) and with the passes of guidance. Most of it is the VAE's decoder, which makes 12
+frames at a time. GPUs that work together share it. The room is counted from the sizes of tensors, which tests compare with a trace of
+what is alive, and has 1 GiB for CUDA's libraries.
+
+| model and size | {" | ".join(f"{count} GPU" if count == 1 else f"each of {count}" for count in COUNTS)} |
+|---|{"---|" * len(COUNTS)}
+"""
+OTHER_HOST = 64
+OTHERS_INTRODUCTION = f"""
+InfiniteTalk on one GPU, with {OTHER_HOST} GiB of host memory. MultiTalk takes the same:
+
+| GPU | weights | {" | ".join(use.pixels for use in USES[1:])} |
+|---|---|{"---|" * len(USES[1:])}
+"""
+
+
 def page() -> str:
     """The whole page."""
     rows = (f"| {count} x {card} GiB | {' | '.join(choice(card, count, host) for host in HOSTS)} |" for card in CARDS for count in COUNTS)
-    return INTRODUCTION + "\n".join(rows) + "\n" + one_card()
+    return INTRODUCTION + "\n".join(rows) + "\n" + one_card() + work() + one_card_for_others()
 
 
 def one_card() -> str:
@@ -73,8 +97,24 @@ def one_card() -> str:
     return ONE_CARD_INTRODUCTION + "\n".join(rows) + "\n"
 
 
-def told(card_gib: float, host_gib: int, form: str) -> str:
-    plan = plan_card(int(card_gib * GIB), host_gib * GIB, form)
+def work() -> str:
+    """The room for a chunk's work."""
+    rows = (f"| {use.told} | {' | '.join(f'{use.room(count) / GIB:.1f} GiB' for count in COUNTS)} |" for use in USES)
+    return WORK_INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def one_card_for_others() -> str:
+    """What one GPU does with larger chunks and pictures."""
+    rows = (
+        f"| {card} GiB | {form} | {' | '.join(told(card, OTHER_HOST, form, use) for use in USES[1:])} |"
+        for card in ONE_CARD
+        for form in FORMS
+    )
+    return OTHERS_INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def told(card_gib: float, host_gib: int, form: str, use: Use = USES[0]) -> str:
+    plan = plan_card(int(card_gib * GIB), host_gib * GIB, form, use)
     return "does not fit" if plan is None else plan.told
 
 
@@ -89,7 +129,7 @@ def choice(card_gib: float, count: int, host_gib: int) -> str:
     chosen = f"{place.num_workers} x {place.memory}"
     if place.memory != "offload":
         return chosen
-    kept = settle_memory("auto", free, BLOCK, NUM_BLOCKS, REST, ROOM, host_share(host, place.num_workers))[1]
+    kept = settle_memory("auto", free, BLOCK, NUM_BLOCKS, REST, ROOMS[place.num_workers - 1], host_share(host, place.num_workers))[1]
     return f"{chosen}, {kept} on GPU"
 
 

@@ -7,22 +7,24 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from livetalk_core.engine.files import ModelFiles, find_files, read_header
 from livetalk_core.engine.kind import preset_of
+from livetalk_core.engine.working import plans_of, room_of
 from livetalk_core.models.gguf_file import gguf_entries
+from livetalk_core.models.other_files import is_gguf, is_safetensors
 from livetalk_core.models.weights import HEAD_DIM
-from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share, working_room
+from livetalk_core.parallel.memory import blocks_beyond_host, blocks_on_device, check_memory, host_share
 from livetalk_core.parallel.topology import choose_topology
-from livetalk_core.plan import StreamPlan
 from livetalk_core.pool.wire import Placement
 from livetalk_core.presets import BY_NAME, Preset
-from livetalk_core.sizes import BUCKETS, parse_size
 
 MIB = 1 << 20
+MOST_GPUS = 16
+"""More are planned like so many."""
 KINDS = ("resident", "sharded", "offload")
 """Where the DiT's weights can be kept, in the order in which auto tries them."""
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
@@ -52,11 +54,13 @@ class Demand:
 
     heads: int
     num_bytes: int
-    """Bytes of all weights, plus working memory."""
+    """Bytes of all weights, plus the room for the work on a GPU that is alone."""
     tokens: int
     block_bytes: int = 0
     """Bytes of one DiT block; all `num_blocks` blocks are part of `num_bytes`."""
     num_blocks: int = 0
+    rooms: tuple[int, ...] = ()
+    """The room for the work on each of 1, 2, 3, ... GPUs that share it. Empty: always the same."""
 
     @property
     def whole(self) -> int:
@@ -67,7 +71,8 @@ class Demand:
         """Bytes that each of `count` GPUs must have free for this choice of memory. `host`: all free host memory."""
         kept = blocks_beyond_host(self.block_bytes, self.num_blocks, host_share(host, count)) if memory == "offload" else 0
         blocks = blocks_on_device(memory, self.block_bytes, self.num_blocks, count) + kept * self.block_bytes
-        return self.num_bytes - self.whole + blocks
+        saved = self.rooms[0] - self.rooms[min(count, len(self.rooms)) - 1] if self.rooms else 0
+        return self.num_bytes - self.whole + blocks - saved
 
 
 def place_on_gpus(wanted: int | Literal["auto"], demand: Demand, box: Box, memory: str = "auto", *, can_shard: bool = True) -> Placement:
@@ -203,20 +208,22 @@ def demand_of(model: str | ModelFiles, size: str = "auto", weights: str = "auto"
     stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
     (stored, num_blocks), (block_bytes, _) = blocks_in(files.dit), blocks_in(files.dit, weights)
     stay += num_blocks * (block_bytes - stored)
+    preset, heads = preset_of(files), files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0])
+    sized = replace(preset, dit=replace(preset.dit, dim=heads * HEAD_DIM))
+    rooms = tuple(room_of(sized, size, processes=count) for count in range(1, MOST_GPUS + 1))
     return Demand(
-        heads=files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0]),
-        num_bytes=stay + working_room(stay, 0),
-        tokens=tokens_in(size, preset_of(files)),
+        heads=heads,
+        num_bytes=stay + rooms[0],
+        tokens=tokens_in(size, preset),
         block_bytes=block_bytes,
         num_blocks=num_blocks,
+        rooms=rooms,
     )
 
 
 def tokens_in(size: str, preset: Preset) -> int:
     """Tokens in a chunk of the smallest picture that this size setting allows."""
-    sizes = BUCKETS[preset.bucket if size == "auto" else size] if size == "auto" or size in BUCKETS else [parse_size(size)]
-    frames = {"chunk_frames": preset.chunk_frames, "motion_frames": preset.motion_frames}
-    return min(StreamPlan(width=width, height=height, **frames).tokens for width, height in sizes)
+    return min(plan.tokens for plan in plans_of(preset, size))
 
 
 def heads_in(path: Path) -> int:
@@ -257,12 +264,12 @@ class StoredTensor:
 
 def is_listed(path: Path) -> bool:
     """Whether a file's tensors can be listed without reading it."""
-    return path.suffix in (".safetensors", ".gguf")
+    return is_safetensors(path) or is_gguf(path)
 
 
 def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """The tensors of a safetensors or GGUF file; none of other kinds of file."""
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         for entry in gguf_entries(path):
             yield entry.name, StoredTensor(shape=tuple(map(int, reversed(entry.shape))), num_bytes=int(entry.n_bytes))
     for name, told in read_header(path).items():

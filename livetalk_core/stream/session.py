@@ -47,9 +47,10 @@ class BegunDecode:
     """A chunk's decode, of which only the motion latents are there yet."""
 
     def __init__(self, vae: VideoVAE, motion_CTHW: Tensor):
-        self.parts = deque([motion_CTHW.float()])
-        self.pieces = vae.decode_later(self.parts.popleft() for _ in itertools.count())
-        next(self.pieces)
+        parts = self.parts = deque(motion_CTHW.float().split(DECODE_GROUPS[-1], dim=1))
+        self.pieces = vae.decode_later(parts.popleft() for _ in itertools.count())  # not self.parts: a circle would live on after its end
+        for _ in range(len(parts)):
+            next(self.pieces)
 
     def go_on(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """Pieces of the new latents' frames: the first latent alone, then as many at a time as in any decode."""

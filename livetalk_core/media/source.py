@@ -11,6 +11,8 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from livetalk_core.media.whole import check_chunks, check_whole_mp4
+
 
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if a file with bytes in it is there. `kind` is its name in the error: "sound file", "picture".
@@ -45,6 +47,8 @@ def open_media(path: str | Path, kind: str) -> InputContainer:
     try:
         container = av.open(str(path.resolve()))
     except av.error.FFmpegError as error:
+        check_chunks(path)
+        check_whole_mp4(path)
         raise ValueError(f"{path}: cannot be read as a {kind} ({error.strerror}); export it as WAV, MP3, FLAC, M4A or MP4") from error
     for stream in container.streams.audio:
         forget_custom_order(stream)

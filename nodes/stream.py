@@ -39,6 +39,8 @@ class TalkStream:
     settings: StreamSettings
     spool: Spool | None = field(default=None, init=False)
     video: TempFile | None = field(default=None, init=False)
+    note: str = field(default="", init=False)
+    """What the core has measured in that run: the error of a lossy setting."""
 
     @property
     def width(self) -> int:
@@ -78,7 +80,7 @@ class TalkStream:
                 latents.clear()
                 progress.add(piece)
                 yield piece
-        self.spool = None if spool.overflowed else spool
+        self.spool, self.note = None if spool.overflowed else spool, progress.note
 
     def make(self, on_step: Callable[[int, int], None], on_latents: Callable[[Tensor], None]) -> Iterator[Chunk]:
         """Run the engine. When the user stops the prompt, it stops between two steps."""

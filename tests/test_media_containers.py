@@ -1,8 +1,9 @@
-"""Containers that say how long their sound is are held to it, and channels in any order are read."""
+"""Containers that say how long their sound is are held to it, chunks that lie are named, and channels in any order are read."""
 
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +69,8 @@ def test_a_chunk_before_the_sound_may_be_huge_if_it_is_there(tmp_path):
         file.seek(2**30, 1)
         file.write(whole[at:])
     assert np.array_equal(np.concatenate(list(read_audio(path))), np.concatenate(expected))
+
+
+def test_an_address_is_no_file():
+    with pytest.raises(FileNotFoundError, match="^https://a.org/b.mp3: is an address; download it, and give the path of the sound file"):
+        probe_audio(Path("https://a.org/b.mp3"))

@@ -13,6 +13,9 @@ from av.container import InputContainer
 
 from livetalk_core.media.whole import check_chunks, check_whole_mp4
 
+ADDRESSES = ("http:", "https:", "ftp:", "s3:", "file:")
+"""How an address begins, as a path has it, which joins two slashes to one."""
+
 
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if a file with bytes in it is there. `kind` is its name in the error: "sound file", "picture".
@@ -20,6 +23,9 @@ def check_file(path: str | Path, kind: str) -> Path:
     Raises FileNotFoundError for a missing file, ValueError for a folder or an empty file.
     """
     path = Path(path)
+    if path.parts[:1] and path.parts[0] in ADDRESSES and not path.exists():
+        address = f"{path.parts[0]}//{'/'.join(path.parts[1:])}"
+        raise FileNotFoundError(f"{address}: is an address; download it, and give the path of the {kind} on this machine")
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such {kind}; check the path, seen from {Path.cwd()}")
     if path.is_dir():

@@ -57,6 +57,22 @@ test("what a running node says before its first frames stands in its line", () =
   assert.equal(made.line.textContent, "step 2 of 4, 0 of 63 frames");
 });
 
+test("a run that was stopped says so, also when late fragments come", () => {
+  const made = player();
+  const stats = { number: 0, frames: 28, total: 63, ttff_s: 1, fps: 10, rtf: 2.5 };
+  made.stop();
+  assert.doesNotMatch(made.line.textContent, /topped/);
+  made.showCrop({ filename: "crop.png" });
+  made.stop();
+  assert.equal(made.line.textContent, "Stopped before the first frame");
+  made.watch("c");
+  made.receive(made.run, stats, new ArrayBuffer(1));
+  made.stop();
+  assert.match(made.line.textContent, /28\/63 frames · stopped$/);
+  made.receive(made.run, { ...stats, number: 1, frames: 32 }, new ArrayBuffer(1));
+  assert.match(made.line.textContent, /32\/63 frames · stopped$/);
+});
+
 test("nodes are found in subgraphs, and in the workflow that was queued only", () => {
   const inner = { getNodeById: (id) => (id === 7 ? "inner" : null) };
   const rootGraph = { id: "w", getNodeById: (id) => ({ 3: { subgraph: inner }, 7: "outer" })[id] };

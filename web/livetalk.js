@@ -48,7 +48,7 @@ function addPlayer(node) {
   const player = new LivePlayer((path) => api.apiURL(path));
   players.set(node, player);
   const widget = node.addDOMWidget("livetalk_player", "LIVETALK_PLAYER", player.element, { ...SHOWN, getMinHeight: () => 240 });
-  widget.serialize = false; // a value of its own in a saved workflow would become that of an input added later
+  widget.serialize = false; // `SHOWN.serialize` keeps its empty value out of the prompt, this out of saved workflows
   const removed = node.onRemoved;
   node.onRemoved = function () {
     player.close();
@@ -78,7 +78,7 @@ function addText(node) {
   widget.serialize = false;
 }
 
-// Workflows were saved with an empty value for the player; a number that was added since then would get it.
+// Older workflows hold an empty value for the player, in the place of an input that was added since then. A number cannot be empty.
 function fillNumbers(node) {
   const { required, optional } = node.constructor.nodeData?.input ?? {};
   for (const widget of node.widgets ?? []) {
@@ -125,7 +125,8 @@ function watch(channel) {
   const player = players.get(nodeOf(app, channel));
   if (channel.ended && channel.file) player?.finish(channel.channel, channel.file);
   else if (channel.mime && !channel.ended) player?.watch(channel.channel);
-  else if (!channel.ended) player?.showCrop(channel.crop);
+  else if (channel.ended) player?.stop();
+  else player?.showCrop(channel.crop);
 }
 
 // What a node that runs has to say: loading, the steps of the first chunk, and the error of a lossy setting.

@@ -2,6 +2,8 @@
 
 const KEEP_S = 30; // seconds of played video that stay in the browser
 const RETRIES = 6;
+const LEFT = / · \d+ s left$/;
+const STOPPED = " · stopped";
 
 export class LivePlayer {
   constructor(url) {
@@ -55,6 +57,13 @@ export class LivePlayer {
   finish(channel, file) {
     if (this.run?.channel === channel && this.run.hasStart) this.file = file;
     else this.show(file);
+  }
+
+  // The run ended without a video.
+  stop() {
+    if (!this.awaited) return;
+    if (this.run) this.run.stopped = true;
+    this.line.textContent = this.run?.hasStart ? this.line.textContent.replace(LEFT, STOPPED) : "Stopped before the first frame";
   }
 
   // A finished video. While it still plays live, it is only remembered, for playing it again from its start. One that was made before
@@ -191,7 +200,7 @@ export class LivePlayer {
   showPace({ frames, total, ttff_s, fps, rtf, note }) {
     if (ttff_s === undefined || ttff_s === null) return;
     const numbers = [ttff_s.toFixed(1), fps.toFixed(1), rtf.toFixed(2)];
-    const left = frames < total ? ` · ${Math.ceil((total - frames) / fps)} s left` : "";
+    const left = frames === total ? "" : this.run?.stopped ? STOPPED : ` · ${Math.ceil((total - frames) / fps)} s left`;
     this.line.textContent = `first ${numbers[0]} s · ${numbers[1]} fps · RTF ${numbers[2]} · ${frames}/${total} frames${left}`;
     this.line.title = `first frame after ${numbers[0]} s, ${numbers[1]} frames a second, real-time factor ${numbers[2]}, ${frames} of ${total} frames`;
     if (note !== undefined) this.note.textContent = note;

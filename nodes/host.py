@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_FOLDER = "livetalk"
+TEXT_EVENT = "livetalk.text"
+"""Event that tells every page what a running node has to say."""
+WITH_LINE = ("LiveTalkGenerate", "LiveTalkLivePreview", "LiveTalkModelLoader", "LiveTalkAudioEmbedding")
+"""Nodes that show it in a line of their own. ComfyUI's text box would make them grow over what is below them."""
 GGUF_KINDS = ("diffusion_models", "model_patches", "text_encoders")
 """Folders of ComfyUI in which GGUF files are looked for."""
 
@@ -42,11 +46,17 @@ def show_progress(done: float, total: int, frame_HWC: Tensor | None = None) -> N
 
 
 def show_text(text: str) -> None:
-    """One line on the running node, where ComfyUI has a server and a node runs."""
+    """Text on the running node, if there is one and a server: in a line of its own, or in ComfyUI's text box below it."""
     from comfy_execution.utils import get_executing_context
 
     context, server = get_executing_context(), prompt_server()
-    if context is not None and server is not None:
+    if context is None or server is None:
+        return
+    _, _, nodes, extra, *_ = running_prompt() or (0, "", {}, {})
+    if nodes.get(context.node_id, {}).get("class_type") in WITH_LINE:
+        workflow = extra.get("extra_pnginfo", {}).get("workflow", {}).get("id", "")
+        server.send_sync(TEXT_EVENT, {"node": context.node_id, "workflow": workflow, "text": text})
+    else:
         server.send_progress_text(text, context.node_id)
 
 
@@ -77,9 +87,15 @@ def is_read(dynprompt, node_id: str, output: int) -> bool:
 
 def outputs_of_run() -> list[str] | None:
     """The output nodes of the prompt that runs now; None if that is not known."""
+    running = running_prompt()
+    return running and running[4]
+
+
+def running_prompt() -> tuple | None:
+    """What ComfyUI's queue holds of the prompt that runs now: number, id, nodes by id, extra data, output nodes."""
     queue = getattr(prompt_server(), "prompt_queue", None)
     running = queue.get_current_queue_volatile()[0] if queue else []
-    return running[0][4] if running else None
+    return running[0] if running else None
 
 
 def temp_path(suffix: str) -> Path:
@@ -105,6 +121,8 @@ class TempFile(str):
 
     seal: Seal | None = None
     """Signs copies of the file, if it is signed itself."""
+    pace: dict | None = None
+    """How fast a video was made, as the player shows it."""
 
     def __init__(self, path: Path) -> None:
         weakref.finalize(self, remove, str(path))

@@ -74,7 +74,7 @@ class Channel:
     def describe(self) -> dict:
         file = None if self.file is None else self.file()
         names = ("node", "workflow", "mime", "ended")
-        files = {"crop": self.crop and host.view_of(self.crop), "file": file and host.view_of(file)}
+        files = {"crop": self.crop and host.view_of(self.crop), "file": file and view_of_video(file)}
         return {"channel": self.id, **{name: vars(self)[name] for name in names}, **files}
 
     def keep(self, file: host.TempFile) -> None:
@@ -113,6 +113,11 @@ class Channel:
             self.viewers.discard(viewer)
 
 
+def view_of_video(file: host.TempFile) -> dict:
+    """How a page asks for a finished video, and what it writes below it."""
+    return {**host.view_of(file), "pace": file.pace}
+
+
 CHANNELS: dict[str, Channel] = {}
 
 
@@ -134,6 +139,8 @@ class Broadcast:
         self.start = time.perf_counter()
         self.first_s: float | None = None
         self.num_frames = 0
+        self.pace: dict | None = None
+        """The statistics after the last piece."""
 
     def send(self, chunk) -> None:
         """Publish a piece of a chunk as one fragment."""
@@ -147,6 +154,7 @@ class Broadcast:
             self.channel.mime = self.writer.mime_type
             self.announce(self.channel)
         self.writer.write(chunk.frames_THWC, chunk.samples)
+        self.pace = self.stats()
 
     def close(self) -> None:
         if self.writer is not None:

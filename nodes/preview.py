@@ -33,7 +33,7 @@ class LivePreview(io.ComfyNode):
 
 def shown(files: list[host.TempFile]) -> dict:
     """What the page gets to show finished videos."""
-    return {"livetalk_video": [host.view_of(file) for file in files]}
+    return {"livetalk_video": [live.view_of_video(file) for file in files]}
 
 
 def play(stream: TalkStream, hidden) -> host.TempFile:
@@ -45,6 +45,8 @@ def play(stream: TalkStream, hidden) -> host.TempFile:
     broadcast = live.Broadcast(channel, announce)
     try:
         file = stream.write(broadcast.send)
+        if broadcast.pace is not None:  # nothing was sent if the video was there
+            file.pace = broadcast.pace | {"note": stream.note}
         channel.keep(file)
     finally:
         broadcast.close()

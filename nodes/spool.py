@@ -36,8 +36,12 @@ class Spool:
             self.overflowed = True
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        torch.save((piece, [latents_CTHW.cpu() for latents_CTHW in latents]), self.folder / f"{self.num_pieces:06}.pt")
+        torch.save((piece, [latents_CTHW.cpu() for latents_CTHW in latents]), self.path(self.num_pieces))
         self.num_pieces += 1
+
+    def is_whole(self) -> bool:
+        """Whether every piece is still there."""
+        return all(self.path(index).exists() for index in range(self.num_pieces))
 
     def chunks(self) -> Iterator[Chunk]:
         return (self.read(index)[0] for index in range(self.num_pieces))
@@ -50,4 +54,7 @@ class Spool:
     def read(self, index: int) -> tuple[Chunk, list[Tensor]]:
         import torch
 
-        return torch.load(self.folder / f"{index:06}.pt", weights_only=False)
+        return torch.load(self.path(index), weights_only=False)
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06}.pt"

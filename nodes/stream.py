@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from . import engines, host, marks
@@ -39,6 +39,8 @@ class TalkStream:
     settings: StreamSettings
     spool: Spool | None = field(default=None, init=False)
     video: TempFile | None = field(default=None, init=False)
+    note: str = field(default="", init=False)
+    """What the core has measured in that run: the error of a lossy setting."""
 
     @property
     def width(self) -> int:
@@ -65,9 +67,14 @@ class TalkStream:
     def seal(self) -> Seal | None:
         return marks.seal_of(PurePath(self.spec.model).name, self.reference, self.speech, self.mark)
 
+    @property
+    def kept(self) -> Spool | None:
+        """What an earlier complete run has kept, if all of it is still there: people empty ComfyUI's temporary folder while it runs."""
+        return self.spool if self.spool is not None and self.spool.is_whole() else None
+
     def chunks(self, pictures: bool = True) -> Iterator[Chunk]:
         """The chunks, in pieces: those of an earlier complete run, or computed now and kept. `pictures`: show them on the running node."""
-        return self.run(pictures) if self.spool is None else self.spool.chunks()
+        return self.run(pictures) if self.kept is None else self.kept.chunks()
 
     def run(self, pictures: bool) -> Iterator[Chunk]:
         """Compute the chunks. Everything is kept on disk, unless it is too large; then later readers compute it again."""
@@ -78,7 +85,7 @@ class TalkStream:
                 latents.clear()
                 progress.add(piece)
                 yield piece
-        self.spool = None if spool.overflowed else spool
+        self.spool, self.note = None if spool.overflowed else spool, progress.note
 
     def make(self, on_step: Callable[[int, int], None], on_latents: Callable[[Tensor], None]) -> Iterator[Chunk]:
         """Run the engine. When the user stops the prompt, it stops between two steps."""
@@ -96,7 +103,7 @@ class TalkStream:
 
     def write(self, watch: Callable[[Chunk], None] | None = None) -> TempFile:
         """The stream's video file, written now unless it is there. `watch` is called with each piece, which it shows to the user."""
-        if self.video is None:
+        if self.video is None or not Path(self.video).exists():
             self.video = write_video(self.film(watch))
         return self.video
 
@@ -113,11 +120,11 @@ class TalkStream:
 
     def latents(self) -> Tensor:
         """Normalized latents [C, t, h, w] of the whole stream: the picture's latent frame, then the new ones."""
-        if self.spool is None:
+        if self.kept is None:
             chunks = []
             for _ in self.make(Progress(self.num_frames).step, lambda latents_CTHW: chunks.append(latents_CTHW.cpu())):
                 pass
         else:
-            chunks = self.spool.latents()
+            chunks = self.kept.latents()
         plan = engines.engine_for(self.spec).plan(self.width, self.height)
         return join_latents(chunks, self.reference.first_CTHW.cpu(), plan.motion_latents, self.num_frames, plan.temporal_stride)

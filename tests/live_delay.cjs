@@ -1,15 +1,9 @@
 // The live page in a real browser with a WAV as its microphone: when sound went in, when lips moved, how far sound and picture are apart.
 // usage: node live_delay.cjs '{"url": ..., "wav": "file.wav", "seconds": 60, "mouth": [x, y, width, height]}'; one line of JSON, times in ms of the wall clock.
-const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+const { launch } = require("./chromium.cjs");
 
 async function main(job) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: [
-      "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-      `--use-file-for-fake-audio-capture=${job.wav}`, ...(job.flags ?? []),
-    ],
-  });
+  const browser = await launch(job.wav, job.flags);
   try {
     const context = await browser.newContext({ viewport: { width: job.width ?? 1000, height: 800 }, permissions: ["microphone"] });
     const page = await context.newPage();

@@ -1,18 +1,11 @@
 // The live page in a real browser, with a WAV as its microphone; says what was seen as one line of JSON.
 // usage: node live_page.cjs '{"url": ..., "wav": "file.wav", "way": "webrtc" or "mp4", "width": 390, "shot": "file.png"}'
-// Environment: PLAYWRIGHT_CORE, the folder of that package; CHROMIUM, the program (default /usr/bin/chromium).
-const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+const { launch } = require("./chromium.cjs");
 
 const PATIENCE_MS = 120000;
 
 async function main(job) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: [
-      "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-      `--use-file-for-fake-audio-capture=${job.wav}`,
-    ],
-  });
+  const browser = await launch(job.wav);
   try {
     const context = await browser.newContext({
       viewport: { width: job.width, height: 844 }, permissions: job.refuse ? [] : ["microphone"],

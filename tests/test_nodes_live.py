@@ -138,7 +138,7 @@ def test_old_channels_go_and_their_viewers_are_let_off(live):
 class Source:
     """A stream whose video takes two pieces; `stops` raises after the first."""
 
-    num_frames, width, height, speech = 56, 48, 32, None
+    num_frames, width, height, speech, note = 56, 48, 32, None, "steps=2 differ by 3 %"
     picture = torch.zeros(32, 48, 3)
 
     def __init__(self, folder, stops: bool = False) -> None:
@@ -168,6 +168,26 @@ def test_the_preview_runs_the_stream_whatever_its_links_and_later_shows_the_file
     assert [opened.describe()["file"]["filename"] for opened in live.CHANNELS.values()] == ["made.mp4"] * 2
     del out, source
     assert not (tmp_path / "made.mp4").exists() and [opened.describe()["file"] for opened in live.CHANNELS.values()] == [None] * 2
+
+
+def test_the_finished_video_keeps_its_statistics_for_pages_that_come_later(nodes, live, tmp_path):
+    source = Source(tmp_path)
+    nodes.LivePreview.hidden = SimpleNamespace(unique_id="4", extra_pnginfo=None)
+    shown = [nodes.LivePreview.execute(source).ui["livetalk_video"][0]["pace"] for _ in range(2)]
+    listed = [opened.describe()["file"]["pace"] for opened in live.CHANNELS.values()]
+    assert shown[0]["frames"] == shown[0]["total"] == 56 and shown[0]["note"] == source.note and shown[0]["fps"] > 0
+    assert shown[1] == shown[0] and listed == shown, "the second run read the file and kept what was measured"
+
+
+@pytest.mark.parametrize("kind, own", [("LiveTalkGenerate", True), ("LiveTalkModelLoader", True), ("LiveTalkParallelVAEDecode", False)])
+def test_what_a_running_node_says_stands_in_its_own_line_where_it_has_one(nodes, host, monkeypatch, kind, own):
+    told, server = [], nodes.host.prompt_server()
+    running = (1, "id", {"4": {"class_type": kind, "inputs": {}}}, {"extra_pnginfo": {"workflow": {"id": "w"}}}, ["4"])
+    monkeypatch.setattr(server, "prompt_queue", SimpleNamespace(get_current_queue_volatile=lambda: ([running], [])), raising=False)
+    monkeypatch.setattr(server, "send_sync", lambda event, data: told.append((event, data)))
+    nodes.host.show_text("Loading nano")
+    assert told == ([("livetalk.text", {"node": "4", "workflow": "w", "text": "Loading nano"})] if own else [])
+    assert host.lines == ([] if own else ["Loading nano"])
 
 
 def test_a_stopped_preview_ends_its_channel(nodes, live, tmp_path):

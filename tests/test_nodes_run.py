@@ -2,6 +2,7 @@
 
 import gc
 import re
+import shutil
 from types import SimpleNamespace
 
 import av
@@ -84,6 +85,23 @@ def test_a_stream_that_is_read_again_is_not_computed_again(nodes, image):
     assert torch.equal(frames, again)
     assert latent["samples"].shape == (1, 64, 1 + 10, 4, 4)
     assert len(calls) == 2, "two chunks"
+
+
+def test_what_was_kept_is_made_again_where_the_temporary_folder_was_emptied(nodes, image, host):
+    stream, latent = stream_of(nodes, image)
+    calls = count_decodes(nodes)
+
+    def empty() -> None:
+        shutil.rmtree(host.folder / "temp")
+
+    video = nodes.ParallelVAEDecode.execute("video", stream=stream).args[1]
+    empty()
+    again = nodes.ParallelVAEDecode.execute("video", stream=stream).args[1]
+    assert not video.path.exists() and again.path.exists() and len(calls) == 4
+    empty()
+    assert len(nodes.ParallelVAEDecode.execute("images", stream=stream).args[0]) == 38 and len(calls) == 6
+    empty()
+    assert latent["samples"].shape[2] == 11 and len(calls) == 8
 
 
 def test_frames_that_are_too_many_for_the_disk_are_not_kept_and_made_again(nodes, image, host, monkeypatch):

@@ -39,6 +39,5 @@ def test_a_wire_behind_a_node_is_noticed():
 def test_a_saved_value_belongs_to_an_input_and_none_to_what_the_page_adds(name):
     for node in GRAPHS[name]["nodes"]:
         if node["type"].startswith("LiveTalk"):
-            assert "" not in node.get("widgets_values", []) and not [
-                key for key in node.get("widgets_values_named", {}) if "livetalk" in key
-            ]
+            named = node["widgets_values_named"]
+            assert node["widgets_values"] == list(named.values()) and not [key for key in named if "livetalk" in key]

@@ -1,6 +1,7 @@
 // The player of Live Preview and Generate, the line of text on Audio Embedding and the loader, and size inputs that hide.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { findNode, nodeOf, rootGraph } from "./graph.mjs";
 import { colorWires, fixPrompt, fixPromptsVue } from "./looks.mjs";
 import { LivePlayer } from "./player.mjs";
 import { sizesOf } from "./sizes.mjs";
@@ -10,9 +11,10 @@ const WITH_TEXT = ["LiveTalkAudioEmbedding", "LiveTalkModelLoader"];
 const WITH_SIZE = ["LiveTalkReferenceConditioning", "LiveTalkGenerate"];
 const players = new WeakMap();
 const texts = new WeakMap();
-const lastText = new Map(); // by workflow and node: widgets are made anew when the user changes the tab
+const lastText = new Map(JSON.parse(sessionStorage.getItem("livetalk.texts") ?? "[]")); // by workflow and node: a change of tab makes widgets anew
 const lastVideo = new Map();
 const SHOWN = { serialize: false, hideOnZoom: false, hideInPanel: true, surfaces: { canvas: "shown", vueNode: "shown", panel: "never" } };
+const MOST_TEXTS = 200;
 let joining = 0;
 
 app.registerExtension({
@@ -37,6 +39,7 @@ app.registerExtension({
     colorWires(app.canvas);
     app.ui?.settings?.addEventListener?.("Comfy.ColorPalette.change", () => setTimeout(() => colorWires(app.canvas), 200));
     api.addEventListener("livetalk.live", (event) => watch(event.detail));
+    api.addEventListener("livetalk.text", (event) => say(event.detail));
     api.addEventListener("executed", (event) => showResult(event.detail));
   },
 });
@@ -45,7 +48,7 @@ function addPlayer(node) {
   const player = new LivePlayer((path) => api.apiURL(path));
   players.set(node, player);
   const widget = node.addDOMWidget("livetalk_player", "LIVETALK_PLAYER", player.element, { ...SHOWN, getMinHeight: () => 240 });
-  widget.serialize = false; // a value of its own in a saved workflow would become that of an input added later
+  widget.serialize = false; // `SHOWN.serialize` keeps its empty value out of the prompt, this out of saved workflows
   const removed = node.onRemoved;
   node.onRemoved = function () {
     player.close();
@@ -58,9 +61,9 @@ function restoreSoon() {
   clearTimeout(joining);
   joining = setTimeout(async () => {
     colorWires(app.canvas);
-    fixPromptsVue(allNodes(graph()).filter((node) => WITH_SIZE.includes(node.comfyClass)));
-    for (const [key, text] of lastText) if (inThisGraph(key)) showText(key.split("/").pop(), text);
-    for (const [key, file] of lastVideo) if (inThisGraph(key)) players.get(findNode(graph(), key.split("/").pop()))?.show(file);
+    fixPromptsVue(allNodes(rootGraph(app)).filter((node) => WITH_SIZE.includes(node.comfyClass)));
+    inThisGraph(lastText, (node, text) => write(texts.get(node), text));
+    inThisGraph(lastVideo, (node, file) => players.get(node)?.show(file));
     const response = await api.fetchApi("/livetalk/live");
     if (!response.ok) return;
     for (const channel of await response.json()) watch(channel);
@@ -75,7 +78,7 @@ function addText(node) {
   widget.serialize = false;
 }
 
-// Workflows were saved with an empty value for the player; a number that was added since then would get it.
+// Older workflows hold an empty value for the player, in the place of an input that was added since then. A number cannot be empty.
 function fillNumbers(node) {
   const { required, optional } = node.constructor.nodeData?.input ?? {};
   for (const widget of node.widgets ?? []) {
@@ -118,38 +121,39 @@ function modelOf(node) {
   return input < 0 ? undefined : node.getInputNode?.(input)?.widgets?.find((widget) => widget.name === "model")?.value;
 }
 
-// A channel names a node and the workflow it was queued from; prompts queued over the API name no workflow.
 function watch(channel) {
-  const root = graph();
-  if (channel.workflow && root?.id && channel.workflow !== root.id) return;
-  const player = players.get(findNode(root, channel.node));
+  const player = players.get(nodeOf(app, channel));
   if (channel.ended && channel.file) player?.finish(channel.channel, channel.file);
   else if (channel.mime && !channel.ended) player?.watch(channel.channel);
-  else if (!channel.ended) player?.showCrop(channel.crop);
+  else if (channel.ended) player?.stop();
+  else player?.showCrop(channel.crop);
+}
+
+// What a node that runs has to say: loading, the steps of the first chunk, and the error of a lossy setting.
+function say({ text, ...from }) {
+  const node = nodeOf(app, from);
+  players.get(node)?.say(text);
+  write(texts.get(node), text);
 }
 
 function showResult(detail) {
   const id = detail.display_node ?? detail.node;
-  const text = detail.output?.text;
+  const node = findNode(rootGraph(app), id);
+  const text = [detail.output?.text ?? []].flat().join("");
   if (text) {
-    const joined = Array.isArray(text) ? text.join("") : text;
-    lastText.set(keyOf(id), joined);
-    showText(id, joined);
+    lastText.set(keyOf(id), text);
+    sessionStorage.setItem("livetalk.texts", JSON.stringify([...lastText].slice(-MOST_TEXTS))); // a reload of the page does, too
+    write(texts.get(node), text);
   }
   const file = detail.output?.livetalk_video?.at(-1);
   if (file) {
     lastVideo.set(keyOf(id), file);
-    players.get(findNode(graph(), id))?.show(file);
+    players.get(node)?.show(file);
   }
 }
 
-function showText(id, text) {
-  const line = texts.get(findNode(graph(), id));
+function write(line, text) {
   if (line) line.textContent = text;
-}
-
-function graph() {
-  return app.rootGraph ?? app.graph;
 }
 
 function allNodes(graph) {
@@ -157,17 +161,10 @@ function allNodes(graph) {
 }
 
 function keyOf(id) {
-  return `${graph()?.id ?? ""}/${id}`;
+  return `${rootGraph(app)?.id ?? ""}/${id}`;
 }
 
-function inThisGraph(key) {
-  return key.startsWith(`${graph()?.id ?? ""}/`);
-}
-
-// "7" is a node of the graph itself, "3:7" one inside the subgraph of node 3.
-function findNode(graph, id) {
-  const path = String(id).split(":").map(Number);
-  const last = path.pop();
-  for (const step of path) graph = graph?.getNodeById(step)?.subgraph;
-  return graph?.getNodeById(last) ?? {};
+// Calls `use` with each node of this workflow for which something is known.
+function inThisGraph(known, use) {
+  for (const [key, value] of known) if (key.startsWith(keyOf(""))) use(findNode(rootGraph(app), key.slice(keyOf("").length)), value);
 }

@@ -2,6 +2,8 @@
 
 const KEEP_S = 30; // seconds of played video that stay in the browser
 const RETRIES = 6;
+const LEFT = / · \d+ s left$/;
+const STOPPED = " · stopped";
 
 export class LivePlayer {
   constructor(url) {
@@ -18,8 +20,10 @@ export class LivePlayer {
     this.line = document.createElement("div");
     this.line.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); text-align: center; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; min-height: 14px";
     this.line.textContent = "Plays here while the video is made";
+    this.note = document.createElement("div"); // the error of a lossy setting
+    this.note.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); text-align: center";
     frame.append(this.video);
-    this.element.append(frame, this.line);
+    this.element.append(frame, this.line, this.note);
     this.video.addEventListener("waiting", () => this.skipGap());
     this.video.addEventListener("ended", () => this.replayable());
   }
@@ -28,6 +32,7 @@ export class LivePlayer {
     if (this.run?.channel === channel) return;
     this.close();
     this.video.removeAttribute("poster");
+    this.awaited = true;
     this.run = { channel, seen: 0, waiting: [], retries: 0, ended: false, started: false };
     this.connect(this.run);
   }
@@ -36,8 +41,16 @@ export class LivePlayer {
   showCrop(file) {
     if (!file) return;
     this.close();
+    this.awaited = true;
     this.video.poster = this.url(`/view?${new URLSearchParams(file)}`);
     this.line.textContent = "The video's crop of the picture";
+  }
+
+  // What the running node says before the first frames. From its second line on, it is a note that stays.
+  say(text) {
+    const [line, ...note] = text.split("\n");
+    if (!this.run?.hasStart) this.line.textContent = line;
+    this.note.textContent = note.join(" ");
   }
 
   // The video of a channel is complete: the one that was watched plays on, any other page gets the file.
@@ -46,20 +59,32 @@ export class LivePlayer {
     else this.show(file);
   }
 
-  // A finished video. While it still plays live, it is only remembered, for playing it again from its start.
-  show(file) {
+  // The run ended without a video.
+  stop() {
+    if (!this.awaited) return;
+    if (this.run) this.run.stopped = true;
+    this.line.textContent = this.run?.hasStart ? this.line.textContent.replace(LEFT, STOPPED) : "Stopped before the first frame";
+  }
+
+  // A finished video. While it still plays live, it is only remembered, for playing it again from its start. One that was made before
+  // anything could be played live is played now.
+  show({ pace, ...file }) {
     const address = this.url(`/view?${new URLSearchParams(file)}`);
     if (this.shown === address) return;
-    this.file = file;
+    this.file = { pace, ...file };
     if (this.run?.hasStart && !this.video.ended) return;
+    const unseen = this.awaited && !this.run?.hasStart;
     this.close();
     this.shown = address;
     this.video.src = address;
+    if (pace) this.showPace(pace);
+    if (unseen) this.play();
   }
 
   close() {
     const run = this.run;
     this.run = this.file = this.shown = null;
+    this.awaited = false;
     run?.socket?.close();
     if (this.video.src) {
       URL.revokeObjectURL(this.video.src);
@@ -125,7 +150,11 @@ export class LivePlayer {
   feed(run) {
     const { buffer, source } = run;
     if (!buffer || buffer.updating || source.readyState !== "open" || this.run !== run) return;
-    if (buffer.buffered.length) this.play(run);
+    if (buffer.buffered.length) {
+      this.skipGap();
+      if (!run.started) this.play();
+      run.started = true;
+    }
     if (this.evict(buffer, KEEP_S)) return;
     if (run.waiting.length) {
       try {
@@ -145,10 +174,7 @@ export class LivePlayer {
     return true;
   }
 
-  async play(run) {
-    this.skipGap();
-    if (run.started) return;
-    run.started = true;
+  async play() {
     try {
       await this.video.play();
     } catch (error) {
@@ -171,10 +197,12 @@ export class LivePlayer {
     }
   }
 
-  showPace({ frames, total, ttff_s, fps, rtf }) {
+  showPace({ frames, total, ttff_s, fps, rtf, note }) {
     if (ttff_s === undefined || ttff_s === null) return;
     const numbers = [ttff_s.toFixed(1), fps.toFixed(1), rtf.toFixed(2)];
-    this.line.textContent = `first ${numbers[0]} s · ${numbers[1]} fps · RTF ${numbers[2]} · ${frames}/${total} frames`;
+    const left = frames === total ? "" : this.run?.stopped ? STOPPED : ` · ${Math.ceil((total - frames) / fps)} s left`;
+    this.line.textContent = `first ${numbers[0]} s · ${numbers[1]} fps · RTF ${numbers[2]} · ${frames}/${total} frames${left}`;
     this.line.title = `first frame after ${numbers[0]} s, ${numbers[1]} frames a second, real-time factor ${numbers[2]}, ${frames} of ${total} frames`;
+    if (note !== undefined) this.note.textContent = note;
   }
 }

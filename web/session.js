@@ -1,6 +1,7 @@
 // LiveTalk Live Session: the avatar in its node, with microphone, typed text and interruption.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { nodeOf } from "./graph.mjs";
 import { LiveSession } from "./session.mjs";
 
 const NODE = "LiveTalkLiveSession";
@@ -40,17 +41,6 @@ function joinSoon() {
   }, 500);
 }
 
-// A session names a node and the workflow it was queued from; prompts queued over the API name no workflow.
-function join({ session, node, workflow }) {
-  const root = app.rootGraph ?? app.graph;
-  if (workflow && root?.id && workflow !== root.id) return;
-  sessions.get(findNode(root, node))?.join(session);
-}
-
-// "7" is a node of the graph itself, "3:7" one inside the subgraph of node 3.
-function findNode(graph, id) {
-  const path = String(id).split(":").map(Number);
-  const last = path.pop();
-  for (const step of path) graph = graph?.getNodeById(step)?.subgraph;
-  return graph?.getNodeById(last) ?? {};
+function join(opened) {
+  sessions.get(nodeOf(app, opened))?.join(opened.session);
 }

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from livetalk_core.media.source import open_media
-from livetalk_core.media.whole import SLACK_S, Torn, check_whole, check_whole_mp4, check_whole_w64, check_whole_wav
+from livetalk_core.media.whole import SLACK_S, Torn, check_chunks, check_whole, check_whole_mp4, check_whole_w64, check_whole_wav
 
 HOLE_S = Fraction(1, 100)
 """Time stamps that are further ahead than this leave a hole; less is rounding."""
@@ -52,6 +52,7 @@ def decode(path: str | Path, track: int | None = None, notes: list[str] | None =
     path, notes = Path(path), [] if notes is None else notes
     with open_media(path, "sound file") as container:
         stream = choose_track(path, container, track, notes)
+        check_chunks(path)
         check_whole_wav(path)
         check_whole_w64(path)
         check_whole_mp4(path)

@@ -11,6 +11,11 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from livetalk_core.media.whole import check_chunks, check_whole_mp4
+
+ADDRESSES = ("http:", "https:", "ftp:", "s3:", "file:")
+"""How an address begins, as a path has it, which joins two slashes to one."""
+
 
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if a file with bytes in it is there. `kind` is its name in the error: "sound file", "picture".
@@ -18,6 +23,9 @@ def check_file(path: str | Path, kind: str) -> Path:
     Raises FileNotFoundError for a missing file, ValueError for a folder or an empty file.
     """
     path = Path(path)
+    if path.parts[:1] and path.parts[0] in ADDRESSES and not path.exists():
+        address = f"{path.parts[0]}//{'/'.join(path.parts[1:])}"
+        raise FileNotFoundError(f"{address}: is an address; download it, and give the path of the {kind} on this machine")
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such {kind}; check the path, seen from {Path.cwd()}")
     if path.is_dir():
@@ -45,6 +53,8 @@ def open_media(path: str | Path, kind: str) -> InputContainer:
     try:
         container = av.open(str(path.resolve()))
     except av.error.FFmpegError as error:
+        check_chunks(path)
+        check_whole_mp4(path)
         raise ValueError(f"{path}: cannot be read as a {kind} ({error.strerror}); export it as WAV, MP3, FLAC, M4A or MP4") from error
     for stream in container.streams.audio:
         forget_custom_order(stream)

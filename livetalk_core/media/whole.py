@@ -16,6 +16,9 @@ from av.container import InputContainer
 LENGTH_UNKNOWN = (0, *range(0x7FFFF000, 0x80000000), 0xFFFFFFFF)
 """Data sizes that programs write into a WAV header when the output is a pipe."""
 
+SOUND_CHUNKS = {b"WAVE": b"data", b"AIFF": b"SSND", b"AIFC": b"SSND"}
+"""The chunk that holds the sound, by the kind of file."""
+
 SLACK_S = {"flac": 0.001, "au": 0.001, "aiff": 0.001, "ogg": 0.1}
 """Formats that count their samples. Ogg also counts those that Opus drops at its start."""
 COUNTED = ("caf", "avi")
@@ -137,6 +140,24 @@ def check_whole_mp4(path: Path) -> None:
             at += max(size, 8)
     if at > end:
         raise ValueError(f"{path}: cut short: its header promises {at} bytes, the file has {end}; copy or export the file again")
+
+
+def check_chunks(path: Path) -> None:
+    """ValueError if a chunk before the sound of a WAV or AIFF reaches past the end of the file; other files pass."""
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(12)
+        order = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}.get(start[:4]) if start[8:] in SOUND_CHUNKS else None
+        while order and len(header := file.read(8)) == 8:
+            name, size = struct.unpack(f"{order}4sI", header)
+            if name == SOUND_CHUNKS[start[8:]]:
+                return
+            if size > total - file.tell():
+                raise ValueError(
+                    f"{path}: the {ascii(name)[2:-1].strip()} chunk before its sound is to have {size} bytes, but the file has {total}, so "
+                    "the sound is not found; export it again, without extras such as artwork or markers"
+                )
+            file.seek(size + size % 2, 1)
 
 
 def check_whole(path: Path, container: InputContainer, stream: AudioStream, num_samples: int, num_packets: int) -> None:

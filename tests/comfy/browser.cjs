@@ -1,13 +1,9 @@
 // The pack in a real browser: loads a prompt into the page, runs it, and says what was seen, as one line of JSON.
 // usage: node browser.cjs '{"url": ..., "prompt": {...}, "vue": true, "shot": "file.png"}'
-// Environment: PLAYWRIGHT_CORE, the folder of that package; CHROMIUM, the program (default /usr/bin/chromium).
-const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+const { launch } = require("../chromium.cjs");
 
 async function main(job) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
-  });
+  const browser = await launch();
   try {
     const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
     const errors = [];
@@ -28,7 +24,8 @@ async function main(job) {
     if (job.shot) await page.screenshot({ path: job.shot });
     const missing = await page.evaluate(() => app.graph.nodes.filter((n) => !n.constructor.nodeData).map((n) => n.type));
     const gap = await page.evaluate(gapBelowPrompt);
-    return { ...seen, errors, missing, gap, nodes: graph.nodes.length, graph: job.keepGraph ? graph : undefined };
+    const boxes = await page.evaluate(boxesOfNodes);
+    return { ...seen, errors, missing, gap, boxes, nodes: graph.nodes.length, graph: job.keepGraph ? graph : undefined };
   } finally {
     await browser.close();
   }
@@ -36,8 +33,20 @@ async function main(job) {
 
 // Every node as high as it needs to be, with room below for what it shows.
 function measure() {
-  const room = { LoadImage: 260, LoadImageMask: 200, LoadAudio: 60, SaveVideo: 300, LiveTalkReferenceConditioning: 230 };
+  const room = { LoadImage: 100, LoadAudio: 10, SaveVideo: 260 };
   for (const node of app.graph.nodes) node.setSize([350, node.computeSize()[1] + (room[node.type] ?? 10)]);
+}
+
+// Left, top, right and bottom of each node as it is drawn, its title included, and of each group.
+function boxesOfNodes() {
+  const { ds } = app.canvas;
+  const nodes = app.graph.nodes.map((node) => {
+    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    const box = [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]];
+    return [node.id, drawn ? [box[0], box[1], box[2], box[1] + drawn.height / ds.scale] : box];
+  });
+  const groups = app.graph.groups.map(({ pos, size }) => [pos[0], pos[1], pos[0] + size[0], pos[1] + size[1]]);
+  return { nodes: Object.fromEntries(nodes), groups };
 }
 
 // Pixels between the text box of Nodes 2.0 and the input below it; undefined in the classic canvas.

@@ -1,49 +1,69 @@
 // A day's use in a real browser: what plays where, and for how long. Prints one line of JSON for each thing tried.
-// usage: node day.cjs URL classic|vue FOLDER_OF_WORKFLOWS FOLDER_FOR_SCREENSHOTS
-const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+// usage: node day.cjs URL classic|vue FOLDER_OF_WORKFLOWS FOLDER_FOR_SCREENSHOTS [templates] [quick start, ...] [alone] [tabs] [subgraph]
+const { launch } = require("../chromium.cjs");
 const fs = require("fs");
-const [url, renderer, folder, shots] = process.argv.slice(2);
+const [url, renderer, folder, shots, ...parts] = process.argv.slice(2);
+const NAMES = ["quick start", "full graph", "two speakers", "upscaled", "batch", "long video"];
+const asked = (part) => !parts.length || parts.includes(part);
 const template = (word) => JSON.parse(fs.readFileSync(`${folder}/${fs.readdirSync(folder).find((name) => name.includes(word) && name.endsWith(".json"))}`));
 
 async function main() {
-  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"] });
+  const browser = await launch();
   const page = await browser.newPage({ viewport: { width: 1600, height: 1000 } });
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.request.post(`${url}/api/settings`, { data: { "Comfy.TutorialCompleted": true, "Comfy.VueNodes.Enabled": renderer === "vue", "LiteGraph.Canvas.MinFontSizeForLOD": 0 } });
   await open(page);
-  for (const name of ["quick start", "full graph", "two speakers", "upscaled", "batch", "long video"]) {
+  for (const name of NAMES.filter(asked)) {
     await load(page, template(name), name);
     await tell(page, name, await run(page, { stopAfter_s: name === "long video" ? 9 : 0 }));
   }
   const full = template("full graph");
-  await load(page, without(full, [9, 10]));
+  if (asked("alone")) await runAlone(page, full);
+  if (asked("tabs")) await changeAndReload(page, full);
+  if (asked("subgraph")) await lineInSubgraph(page, full);
+  console.log(JSON.stringify({ errors }));
+  await browser.close();
+}
+
+async function runAlone(page, full) {
+  await load(page, reseeded(without(full, [9, 10]), 3));
   await tell(page, "preview alone: decoder and saver deleted", await run(page));
-  await load(page, muted(full, [9, 10]));
+  await load(page, reseeded(muted(full, [9, 10]), 4));
   await tell(page, "preview alone: decoder and saver muted", await run(page));
   await load(page, reseeded(full, 5));
   await tell(page, "partial execution: play button of Live Preview", await run(page, { targets: ["8"] }));
   await tell(page, "then the whole graph: nothing is computed again", await run(page));
+}
+
+async function changeAndReload(page, full) {
+  await load(page, reseeded(full, 7));
+  await tell(page, "before the change of tab", await run(page));
   await changeTab(page);
-  await tell(page, "change of tab and back", await played(page));
+  await tell(page, "change of tab and back", { ...(await played(page)), texts: await linesOfSpeech(page) });
   await page.reload();
   await ready(page);
   await page.waitForTimeout(2500);
-  await tell(page, "reload after the run", await played(page));
-  await load(page, inSubgraphReady(full));
-  await page.evaluate(() => app.graph.convertToSubgraph(new Set([app.graph.getNodeById(3)])));
-  await run(page, {});
-  await page.evaluate(() => app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph));
+  await tell(page, "reload after the run", { ...(await played(page)), texts: await linesOfSpeech(page) });
+}
+
+async function lineInSubgraph(page, full) {
+  await load(page, reseeded(full, 6));
+  await page.evaluate(() => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(3)])); });
+  const seen = await run(page, {});
+  await page.evaluate(() => { app.canvas.setGraph(app.graph.nodes.find((node) => node.subgraph).subgraph); });
   await page.waitForTimeout(2000);
-  const texts = await page.evaluate(() => [...document.querySelectorAll("div")].filter((e) => !e.children.length && /frames, .* speaker/.test(e.textContent)).map((e) => e.textContent));
-  console.log(JSON.stringify({ what: "Audio Embedding's line inside a subgraph", texts }));
-  console.log(JSON.stringify({ errors }));
-  await browser.close();
+  await tell(page, "Audio Embedding's line inside a subgraph", { done: seen.done, texts: await linesOfSpeech(page) });
+}
+
+function linesOfSpeech(page) {
+  return page.evaluate(() => [...document.querySelectorAll("div")].filter((e) => !e.children.length && /frames, .* speaker/.test(e.textContent)).map((e) => e.textContent));
 }
 
 async function open(page) {
   await page.goto(url);
   await ready(page);
+  if (!asked("templates")) return;
   await page.evaluate(() => app.extensionManager?.command?.execute("Comfy.BrowseTemplates"));
   await page.waitForTimeout(2000);
   const found = {};
@@ -129,6 +149,5 @@ async function tell(page, what, seen) {
 const without = (graph, ids) => ({ ...graph, nodes: graph.nodes.filter((node) => !ids.includes(node.id)), links: graph.links.filter((link) => !ids.includes(link[1]) && !ids.includes(link[3])) });
 const muted = (graph, ids) => ({ ...graph, nodes: graph.nodes.map((node) => (ids.includes(node.id) ? { ...node, mode: 2 } : node)) });
 const reseeded = (graph, seed) => ({ ...graph, nodes: graph.nodes.map((node) => (node.id === 4 ? { ...node, widgets_values: [seed, ...node.widgets_values.slice(1)], widgets_values_named: { ...node.widgets_values_named, seed } } : node)) });
-const inSubgraphReady = (graph) => reseeded(graph, 6);
 
 main().catch((error) => { console.error(error); process.exit(1); });

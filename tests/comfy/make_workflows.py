@@ -1,7 +1,8 @@
-"""Makes workflows/*.json and their thumbnails from workflows/api: sizes come from a real page, the pictures from a run of each.
+"""Makes workflows/*.json and their thumbnails from workflows/api: sizes come from real pages after a run, the pictures from its video.
 
-usage: COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfy/make_workflows.py [NAME ...]
+usage: COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfy/make_workflows.py [--layout] [NAME ...]
 
+--layout keeps the thumbnails. *Community files* cannot run without its files; its nodes are as high as those of the full graph.
 The template browser asks for NAME.jpg. A browser shows a picture by its content, so that file holds an animated WebP.
 """
 
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from browser import browse
-from comfy_server import ROOT, WORKFLOWS, Server
-from layout import hidden_wires, lay_out
+from comfy_server import ROOT, WORKFLOWS, Server, workflow
+from layout import TITLE, hidden_wires, lay_out
 from PIL import Image
 
 from livetalk_core.media.video import read_frames
@@ -29,27 +30,49 @@ QUALITY = 60
 
 
 def main(names: list[str]) -> None:
+    thumbnails = "--layout" not in names
+    names = [name for name in names if name != "--layout"]
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "base") as server:
         for path in sorted(WORKFLOWS.glob("*.json")):
             if not names or any(name in path.stem for name in names):
-                make(server, path)
+                make_layout(server, path)
+                if thumbnails and "community" not in path.stem:
+                    make_thumbnail(server, path)
                 print(path.stem, flush=True)
 
 
-def make(server: Server, path: Path) -> None:
-    prompt = json.loads(path.read_text())
-    measured = browse(server.url, prompt=prompt, measure=True, run=False, keepGraph=True)["graph"]
-    graph = lay_out(measured) | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"livetalk/{path.stem}"))}
+def make_layout(server: Server, path: Path) -> None:
+    measured = browse(server.url, prompt=json.loads(path.read_text()), measure=True, run=False, keepGraph=True)["graph"]
+    graph = lay_out(measured, heights_after_run(server, path)) | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"livetalk/{path.stem}"))}
     assert not hidden_wires(graph), hidden_wires(graph)
     (ROOT / "workflows" / path.name).write_text(json.dumps(graph, indent=1) + "\n")
-    for node in prompt.values():  # a minute is too long for a thumbnail
+
+
+def heights_after_run(server: Server, path: Path) -> dict[int, float]:
+    """Pixels of each node in the renderer that needs more."""
+    prompt = shortened(workflow("full graph") if "community" in path.stem else json.loads(path.read_text()))
+    found: dict[int, float] = {}
+    for vue in (False, True):
+        seen = browse(server.url, prompt=prompt, measure=True, vue=vue)
+        assert seen["success"], seen
+        for id, (_, top, _, bottom) in seen["boxes"]["nodes"].items():
+            found[int(id)] = max(found.get(int(id), 0), bottom - top - TITLE)
+    return found
+
+
+def shortened(prompt: dict) -> dict:
+    """A minute is too long."""
+    for node in prompt.values():
         if node["inputs"].get("audio") == "livetalk_speech.flac":
             node["inputs"]["audio"] = "livetalk_hello.flac"
-    entry = server.run(prompt)
+    return prompt
+
+
+def make_thumbnail(server: Server, path: Path) -> None:
+    entry = server.run(shortened(json.loads(path.read_text())))
     saved = [file for node in entry["outputs"].values() for file in node.get("images", ()) if file["type"] == "output"]
-    write_thumbnail(
-        [server.base / "output" / file["subfolder"] / file["filename"] for file in saved], ROOT / "workflows" / f"{path.stem}.jpg"
-    )
+    videos = [server.base / "output" / file["subfolder"] / file["filename"] for file in saved]
+    write_thumbnail(videos, ROOT / "workflows" / f"{path.stem}.jpg")
 
 
 def write_thumbnail(videos: list[Path], path: Path) -> None:

@@ -1,18 +1,11 @@
 // LiveTalk Live Session in a real browser with a WAV as its microphone: what the node shows, as one line of JSON.
 // usage: node session.cjs '{"url": ..., "prompt": {...}, "node": 5, "wav": "file.wav", "vue": false, "shot": "file.png"}'
-// Environment: PLAYWRIGHT_CORE, the folder of that package; CHROMIUM, the program (default /usr/bin/chromium).
-const { chromium } = require(process.env.PLAYWRIGHT_CORE || "playwright-core");
+const { launch } = require("../chromium.cjs");
 
 const PATIENCE_MS = 90000;
 
 async function main(job) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: [
-      "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-      `--use-file-for-fake-audio-capture=${job.wav}`,
-    ],
-  });
+  const browser = await launch(job.wav);
   try {
     const context = await browser.newContext({ viewport: { width: 1600, height: 1000 }, permissions: ["microphone"] });
     const page = await context.newPage();

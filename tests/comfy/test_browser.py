@@ -6,6 +6,7 @@ import os
 import pytest
 from browser import browse
 from comfy_server import ROOT, full_graph, workflow
+from layout import outside, overlaps
 
 pytestmark = pytest.mark.skipif("PLAYWRIGHT_CORE" not in os.environ, reason="PLAYWRIGHT_CORE is not set, so no browser is tried")
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json") if "community" not in path.stem)  # it needs files
@@ -43,6 +44,8 @@ def test_a_saved_workflow_loads_and_runs(server, name):
     seen = browse(server.url, graph=saved(name), vue=NAMES.index(name) % 2 == 1)
     assert seen["success"] and not seen["errors"] and not seen["missing"], seen
     assert seen["nodes"] == len(workflow(name))
+    drawn, groups = seen["boxes"]["nodes"], seen["boxes"]["groups"]
+    assert not overlaps(drawn) and not outside(drawn, groups), "nodes have room for what they grow to"
 
 
 def test_a_workflow_saved_with_a_value_for_the_player_still_runs(server):

@@ -37,8 +37,11 @@ def open_engine(options: EngineOptions, notes: Callable[[str], None] = log.info,
     return engine
 
 
-def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info, prompt: str | None = None) -> Pool:
-    """A started pool of workers, even for one GPU. `prompt`: the one that is used first; None for the default."""
+def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info, prompt: str | None = None, spare_cores: int = 0) -> Pool:
+    """A started pool of workers, even for one GPU. `prompt`: the one that is used first; None for the default.
+
+    `spare_cores`: cores that are left to other programs.
+    """
     from livetalk_core.parallel.memory import host_bytes
     from livetalk_core.pool import place as placement
     from livetalk_core.pool.pool import Pool, Recipe
@@ -52,7 +55,7 @@ def open_pool(options: EngineOptions, notes: Callable[[str], None] = log.info, p
         if place.memory == "sharded":
             options = replace(options, memory="sharded")  # all ranks must do the same; offload and resident may differ by rank
     notes(f"workers: {place.reason}")
-    pool = Pool(place, Recipe(options=replace(options, device=device), prompt=prompt))
+    pool = Pool(place, Recipe(options=replace(options, device=device), prompt=prompt), spare_cores=spare_cores)
     pool.start()
     return pool
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import livetalk_core
+from livetalk_core.cli.live import SERVICE_CORES
 from livetalk_core.media.audio import read_audio
 from livetalk_core.open import EngineOptions, open_pool
 from livetalk_core.serve.ear import Ear
@@ -40,18 +41,19 @@ def main() -> None:
     parser.add_argument("--chunk-frames", type=int, default=33)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--spare-cores", type=int, default=SERVICE_CORES, help="cores left to service and browser")
     parser.add_argument("--flag", action="append", default=[], help="of Chromium, such as --flag=--disable-gpu")
     given = parser.parse_args()
-    notes, seen = asyncio.run(measure(given.chunk_frames, given.seconds, given.flag))
+    notes, seen = asyncio.run(measure(given.chunk_frames, given.seconds, given.flag, given.spare_cores))
     if given.json:
         given.json.write_text(json.dumps({"notes": notes, "seen": seen}))
     report(notes, seen)
 
 
-async def measure(chunk_frames: int, seconds: float, flags: list[str]) -> tuple[dict[str, list], dict]:
+async def measure(chunk_frames: int, seconds: float, flags: list[str], spare_cores: int) -> tuple[dict[str, list], dict]:
     """What was noted in the server, and seen in the browser."""
     notes = take_notes()
-    pool = open_pool(EngineOptions(model="nano", workers=1, chunk_frames=chunk_frames), print)
+    pool = open_pool(EngineOptions(model="nano", workers=1, chunk_frames=chunk_frames), print, spare_cores=spare_cores)
     service = Service([pool], ClientLimits(), warm_sizes=((128, 128),))
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "microphone.wav"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from dataclasses import replace
 
 import av
@@ -18,7 +19,7 @@ from made import HANG_S, speech_like, write_wav  # noqa: E402
 from serving import LIMITS, NearPool, picture_file, run, until  # noqa: E402
 
 from livetalk_core.pool.schedule import State  # noqa: E402
-from livetalk_core.serve import live, picture, report, webrtc  # noqa: E402
+from livetalk_core.serve import conversation, live, picture, report, webrtc  # noqa: E402
 from livetalk_core.serve.access import Access  # noqa: E402
 from livetalk_core.serve.spoken import can_speak_text, decode_sound  # noqa: E402
 
@@ -146,6 +147,35 @@ def test_a_sound_file_and_typed_text_are_spoken_and_an_interruption_ends_them(tm
         assert not client.find("problem")
     else:
         assert "needs espeak-ng; install it" in client.find("problem")[0]
+
+
+def test_an_interruption_is_obeyed_while_a_prompt_is_encoded_and_drops_the_text_asked_for_before_it(monkeypatch):
+    encoding, go_on = threading.Event(), threading.Event()
+
+    class SlowPool(LivePool):
+        def reference(self, pixels_CHW, prompt="none", on_step=None):
+            if prompt == "slow":
+                encoding.set()
+                assert go_on.wait(HANG_S)
+            return super().reference(pixels_CHW)
+
+    monkeypatch.setattr(conversation, "speak_text", lambda text: speech_like(float(text)))
+
+    async def talk(client, site):
+        await client.socket.send_json({"text": "30"})
+        await client.until(lambda client: figures(client)["speaking"])
+        await client.socket.send_json({"prompt": "slow"})
+        await client.socket.send_json({"text": "20"})
+        await until(encoding.is_set)
+        await client.socket.send_json({"interrupt": True})
+        await client.until(lambda client: not figures(client)["speaking"])
+        go_on.set()
+        await client.socket.send_json({"text": "0.4"})
+        await client.until(lambda client: figures(client)["utterances"] == 2 and not figures(client)["speaking"])
+
+    client = visit(talk, pool=SlowPool())
+    assert not client.find("problem")
+    assert max(told["waiting_speech_s"] for told in client.find("figures")[-5:]) < 1, "the 20 s are not spoken"
 
 
 @pytest.mark.parametrize(

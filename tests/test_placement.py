@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from livetalk_core.engine.files import SHIPPED, find_files
+from livetalk_core.engine.options import EngineOptions
 from livetalk_core.models.weights import read_tensors
 from livetalk_core.pool import place as placement
+from livetalk_core.pool import pool
 from livetalk_core.pool.place import Box, Demand, Gpu, blocks_in, demand_of, place_on_cpu, place_on_gpus, visible_gpus
 
 GIB = 2**30
@@ -190,3 +192,13 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, data):
     (tmp_path / "dit.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="dit.safetensors is not a whole safetensors file; download it again"):
         blocks_in([tmp_path / "dit.safetensors"])
+
+
+def test_a_pool_leaves_the_cores_that_it_is_told_to_leave(monkeypatch):
+    loads = []
+    monkeypatch.setattr(pool, "Workers", lambda load, *others: loads.append(load))
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    place = place_on_cpu(2, LARGE)
+    for spare_cores in (0, 1, 2, 4):
+        pool.Pool(place, pool.Recipe(options=EngineOptions(model="tiny")), spare_cores=spare_cores).launch()
+    assert [load.num_threads for load in loads] == [2, 1, 1, 1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 from livetalk_core.cli.serve import add_serve, check_installed, first_size, run, token_of
+
+SERVICE_CORES = 1
+"""Left to the service, its encoders and a browser on this machine: where they interrupt one of the model's threads, the others wait."""
 
 
 def add_live(sub: argparse.ArgumentParser) -> None:
@@ -19,8 +23,14 @@ def run_live(options: argparse.Namespace) -> int:
 
     if options.workers is None and options.gpus == 1 and not torch.cuda.is_available():
         options.workers = 1
-    warm = first_size if options.workers is not None else None  # on a CPU, a size that comes later only takes longer once
-    return run(options, lambda address: f"livetalk: open {page_address(address, token_of(options))}", warm)
+    on_cpu = options.workers is not None
+    warm = first_size if on_cpu else None  # on a CPU, a size that comes later only takes longer once
+    ready = partial(ready_line, token_of(options))
+    return run(options, ready, warm, spare_cores=SERVICE_CORES if on_cpu else 0)
+
+
+def ready_line(token: str, talk: str) -> str:
+    return f"livetalk: open {page_address(talk, token)}"
 
 
 def page_address(talk: str, token: str) -> str:

@@ -60,11 +60,15 @@ def check_installed(extra: str) -> None:
 
 
 def run(
-    options: argparse.Namespace, ready: Callable[[str], str], warm: Callable[[ClientLimits, str], tuple[Size, ...]] | None = None
+    options: argparse.Namespace,
+    ready: Callable[[str], str],
+    warm: Callable[[ClientLimits, str], tuple[Size, ...]] | None = None,
+    spare_cores: int = 0,
 ) -> int:
     """Open the pools and serve until SIGTERM. `ready`: the line that says so, from the address of /talk.
 
-    `warm`: the sizes that are made before that, from the limits and the model's bucket; None for all.
+    `warm`: the sizes that are made before that, from the limits and the model's bucket; None for all. `spare_cores`: cores that the
+    pools leave free.
     """
     import asyncio
 
@@ -83,7 +87,7 @@ def run(
     access = Access(token=token, hosts=(options.host, *options.allow_host), origins=tuple(options.origin))
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
-    pools = [open_pool(engine_options(options), tell) for _ in range(options.pools)]
+    pools = [open_pool(engine_options(options), tell, spare_cores=spare_cores) for _ in range(options.pools)]
     sizes = (warm or sizes_to_warm)(limits, pools[0].preset.bucket)
     service = Service(pools, limits, access, options.box, sizes, options.push)
     asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s, ready))

@@ -37,12 +37,13 @@ class Pool:
     """The workers of one engine. They start on first use and restart after a failure; earlier streams fail with that failure's reason.
 
     Raises WorkerFailure when a worker dies, fails or hangs, and the engine's own errors for bad input.
+    `spare_cores`: cores on which the workers start no threads.
     """
 
-    def __init__(self, placement: Placement, recipe: Recipe, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, placement: Placement, recipe: Recipe, limits: Limits = Limits(), spare_cores: int = 0) -> None:  # noqa: B008 (frozen)
         if sys.platform != "linux":
             raise ValueError(f"a pool needs Linux, and this is {sys.platform}; use one device without a pool")
-        self.placement, self.recipe, self.limits = placement, recipe, limits
+        self.placement, self.recipe, self.limits, self.spare_cores = placement, recipe, limits, spare_cores
         self.starting, self.sessions = threading.Lock(), itertools.count(1)
         self.workers: Workers | None = None
         self.facts: Facts | None = None
@@ -77,7 +78,7 @@ class Pool:
             recipe=self.recipe,
             meeting=f"file://{folder}/meeting",  # a file of its own for every start: no port that could be taken
             timeout_s=2 * max(vars(self.limits).values()),
-            num_threads=max(1, len(os.sched_getaffinity(0)) // size),
+            num_threads=max(1, (len(os.sched_getaffinity(0)) - self.spare_cores) // size),
         )
         log.info("pool: starting %d workers, logs in %s", size, folder)
         return Workers(load, Deadlines(self.limits), folder)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
+from functools import partial
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from livetalk_core.provenance.watermark import Watermark
 from livetalk_core.serve.ear import Ear
+from livetalk_core.serve.errands import Errands
 from livetalk_core.serve.inbox import TEXT_CHARACTERS, Inbox, check_prompt, read_json
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.mp4 import Mp4
@@ -43,6 +46,7 @@ class Conversation:
         self.session, self.inbox, self.limits, self.threads, self.encode = session, inbox, limits, threads, encode
         self.socket: web.WebSocketResponse = inbox.socket
         self.player, self.ear = Player(session, mark), Ear(session, limits.queued_s)
+        self.errands, self.interruptions = Errands(self.tell), 0
         self.file_next = False
         self.webrtc: WebRTC | None = None
         self.wants_mp4 = asyncio.Event()
@@ -55,7 +59,7 @@ class Conversation:
     async def run(self, beside: tuple[Coroutine, ...] = ()) -> None:
         """Until the client finishes. Raises what ended the session, Gone when the client leaves, and what `beside` raises."""
         try:
-            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), *beside))
+            await run_together(self.obey(), beside=(self.player.run(), self.send_mp4(), self.errands.run(), *beside))
         finally:
             await self.hang_up()
 
@@ -79,13 +83,13 @@ class Conversation:
                 elif await self.order(read_json(message.data, TEXT_CHARACTERS + 6 * self.limits.prompt_characters)):
                     return
             except (Refused, ValueError) as error:
-                await self.send({"problem": one_line(str(explain(error)))})
+                await self.tell(one_line(str(explain(error))))
 
     async def hear(self, data: bytes) -> None:
         """Sound, or a sound file."""
         if self.file_next:
             self.file_next = False
-            self.ear.say(await self.in_thread(decode_sound, data, self.limits.speech_s))
+            await self.errands.put(partial(self.say, self.interruptions, decode_sound, data, self.limits.speech_s))
         else:
             self.inbox.num_samples += self.ear.hear(data)
 
@@ -95,16 +99,17 @@ class Conversation:
             case {"finish": True}:
                 return True
             case {"interrupt": True}:
+                self.interruptions += 1
                 self.session.interrupt()
             case {"end": True}:
                 self.session.end_speech()
             case {"text": str(text)}:
-                self.ear.say(await self.in_thread(speak_text, text))
+                await self.errands.put(partial(self.say, self.interruptions, speak_text, text))
             case {"file": True}:
                 self.file_next = True
             case {"prompt": str(prompt)}:
                 check_prompt(prompt, self.limits.prompt_characters)
-                self.session.change(await self.in_thread(self.encode, prompt))
+                await self.errands.put(partial(self.change, prompt))
             case {"seed": int(seed)}:
                 self.session.change(seed=seed)
             case {"sound": "microphone" | "speech" as kind, **rest}:
@@ -118,6 +123,18 @@ class Conversation:
             case _:
                 raise Refused("wishes", f"{', '.join(map(str, wish))[:40]!r} is not something that a live session does; see docs/live.md")
         return False
+
+    async def say(self, interruptions: int, make: Callable[..., np.ndarray], *arguments: object) -> None:
+        """Speak what is made in a thread, unless there has been an interruption since it was asked for."""
+        samples_N = await self.in_thread(make, *arguments)
+        if self.interruptions == interruptions:
+            self.ear.say(samples_N)
+
+    async def change(self, prompt: str) -> None:
+        self.session.change(await self.in_thread(self.encode, prompt))
+
+    async def tell(self, problem: str) -> None:
+        await self.send({"problem": problem})
 
     async def send(self, message: dict[str, object]) -> None:
         await send_within(self.limits.unread_s, self.socket.send_json(message))

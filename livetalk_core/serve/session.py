@@ -3,8 +3,8 @@
 Two sides share it. A thread of the session makes chunks (`run`); the session's clock takes a frame every 40 ms (`tick`). What is made next
 is decided from three facts: the frames that wait, the speech that waits, and how long chunks took so far.
 
-- Speech for a whole chunk is there: it is made now. An idle chunk in the making is abandoned at its next step, and idle frames that would
-  only delay the speech are dropped. The stream then goes on from the last frames that will have been shown.
+- Speech for a whole chunk is there, or will be within a step: an idle chunk in the making is abandoned at its next step, and idle frames
+  that would only delay the speech are dropped. The stream then goes on from the last frames that will have been shown.
 - Few frames wait: an idle chunk is made, of silence; or what there is of an utterance, with silence after it.
 - An interruption drops waiting speech and waiting frames; the next chunk is idle, from the last frame shown, so the mouth closes.
 """
@@ -115,13 +115,22 @@ class LiveSession:
             self.changed.notify_all()
 
     def interrupt(self) -> None:
-        """Drop waiting speech and frames. The mouth closes with the next chunk, and the session goes on."""
+        """Drop waiting speech and frames. The mouth closes with the next chunk, and the session goes on. Idle video goes on as it is."""
         with self.changed:
+            if not self.has_speech:
+                return
             self.round += 1
             self.stale = True
             self.speech.clear()
             self.tally.interrupted(self.timeline.clear())
             self.changed.notify_all()
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether speech waits, is being made, or is shown."""
+        making = self.making
+        being_made = making is not None and making.round == self.round and not making.idle
+        return bool(self.speech.num_samples) or being_made or self.tally.speaking or self.timeline.has_speech
 
     def change(self, reference: Reference | None = None, seed: int | None = None) -> None:
         """Another prompt (in a new reference of the same picture size) or seed, from the next chunk on."""
@@ -187,7 +196,7 @@ class LiveSession:
     def is_due(self) -> bool:
         """Whether to begin a chunk now. An idle chunk is begun so early that it can be abandoned and speech made in its place."""
         spare_s = MARGIN_S if self.timeline.ends_speaking else MARGIN_S + self.work.needed_s
-        return self.can_speak() or len(self.timeline.waiting) <= self.work.frames_with(spare_s)
+        return self.can_speak() or len(self.timeline.waiting) <= self.work.frames_with(spare_s) and not self.will_speak()
 
     def can_speak(self) -> bool:
         """Whether there is sound for a chunk of speech, and room for its frames: more than two chunks ahead are not made."""
@@ -195,6 +204,13 @@ class LiveSession:
             return False
         enough = self.speech.num_samples >= self.plan.new_samples
         return enough or self.speech.num_samples > 0 and self.speech.is_over(self.now())
+
+    def will_speak(self) -> bool:
+        """Whether speech can be made before one more step of an idle chunk would end."""
+        if self.timeline.ends_speaking or self.speech.is_over(self.now()):
+            return False
+        step_s = self.work.step_s(self.settings.steps or self.engine.preset.steps)
+        return self.speech.complete_at(self.plan.new_samples) - self.now() <= step_s
 
     def order(self) -> Order:
         """Decide what the next chunk is, and take its sound."""
@@ -255,7 +271,7 @@ class LiveSession:
         """Called between the steps of a chunk in the making: stops one that is not wanted any more."""
         order = self.making
         with self.changed:
-            if self.closed or order is None or order.round != self.round or order.idle and self.can_speak():
+            if self.closed or order is None or order.round != self.round or order.idle and (self.can_speak() or self.will_speak()):
                 raise Abandoned
 
 

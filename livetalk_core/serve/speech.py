@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -42,6 +43,10 @@ class Speech:
     def is_over(self, now: float) -> bool:
         """Whether nothing more belongs to what waits."""
         return self.announced_end or now - self.last_at > PAUSE_S
+
+    def complete_at(self, num_samples: int) -> float:
+        """When so many samples will wait if sound goes on coming in real time; infinity if none waits."""
+        return self.last_at + (num_samples - self.num_samples) / SAMPLE_RATE if self.num_samples else math.inf
 
     def take(self, num_samples: int) -> tuple[np.ndarray, list[float]]:
         """So many samples [N], silence after the end, and for each frame when the last of its sound came."""

@@ -67,6 +67,11 @@ class Timeline:
         """Whether the last frame that waits belongs to speech."""
         return bool(self.waiting) and self.waiting[-1].speaking
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether any frame that waits belongs to speech."""
+        return any(made.speaking for made in self.waiting)
+
     def take(self, now: float) -> Shot:
         """The next frame; the last one again, with silence, if none waits."""
         self.number += 1

@@ -38,6 +38,10 @@ class Work:
         """The same in frames, with so much to spare."""
         return math.ceil((self.needed_s + spare_s) * FPS)
 
+    def step_s(self, steps: int) -> float:
+        """Mean time of a denoising step, taking the first piece's decode for one more; 0 before the first chunk."""
+        return sum(self.first) / len(self.first) / (steps + 1) if self.first else 0.0
+
     @property
     def chunk_s(self) -> float:
         """Mean time of a whole chunk; NaN before the first."""

@@ -115,6 +115,10 @@ async function startMicrophone() {
     blocks.port.onmessage = ({ data }) => open && socket.send(data.buffer);
     context.createMediaStreamSource(stream).connect(blocks);
     microphone = { stream, context };
+    stream.getAudioTracks()[0].onended = () => {
+      stopMicrophone();
+      tell("The microphone was disconnected. Connect it and press Microphone again.", true);
+    };
     part.microphone.textContent = "Stop mic";
     part.microphone.setAttribute("aria-pressed", "true");
     mute(true);

@@ -14,13 +14,13 @@ from made import speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
-from livetalk_core.evaluate.talkbench.bench import System, measure_all
+from livetalk_core.evaluate.talkbench.bench import Result, System, measure_all
 from livetalk_core.evaluate.talkbench.clips import BenchClip, find_clips, part_of
 from livetalk_core.evaluate.talkbench.flicker import TemporalFlickering
 from livetalk_core.evaluate.talkbench.measure import Measured, NotMeasured, WindowMeans
 from livetalk_core.evaluate.talkbench.outcome import write_outcome
 from livetalk_core.evaluate.talkbench.speed import Speed, Stopwatch
-from livetalk_core.evaluate.talkbench.summary import slope
+from livetalk_core.evaluate.talkbench.summary import slope, summarize
 from livetalk_core.evaluate.talkbench.table import markdown
 
 
@@ -153,7 +153,14 @@ def test_the_best_is_bold_and_the_second_underlined_and_what_is_missing_is_said(
     assert json.loads((tmp_path / "out" / "results.json").read_text())["sets"]["short"]["films"]["numbers"]["sync_d"]["videos"] == 3
 
 
-def test_a_set_mean_weighs_videos_and_a_mean_of_some_says_so():
+def test_a_sets_mean_is_weighted_as_its_measure_says():
+    who = {"system": "x", "set": "s", "measure": "m", "video": "v", "fingerprint": ""}
+    results = [Result(**who, clip=str(k), numbers={"bg_c": value}, weight=weight) for k, (value, weight) in enumerate(((0.5, 1), (0.9, 3)))]
+    found = summarize(results)["sets"]["s"]["x"]["numbers"]["bg_c"]
+    assert found == {"mean": pytest.approx(0.8), "videos": 2, "min": 0.5, "max": 0.9}
+
+
+def test_a_mean_of_some_videos_says_of_how_many():
     row = {"set": "s", "clips": 2, "numbers": {"fps": {"mean": 3.0, "videos": 1}}, "slopes": {}}
     assert "3.00 (1)" in markdown({"sets": {"s": {"x": row}}, "missing": []})
 

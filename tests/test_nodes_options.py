@@ -38,7 +38,7 @@ def cards(nodes, monkeypatch):
     made = []
 
     class Noted:
-        def __init__(self, place, recipe):
+        def __init__(self, place, recipe, **how):
             made.append((place, recipe.options))
             self.preset = SimpleNamespace(trained=True)
 

@@ -27,6 +27,8 @@ CARD = (288, 216)
 EVERY, MOST = 3, 25
 """Every third frame, at most 25 of them: about three seconds at the film's own speed."""
 QUALITY = 60
+LISTED = 120
+"""Pixels for the names of all files of *Community files*, which its loader shows after a run."""
 
 
 def main(names: list[str]) -> None:
@@ -43,6 +45,8 @@ def main(names: list[str]) -> None:
 
 def make_layout(server: Server, path: Path) -> None:
     measured = browse(server.url, prompt=json.loads(path.read_text()), measure=True, run=False, keepGraph=True)["graph"]
+    if "community" in path.stem:
+        next(node for node in measured["nodes"] if node["type"] == "LiveTalkModelLoader")["size"][1] += LISTED
     graph = lay_out(measured, heights_after_run(server, path)) | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"livetalk/{path.stem}"))}
     assert not hidden_wires(graph), hidden_wires(graph)
     (ROOT / "workflows" / path.name).write_text(json.dumps(graph, indent=1) + "\n")

@@ -229,9 +229,12 @@ def crop_mask(name: str, mask_HW: Tensor, picture_size: tuple[int, int], width: 
     """ValueError for a mask of another shape than the picture's, or black in the crop."""
     from livetalk_core.media.image import crop_cover
 
+    if not mask_HW.any():  # Load Image's own, 64 x 64, where a picture has no transparent parts
+        raise ValueError(f"{name} is black all over; paint the speaker in Load Image's mask editor, or disconnect {name}")
     size = (mask_HW.shape[1], mask_HW.shape[0])
     if size != picture_size:
-        raise ValueError(f"{name} of {size[0]}x{size[1]} pixels must be as large as the picture, {picture_size[0]}x{picture_size[1]}")
+        wanted = f"{picture_size[0]}x{picture_size[1]}"
+        raise ValueError(f"{name} of {size[0]}x{size[1]} pixels must be as large as the picture, {wanted}; scale it like the picture")
     gray = read_picture(name, mask_HW.float()[..., None].expand(-1, -1, 3))
     cropped_HW = (crop_cover(gray, width, height, focus=focus).mean(0) > 0).float()
     if not cropped_HW.any():

@@ -156,7 +156,11 @@ def test_the_crop_can_be_moved(nodes):
         ({"crop": "middle"}, r"crop 'middle' must be center, top, or X,Y with fractions"),
         ({"crop": "1.5,0"}, r"crop '1.5,0' must be center, top, or X,Y"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
-        ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black"),
+        ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black all over"),
+        (
+            {"first_mask": torch.zeros(1, 16, 16)},
+            r"^first_mask is black all over; paint the speaker in Load Image's mask editor, or disconnect",
+        ),
         ({"clip_vision_output": {"penultimate_hidden_states": torch.zeros(1, 257, 1280)}}, r"\(257, 1280\) must be rows of 50 for nano"),
     ],
 )

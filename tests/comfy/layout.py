@@ -11,9 +11,9 @@ Box = tuple[float, float, float, float]
 COLUMN, MARGIN, GAP, TITLE, SLOT = 350, 120, 50, 30, 20
 """Pixels: width of a node, space between columns, space between nodes, height of a node's title, distance of its slots."""
 LANE = 16
-FAR = 600
+FAR = 700
 """A wire to the next column that goes further up or down than this gets a lane, so that wires stay apart."""
-GROWS_TO = {"LiveTalkReferenceConditioning": 560}
+GROWS_TO = {"LiveTalkReferenceConditioning": 580}
 """Pixels of a node whose picture comes with the run, in the frontend that gives it most."""
 SPARE = 90
 """Room below the last node of a group: frontends differ in how high they draw text boxes."""

@@ -8,7 +8,7 @@ async function main(job) {
   const browser = await launch(job.wav);
   try {
     const context = await browser.newContext({
-      viewport: { width: job.width, height: 844 }, permissions: job.refuse ? [] : ["microphone"],
+      viewport: { width: job.width, height: job.height ?? 844 }, permissions: job.refuse ? [] : ["microphone"],
       colorScheme: job.width > 500 ? "light" : "dark",
     });
     const page = await context.newPage();
@@ -17,21 +17,29 @@ async function main(job) {
     await page.addInitScript(watch, job);
     await page.goto(job.url);
     if (job.way) await page.evaluate((way) => { document.getElementById("way").value = way; }, job.way);
-    await page.click("#begin");
-    if (job.refused) {
-      await page.waitForFunction(() => document.getElementById("note").classList.contains("bad"), null, { timeout: PATIENCE_MS });
-      return { note: await page.evaluate(() => document.getElementById("note").textContent), errors };
-    }
     const wait = (check) => page.waitForFunction(check, null, { timeout: PATIENCE_MS });
+    const isBad = () => document.getElementById("note").classList.contains("bad");
+    if (job.gone) await context.setOffline(true);
+    await page.focus("#begin");
+    await page.keyboard.press("Enter");
+    if (job.refused || job.gone) {
+      await wait(isBad);
+      return { ...(await page.evaluate(about)), errors };
+    }
     await wait(() => document.getElementById("video").videoWidth > 0);
+    const focused = await page.evaluate(() => document.activeElement.id);
     await page.click("#microphone");
-    if (job.refuse) await wait(() => document.getElementById("note").classList.contains("bad"));
+    if (job.unplug) {
+      await wait(() => document.getElementById("microphone").classList.contains("on"));
+      await page.evaluate(() => window.heard.getAudioTracks()[0].dispatchEvent(new Event("ended")));
+    }
+    if (job.refuse || job.unplug) await wait(isBad);
     else await wait(() => document.getElementById("delay").textContent !== "–" && document.getElementById("state").textContent === "Speaking");
     if (job.shot) await page.screenshot({ path: job.shot, fullPage: true });
     const seen = await page.evaluate(look);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     await page.click("#interrupt");
-    return { ...seen, errors, overflow };
+    return { ...seen, errors, overflow, focused };
   } finally {
     await browser.close();
   }
@@ -50,7 +58,13 @@ function watch(job) {
     window.connections.push(connection);
     return connection;
   };
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wanted) => (window.heard = await ask(wanted));
   if (job.refuse) navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+}
+
+function about() {
+  return { note: document.getElementById("note").textContent, startable: document.getElementById("begin").checkVisibility(), focused: document.activeElement.id };
 }
 
 async function look() {

@@ -55,6 +55,16 @@ def test_a_microphone_that_is_not_allowed_is_told_with_the_way_out(tmp_path):
     assert "Allow it in the browser's address bar" in seen["note"] and not seen["errors"]
 
 
+def test_a_microphone_that_is_disconnected_is_told(tmp_path):
+    seen = browse(tmp_path, way="mp4", unplug=True)
+    assert "The microphone was disconnected" in seen["note"] and seen["focused"] == "microphone" and not seen["errors"]
+
+
+def test_a_server_that_has_gone_is_told_and_one_can_start_again(tmp_path):
+    seen = browse(tmp_path, gone=True)
+    assert seen["note"] == "The server does not answer." and seen["startable"] and seen["focused"] == "begin" and not seen["errors"]
+
+
 def test_a_browser_without_webrtc_gets_the_video_as_mp4(tmp_path):
     seen = browse(tmp_path, noRtc=True)
     assert seen["way"] == "mp4" and seen["width"] == 48 and not seen["errors"]

@@ -13,15 +13,17 @@ export class LiveSession {
     this.video = styled("video", "position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; background: #000; border-radius: 4px");
     this.video.playsInline = this.video.autoplay = true;
     frame.append(this.video);
-    this.microphone = button("Microphone", () => (this.hearing ? this.stopMicrophone() : this.startMicrophone()));
+    this.microphone = button("Microphone", () => (this.hearing ? this.stopMicrophone() : this.asking || this.startMicrophone()));
     this.interrupt = button("Interrupt", () => this.send({ interrupt: true }));
     this.sound = button("Sound on", () => this.mute(!this.video.muted));
     this.ending = button("End", () => this.end());
     this.text = styled("input", `${BUTTON}; cursor: text; box-sizing: border-box; width: 100%; flex: none`);
     this.text.placeholder = "Type something to say, and press Enter";
+    this.text.setAttribute("aria-label", "Text to speak");
     this.text.maxLength = 2000;
     this.text.addEventListener("keydown", (event) => this.type(event));
     this.line = styled("div", LINE);
+    this.line.setAttribute("role", "status");
     this.figures = styled("div", `${LINE}; font-size: 11px; min-height: 14px; white-space: nowrap`);
     const row = styled("div", "display: flex; gap: 5px");
     row.append(this.microphone, this.interrupt, this.sound, this.ending);
@@ -91,15 +93,22 @@ export class LiveSession {
 
   async startMicrophone() {
     if (!navigator.mediaDevices) return this.tell("Browsers give the microphone only to https pages and to localhost. Start ComfyUI with --tls-keyfile and --tls-certfile.", true);
+    const socket = this.socket;
+    this.asking = true;
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true, channelCount: 1 } });
       const context = new AudioContext();
       this.hearing = { stream, context };
       await context.audioWorklet.addModule(new URL(this.url("/livetalk/session/microphone.js"), location.href));
+      if (this.socket !== socket) return this.stopMicrophone(); // the session ended meanwhile
       const blocks = new AudioWorkletNode(context, "blocks", { numberOfOutputs: 0 });
       this.send({ sound: "microphone", rate: context.sampleRate });
       blocks.port.onmessage = ({ data }) => this.hearing && this.socket?.readyState === WebSocket.OPEN && this.socket.send(data.buffer);
       context.createMediaStreamSource(stream).connect(blocks);
+      stream.getAudioTracks()[0].onended = () => {
+        this.stopMicrophone();
+        this.tell("The microphone was disconnected. Connect it and press Microphone again.", true);
+      };
       this.microphone.textContent = "Stop mic";
       this.mute(true);
       this.tell("Speak. The sound is off, so that the microphone does not hear it; with headphones, turn it on.");
@@ -109,6 +118,8 @@ export class LiveSession {
         error.name === "NotAllowedError" ? "The microphone was not allowed. Allow it in the browser's address bar and try again."
           : error.name === "NotFoundError" ? "No microphone was found. Connect one, or type."
           : `The microphone could not be opened: ${error.message}`, true);
+    } finally {
+      this.asking = false;
     }
   }
 

@@ -5,6 +5,7 @@ const part = Object.fromEntries([...document.querySelectorAll("[id]")].map((elem
 const canRtc = "RTCPeerConnection" in window;
 let socket, player, microphone, portrait;
 let open = false;
+let begins = 0, asking = false;
 
 part.token.value = new URLSearchParams(location.search).get("token") ?? "";
 if (!canRtc) part.way.value = "mp4";
@@ -13,7 +14,7 @@ enable(false);
 part.begin.onclick = begin;
 part.interrupt.onclick = () => send({ interrupt: true });
 part.sound.onclick = () => mute(!part.video.muted);
-part.microphone.onclick = () => (microphone ? stopMicrophone() : startMicrophone());
+part.microphone.onclick = () => (microphone ? stopMicrophone() : asking || startMicrophone());
 part.say.onsubmit = (event) => {
   event.preventDefault();
   if (part.text.value.trim()) send({ text: part.text.value });
@@ -34,6 +35,7 @@ part.stage.ondrop = (event) => {
 };
 
 async function begin() {
+  const turn = ++begins;
   end();
   tell("Starting: the picture is being read.");
   state("Starting");
@@ -41,8 +43,9 @@ async function begin() {
   const address = new URL("live", location.href);
   address.protocol = location.protocol.replace("http", "ws");
   address.search = part.token.value ? `?token=${encodeURIComponent(part.token.value)}` : "";
-  const file = portrait ?? (await (await fetch("portrait.png")).blob());
-  const picture = await file.arrayBuffer();
+  const picture = await readPicture().catch(() => undefined);
+  if (turn !== begins) return; // begun again meanwhile
+  if (!picture) return over();
   const mine = (socket = new WebSocket(address));
   mine.binaryType = "arraybuffer";
   mine.onopen = () => {
@@ -54,6 +57,10 @@ async function begin() {
   };
   mine.onmessage = ({ data }) => mine === socket && (typeof data === "string" ? hear(JSON.parse(data)) : player?.push?.(data));
   mine.onclose = () => mine === socket && over();
+}
+
+async function readPicture() {
+  return (portrait ?? (await (await fetch("portrait.png")).blob())).arrayBuffer();
 }
 
 function hear(message) {
@@ -72,6 +79,7 @@ function opened({ width, height, text, webrtc }) {
   open = true;
   part.stage.style.aspectRatio = `${width} / ${height}`;
   enable(true);
+  if (document.activeElement === document.body) part.microphone.focus(); // the button that was pressed is hidden now
   part.text.disabled = part.say.querySelector("button").disabled = !text;
   part.text.placeholder = text ? "Type something to say" : "Typed text needs espeak-ng on the server";
   tell("Speak, type or play a sound file. The avatar listens.");
@@ -106,28 +114,33 @@ async function startMicrophone() {
   if (!navigator.mediaDevices) {
     return tell("Browsers give the microphone only to https pages and to localhost. Start the server with --tls-cert.", true);
   }
+  asking = true;
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true, channelCount: 1 } });
     const context = new AudioContext();
+    microphone = { stream, context };
     await context.audioWorklet.addModule("microphone.js");
+    if (!open) return stopMicrophone(); // the session ended meanwhile
     const blocks = new AudioWorkletNode(context, "blocks", { numberOfOutputs: 0 });
     send({ sound: "microphone", rate: context.sampleRate });
     blocks.port.onmessage = ({ data }) => open && socket.send(data.buffer);
     context.createMediaStreamSource(stream).connect(blocks);
-    microphone = { stream, context };
     stream.getAudioTracks()[0].onended = () => {
       stopMicrophone();
       tell("The microphone was disconnected. Connect it and press Microphone again.", true);
     };
     part.microphone.textContent = "Stop mic";
-    part.microphone.setAttribute("aria-pressed", "true");
+    part.microphone.classList.add("on");
     mute(true);
     tell("Speak. The sound is off, so that the microphone does not hear it; with headphones, turn it on.");
   } catch (error) {
+    stopMicrophone();
     tell(
       error.name === "NotAllowedError" ? "The microphone was not allowed. Allow it in the browser's address bar and try again."
         : error.name === "NotFoundError" ? "No microphone was found. Connect one, or type, or play a sound file."
         : `The microphone could not be opened: ${error.message}`, true);
+  } finally {
+    asking = false;
   }
 }
 
@@ -137,13 +150,14 @@ function stopMicrophone() {
   microphone = undefined;
   if (open) send({ end: true });
   part.microphone.textContent = "Microphone";
-  part.microphone.setAttribute("aria-pressed", "false");
+  part.microphone.classList.remove("on");
 }
 
 async function playFile(file) {
   if (!file || !open) return;
+  const data = await file.arrayBuffer();
   send({ file: true });
-  socket.send(await file.arrayBuffer());
+  if (open) socket.send(data);
   part.file.value = "";
 }
 
@@ -176,6 +190,7 @@ async function over() {
   enable(false);
   state("Over", "over");
   part.begin.hidden = false;
+  if (document.activeElement === document.body) part.begin.focus();
   if (!told) tell(opened ? "The connection is over." : await whyClosed(), true);
 }
 
@@ -198,12 +213,11 @@ function enable(on) {
 function mute(on) {
   part.video.muted = on;
   part.sound.textContent = on ? "Sound off" : "Sound on";
-  part.sound.setAttribute("aria-pressed", String(!on));
   part.video.play().catch(() => {});
 }
 
 function state(text, kind = "") {
-  part.state.textContent = text;
+  if (part.state.textContent !== text) part.state.textContent = text; // screen readers say it again otherwise
   part.state.dataset.state = kind;
 }
 

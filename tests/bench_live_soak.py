@@ -60,7 +60,7 @@ class Paced:
 
     def __init__(self, engine, take_time) -> None:
         self.engine, self.take_time = engine, take_time
-        self.plan, self.reference = engine.plan, engine.reference
+        self.plan, self.reference, self.preset = engine.plan, engine.reference, engine.preset
 
     def open(self, *given, **named):
         return PacedStream(self.engine.open(*given, **named), self.take_time)

@@ -167,8 +167,8 @@ async def hear(socket) -> tuple[bytes, dict]:
     raise AssertionError("closed without a word")
 
 
-async def until(condition) -> None:
+async def until(condition, every_s: float = 0.01) -> None:
     end = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < end
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every_s)

@@ -81,6 +81,11 @@ def counts() -> dict[str, int]:
     return {"sessions": len(sessions), "threads": len(threads), "tasks": len(tasks), "files": len(os.listdir("/proc/self/fd"))}
 
 
+def no_more(now: dict[str, int], before: dict[str, int]) -> bool:
+    """Less is well: what earlier tests of this process left is collected meanwhile."""
+    return all(now[name] <= before[name] for name in now)
+
+
 KINDS = (LiveSession, Conversation, player.Player)
 
 
@@ -101,12 +106,12 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(door):
             for k in range(start, end):
                 await vanish(site, k % 5)
             await site.service.admission.empty.wait()
-            await until(lambda: not found or counts() == found[0])
+            await until(lambda: not found or no_more(counts(), found[0]), every_s=0.5)  # to count takes long in a large process
             found.append(counts())
         return found, (await site.get("/metrics"))[1]
 
     found, metrics = run(whole, [pool()], replace(LIMITS, answer_s=1))
-    assert found[0] == found[1] and found[1]["threads"] == 0, "no more after a hundred than after five"
+    assert no_more(found[1], found[0]) and found[1]["threads"] == 0, "no more after a hundred than after five"
     assert found[1]["sessions"] <= 2 * (door == "/live webrtc"), "what is left of a WebRTC connection does not grow with their number"
     assert "livetalk_failures_total 0.0" in metrics and f'livetalk_streams_ended_total{{how="left"}} {CLIENTS + 5:.1f}' in metrics
 
@@ -206,5 +211,4 @@ def check_readers(read_some) -> None:
         return found
 
     found = asyncio.run(whole())
-    assert found[0]["tasks"] == found[1]["tasks"] and found[0]["files"] == found[1]["files"] and found[1]["threads"] == 0
-    assert found[1]["sessions"] <= found[0]["sessions"] + 2
+    assert no_more(found[1], found[0] | {"sessions": found[0]["sessions"] + 2}) and found[1]["threads"] == 0

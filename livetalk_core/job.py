@@ -114,7 +114,7 @@ def check_inputs(job: Job) -> Inputs:
     check_speakers(job)
     marking = open_marking(job.marks)
     job, kept = with_plain_files(job)
-    picture = load_picture(job.picture)
+    picture = load_first(job.picture)
     for path in job.masks:
         if (size := load_picture(path).image.size) != picture.image.size:
             raise ValueError(f"mask {path} is {size} pixels, the picture {picture.image.size}; make the mask over the picture")
@@ -122,6 +122,18 @@ def check_inputs(job: Job) -> Inputs:
     if job.split_channels:
         next(read_sides(job.audio[0], track=job.audio_track))
     return Inputs(job=job, picture=picture, audio=audio, marking=marking, kept=kept)
+
+
+def load_first(path: Path) -> Picture:
+    """The picture, which is named before the sound. ValueError for what is none; it says so if it is a sound or video file."""
+    try:
+        return load_picture(path)
+    except ValueError as error:
+        try:
+            probe_audio(path)
+        except (ValueError, OSError):
+            raise error from None
+        raise ValueError(f"{path}: is a sound or video file, not a picture; name the picture first, then the sound") from error
 
 
 def check_crop(job: Job) -> None:

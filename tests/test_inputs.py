@@ -122,6 +122,15 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path, portrait, speech, monke
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_a_sound_in_the_pictures_place_is_called_one(tmp_path, portrait, speech, capsys):
+    assert run(speech, portrait, tmp_path / "out.mp4") == 2
+    assert f"{speech}: is a sound or video file, not a picture; name the picture first, then the sound\n" in capsys.readouterr().err
+    words = tmp_path / "words.txt"
+    words.write_text("neither")
+    assert run(words, speech, tmp_path / "out.mp4") == 2
+    assert capsys.readouterr().err.endswith("words.txt: is not a picture that can be read; save it as PNG or JPEG\n")
+
+
 def test_one_speaker_with_a_mask_talks_and_the_rest_hears_silence(engine, tmp_path, portrait, speech, monkeypatch):
     heard = []
     open_stream = engine.open

@@ -94,9 +94,19 @@ def mesh_reader(mesh: Any) -> Read:
         found = mesh.process(frame_HWC).multi_face_landmarks
         if not found:
             return None
-        height, width = frame_HWC.shape[:2]
-        points = np.array([(point.x * width, point.y * height) for point in found[0].landmark])
-        left, right = points[list(EYE_CORNERS)]
-        return Mouth(lips_L2=points[list(LIPS)], eyes=float(np.linalg.norm(left - right)))
+        points = pixels_of(found[0], frame_HWC)
+        return Mouth(lips_L2=points[list(LIPS)], eyes=eye_distance(points))
 
     return read
+
+
+def pixels_of(found: Any, frame_HWC: np.ndarray) -> np.ndarray:
+    """MediaPipe's points [K, 2] in pixels."""
+    height, width = frame_HWC.shape[:2]
+    return np.array([(point.x * width, point.y * height) for point in found.landmark])
+
+
+def eye_distance(points_K2: np.ndarray) -> float:
+    """Pixels between the outer corners of the eyes, from all points of a face."""
+    left, right = points_K2[list(EYE_CORNERS)]
+    return float(np.linalg.norm(left - right))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from livetalk_core.evaluate.talkbench.landmarks import EYE_CORNERS, need_mediapipe
+from livetalk_core.evaluate.talkbench.landmarks import eye_distance, need_mediapipe, pixels_of
 from livetalk_core.evaluate.talkbench.measure import Measured, NotMeasured, Shown, in_batches
 from livetalk_core.evaluate.talkbench.sync import frames_of
 
@@ -158,8 +158,7 @@ def read_pose(mesh: Any, hands: Any, frame_HWC: np.ndarray) -> Pose:
     if not faces:
         return Pose(hands_K2=hands_K2)
     points = pixels_of(faces[0], frame_HWC)
-    left, right = points[list(EYE_CORNERS)]
-    return Pose(head_K2=points[list(HEAD)], eyes=float(np.linalg.norm(left - right)), hands_K2=hands_K2)
+    return Pose(head_K2=points[list(HEAD)], eyes=eye_distance(points), hands_K2=hands_K2)
 
 
 def by_side(found: list[tuple[float, str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -168,9 +167,3 @@ def by_side(found: list[tuple[float, str, np.ndarray]]) -> dict[str, np.ndarray]
     for _, side, points_K2 in sorted(found, key=lambda hand: hand[0], reverse=True):
         hands[side if side not in hands else next(other for other in HANDS if other != side)] = points_K2
     return hands
-
-
-def pixels_of(found: Any, frame_HWC: np.ndarray) -> np.ndarray:
-    """MediaPipe's points [K, 2] in pixels."""
-    height, width = frame_HWC.shape[:2]
-    return np.array([(point.x * width, point.y * height) for point in found.landmark])

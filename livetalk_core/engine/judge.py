@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from livetalk_core.models.headers import ODD_LORAS
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 LARGE_WAV2VEC = 1024
@@ -14,8 +16,6 @@ LARGE_WAV2VEC = 1024
 LORA_DOWN = (".lora_down.", ".lora_A.", ".lora.down.")
 LORA_WHOLE = (".diff", ".diff_b", ".diff_m")
 """How the names of whole differences end."""
-ODD_LORAS = {"hada_w": "LoHa", "lokr_w": "LoKr", "dora_scale": "DoRA", "oft_": "OFT", "lora_mid": "LoCon with lora_mid"}
-"""Kinds of LoRA that cannot be read, by what their names have."""
 OF_WAN = re.compile(
     r"^(?:(?:base_model\.model|diffusion_model|transformer|model|lora_unet|lycoris|unet)[._]+)*"
     r"(?:blocks[._]\d+[._](?:self_attn|cross_attn|ffn|attn1|attn2|norm|audio|modulation)"
@@ -57,7 +57,7 @@ def judge(shapes: Shapes) -> Judged:
 
 
 def judge_lora(shapes: Shapes) -> Judged | None:
-    odd = next((kind for mark, kind in ODD_LORAS.items() if any(f".{mark}" in name for name in shapes)), None)
+    odd = next((kind for mark, kind in ODD_LORAS.items() if any(mark in name for name in shapes)), None)
     if odd is not None:
         return Judged(part="none", text=f"a LoRA of the kind {odd}, which cannot be read; choose one with lora_down and lora_up")
     names = [name for name in shapes if any(mark in name for mark in LORA_DOWN) or name.endswith(LORA_WHOLE)]

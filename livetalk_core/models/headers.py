@@ -42,6 +42,8 @@ DAMAGES = (
 """What reading a damaged file may raise."""
 
 Named = TypeVar("Named")
+ODD_LORAS = {".hada_w": "LoHa", ".lokr_w": "LoKr", ".dora_scale": "DoRA", ".oft_": "OFT", ".lora_mid": "LoCon with lora_mid"}
+"""Kinds of LoRA that cannot be read, by what their names have."""
 
 
 class Stored(NamedTuple):

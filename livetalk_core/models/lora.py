@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from livetalk_core.models.audio import first_three
+from livetalk_core.models.headers import ODD_LORAS
 
 PREFIXES = (
     "base_model.model.",
@@ -29,7 +30,7 @@ DOWN = ("lora_down.weight", "lora_A.weight", "lora_A.default.weight", "lora.down
 UP = ("lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora.up.weight")
 WHOLE = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias", "diff_m": "modulation"}
 """Keys of whole differences, and the weight that each belongs to."""
-REFUSED = (".dora_scale", ".set_weight", ".reshape_weight", ".lora_mid.", ".hada_w", ".lokr_w", ".oft_")
+REFUSED = (*ODD_LORAS, ".set_weight", ".reshape_weight")
 """What names have in kinds of LoRA that cannot be read."""
 DIFFUSERS = (
     ("attn1.", "self_attn."),

@@ -27,8 +27,6 @@ from livetalk_core.types import AvatarEngine, StreamSettings
 
 MOST_SPEAKERS = 2
 FACE_CROPS = ("auto", "face")
-SMALL_FACE = 40
-"""A face that would be less high than this in the video, in pixels from brows to chin, is cropped to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +195,10 @@ def face_box(inputs: Inputs, engine: AvatarEngine) -> Box | None:
         return None
     plan = plan_for(engine, inputs)
     left, top, right, bottom = crop_box(*image.size, plan.width, plan.height)
-    if not asked and (face[3] - face[1]) * plan.height / (bottom - top) >= SMALL_FACE:
+    if not asked and (face[3] - face[1]) * plan.height / (bottom - top) >= engine.preset.small_face:
         return None
-    return around_face(image.size, face, (1, 1) if job.size == "auto" or job.size in BUCKETS else parse_size(job.size))
+    shape_WH = (1, 1) if job.size == "auto" or job.size in BUCKETS else parse_size(job.size)
+    return around_face(image.size, face, engine.preset.face_share, shape_WH)
 
 
 def cropped_to(inputs: Inputs, box: Box) -> Inputs:

@@ -52,6 +52,10 @@ class Preset:
     negative_prompt: str = ""
     chunk_frames: int = 33
     motion_frames: int = 5
+    face_share: float = 0.45
+    """Part of the picture's height, from brows to chin, that a face fills where the picture is cropped to it."""
+    small_face: int = 40
+    """A face of fewer pixels in the video is cropped to without being asked."""
     blinks: bool = False
     """Whether it has learned to shut the eyes when its condition says so (see stream/blinks.py); a model's config.json says whether
     its weights have."""
@@ -166,6 +170,8 @@ def nano() -> Preset:
         made_for=("128",),
         shift=3.0,
         last_noise=0.0,
+        face_share=0.58,
+        small_face=54,
         blinks=True,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from made import speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
-from livetalk_core.job import Job, check_inputs
+from livetalk_core.job import Job, check_inputs, face_box
 from livetalk_core.media import faces
 from livetalk_core.media.faces import around_face, find_face
 from livetalk_core.media.paste import LONGEST, PasteBack
 from livetalk_core.media.video import probe_video, read_frames
+from livetalk_core.presets import nano, tiny
 from livetalk_core.provenance.credentials import read_credentials
 
 HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
@@ -51,9 +53,17 @@ def test_a_picture_without_a_face_has_none():
 @pytest.mark.parametrize("face", [(0, 0, 50, 50), (590, 250, 640, 300), (200, 100, 260, 160), (100, 0, 400, 300)])
 @pytest.mark.parametrize("shape", [(1, 1), (16, 9), (9, 16)])
 def test_the_part_around_a_face_has_its_shape_and_lies_in_the_picture(face, shape):
-    left, top, right, bottom = around_face((641, 301), face, shape)
+    left, top, right, bottom = around_face((641, 301), face, 0.45, shape)
     assert 0 <= left < right <= 641 and 0 <= top < bottom <= 301
     assert (right - left) / (bottom - top) == pytest.approx(shape[0] / shape[1], rel=0.03)
+
+
+def test_a_face_is_cropped_as_close_as_the_model_has_learned(wide, sound, tmp_path):
+    for preset, share in ((nano(), 0.58), (tiny(), 0.45)):
+        engine = SimpleNamespace(preset=preset, plan=preset.plan)
+        inputs = check_inputs(Job(picture=wide, audio=(sound,), output=tmp_path / "out.mp4", crop="face"))
+        found, box = find_face(inputs.picture.image), face_box(inputs, engine)
+        assert (found[3] - found[1]) / (box[3] - box[1]) == pytest.approx(share, abs=0.01)
 
 
 def test_without_the_detector_one_line_says_what_to_install(monkeypatch):
@@ -69,7 +79,7 @@ def test_without_the_detector_one_line_says_what_to_install(monkeypatch):
 
 def test_frames_without_change_give_the_photograph_back():
     image = Image.open(HEAD).convert("RGB")
-    box = around_face(image.size, (60, 60, 110, 110))
+    box = around_face(image.size, (60, 60, 110, 110), 0.45)
     reference = torch.from_numpy(np.array(image.crop(box).resize((64, 64), Image.Resampling.BOX))).permute(2, 0, 1) / 127.5 - 1
     paste = PasteBack(image, box, reference)
     same = ((reference + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)[None]

@@ -18,10 +18,8 @@ LONG_SIDE = 480
 LEAST_FACE = 24
 CERTAIN = 6
 """How many windows around a face must agree."""
-SHARE = 0.45
-"""Part of the crop's height that the found face fills, which is from brows to chin."""
-FACE_Y = 0.48
-"""Where the middle of the face lies in the crop, from its top."""
+FACE_Y = 0.46
+"""Where the middle of the found face, from brows to chin, lies in the crop, from its top."""
 
 
 def can_find() -> bool:
@@ -43,10 +41,10 @@ def find_face(image: Image.Image) -> Box | None:
     return x, y, x + width, y + height
 
 
-def around_face(image_WH: tuple[int, int], face: Box, shape_WH: tuple[int, int] = (1, 1)) -> Box:
-    """A part of this shape around a face, as large as suits it, or as the picture allows, and inside the picture."""
+def around_face(image_WH: tuple[int, int], face: Box, share: float, shape_WH: tuple[int, int] = (1, 1)) -> Box:
+    """A part of this shape inside the picture, whose height the face fills to `share`, or more where the picture is not high enough."""
     left, top, right, bottom = face
-    height = min((bottom - top) / SHARE, image_WH[1], image_WH[0] * shape_WH[1] / shape_WH[0])
+    height = min((bottom - top) / share, image_WH[1], image_WH[0] * shape_WH[1] / shape_WH[0])
     size_WH = (min(image_WH[0], round(height * shape_WH[0] / shape_WH[1])), round(height))
     start = ((left + right) / 2 - size_WH[0] / 2, (top + bottom) / 2 - FACE_Y * size_WH[1])
     x, y = (min(max(0, round(at)), whole - side) for at, whole, side in zip(start, image_WH, size_WH, strict=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from livetalk_core.talker.heads.movement import Moment, Movement, lids_after, stress_of
+from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.change import recolored, reshaped, some_background
 from livetalk_core.talker.photo.draw import Inside, Stage
 from livetalk_core.talker.photo.expression import Look
@@ -30,6 +31,8 @@ EYES = tuple(point for upper, corners in zip(UPPER_LIDS, EYE_CORNERS, strict=Tru
 EYES_SHARE = 0.25
 """Share of clips whose mask is the eyes', so that training attends to blinks too: a mask of both would have its middle on the nose."""
 TRIES = 12
+FACE_SHARE = (0.48, 0.76)
+"""Of the picture's height, from chin to hairline: as close as `--crop face` cuts, since small mouths are too coarse at 128 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,7 @@ def choose_portrait(rng: np.random.Generator, pictures: Sequence[Path], side: in
     for _ in range(TRIES):
         path = pictures[int(rng.integers(len(pictures)))]
         whole = read_portrait(path, fit_path(path))
-        share, aim = float(rng.uniform(0.34, 0.62)), (float(rng.normal(0.5, 0.05)), float(rng.normal(0.46, 0.05)))
+        share, aim = float(rng.uniform(*FACE_SHARE)), (float(rng.normal(0.5, 0.05)), float(rng.normal(0.48, 0.05)))
         if whole is None or not fits_in(whole, side, share, aim):
             continue
         if rng.random() < 0.5:
@@ -139,11 +142,15 @@ def look_of(moment: Moment, lids: float, smile: float) -> Look:
 
 
 def reference_of(rng: np.random.Generator, stage: Stage, track: MouthTrack, acting: Acting) -> np.ndarray:
-    """The picture as it is, or another moment of the person: half the time each."""
-    if rng.random() < 0.5:
+    """The picture as it is, the person at another moment of the speech, or smiling with bared teeth, as many do in photographs."""
+    kind = rng.random()
+    if kind < 0.4:
         return stage.untouched(FINER)
     turn, look = acting.at(-float(rng.uniform(*OUTSIDE_S)))
-    return stage.draw(track.at(int(rng.integers(len(track)))), look, turn, FINER)
+    if kind < 0.7:
+        return stage.draw(track.at(int(rng.integers(len(track)))), look, turn, FINER)
+    smile = Mouth(opening=float(rng.uniform(0.15, 0.5)), width=float(rng.uniform(0.5, 1)), teeth=1.0)
+    return stage.draw(smile, replace(look, smile=float(rng.uniform(0.6, 1.4))), turn, FINER)
 
 
 def moving_mask(stage: Stage, part: tuple[int, ...], track: MouthTrack, poses: list[tuple[Turn, Look]], size: int) -> np.ndarray:

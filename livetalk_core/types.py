@@ -81,6 +81,8 @@ class Shown:
     """[T, H, W, 3] uint8, as many as the motion frames of a chunk: 5 by default."""
     samples_N: Tensor
     """Mono float32 16 kHz sound up to the end of these frames; the last 8 s are used."""
+    ahead_s: float = 0.0
+    """Seconds until the last of these frames will have been shown. A stream in a pool is made in that order, among other streams."""
 
 
 @dataclass(frozen=True, kw_only=True)

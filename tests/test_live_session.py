@@ -73,6 +73,17 @@ def test_an_idle_chunk_in_the_making_is_abandoned_when_speech_is_there():
     assert stage.engine.opened[-1][2].frames_THWC.shape == (5, 32, 48, 3)
 
 
+def test_a_new_stream_is_told_how_long_its_viewer_still_has_frames():
+    stage = Stage()
+    stage.until(5)
+    stage.session.change(seed=8)
+    with_frames = len(stage.engine.opened)
+    while len(stage.engine.opened) == with_frames:
+        waiting = len(stage.session.timeline.waiting)
+        stage.until(stage.clock + 0.01)
+    assert stage.engine.opened[-1][2].ahead_s == pytest.approx(waiting / 25, abs=FRAME_S) and waiting > 2
+
+
 @pytest.mark.parametrize("begin", [10 + 0.1 * k for k in range(10)])
 def test_the_engine_is_free_when_the_sound_of_an_utterance_is_complete(begin):
     stage = Stage(step_s=0.2)

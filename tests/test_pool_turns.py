@@ -9,7 +9,7 @@ import torch
 from made import HANG_S, pixels, speech_like
 from test_pool import CHUNK, frames_of, light, talk, tests_on_path, tiny_pool  # noqa: F401 (fixtures)
 
-from livetalk_core.types import StreamSettings
+from livetalk_core.types import Shown, StreamSettings
 
 
 def test_several_streams_keep_their_own_state(tiny_pool):  # noqa: F811
@@ -66,6 +66,22 @@ def test_the_chunk_that_is_due_first_is_made_first(light):  # noqa: F811
         thread.join()
     del schedule.begin
     assert begun == ["long", "new", "ahead"]
+
+
+def test_a_stream_that_goes_on_from_waiting_frames_is_due_when_they_have_been_shown(tiny_pool):  # noqa: F811
+    """So a live session's idle video, or its next words, let speech pass that is needed sooner."""
+    reference, sound_N, schedule, dues = tiny_pool.reference(pixels()), torch.zeros(16000), tiny_pool.workers.schedule, {}
+    frames_THWC = torch.zeros(5, *pixels().shape[1:], 3, dtype=torch.uint8)
+    submit, before = schedule.submit, time.monotonic()
+    schedule.submit = lambda job: (dues.setdefault(job.what, job.due - before), submit(job))[1]
+    try:
+        for ahead_s in (3000.0, 0.0):
+            dues.clear()
+            shown = Shown(frames_THWC=frames_THWC, samples_N=sound_N, ahead_s=ahead_s)
+            next(tiny_pool.open(reference, StreamSettings(steps=1), start=shown).push(CHUNK))
+            assert ahead_s <= dues["push"] <= ahead_s + HANG_S and dues["open"] < HANG_S
+    finally:
+        del schedule.submit
 
 
 def wait_until(met) -> None:

@@ -195,7 +195,8 @@ class Pool:
         given = {"people": people, "latents": on_latents is not None, "start": start, "rows": rows}
         command = wire.Open(session=session, reference=reference, settings=settings, **given)
         workers.ask(command, limit_s=self.limits.other_s, due=time.monotonic())
-        return PoolStream(workers, session, plan, self.limits.other_s, on_step, on_latents, text_rows, effort_of(settled, plan))
+        ahead_s = start.ahead_s if isinstance(start, Shown) else 0.0
+        return PoolStream(workers, session, plan, self.limits.other_s, on_step, on_latents, text_rows, effort_of(settled, plan), ahead_s)
 
     def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""

@@ -32,14 +32,16 @@ class PoolStream:
         on_latents: Callable[[Tensor], None] | None,
         encode: Callable[[str], Tensor] | None = None,
         effort: float = 1.0,
+        ahead_s: float = 0.0,
     ) -> None:
-        """`other_s`: the deadline of small commands. `encode` makes a prompt's rows. `effort`: see effort_of."""
+        """`other_s`: the deadline of small commands. `encode` makes a prompt's rows. `effort`: see effort_of. `ahead_s`: seconds of video
+        that its viewer still has, from a stream before it."""
         self.workers, self.session, self.plan, self.other_s, self.encode, self.effort = workers, session, plan, other_s, encode, effort
         self.work = ("piece", plan.width, plan.height)
         self.on_step, self.on_latents = on_step, on_latents
         self.blocks: list[Tensor] = []
         self.waiting, self.num_chunks, self.last_index = 0, 0, -1
-        self.due = 0.0
+        self.due = time.monotonic() + ahead_s
         """time.monotonic at which all frames made so far have been shown."""
         self.unfinished = False
         """Whether a reader stopped before the last piece of a call; the next call gives the rest."""

@@ -107,5 +107,7 @@ class Timeline:
             return None
         sounds = [*self.heard, *(made.samples_N for made in self.waiting)][-HEARD_FRAMES:]
         return Shown(
-            frames_THWC=torch.from_numpy(np.stack([made.frame_HWC for made in frames])), samples_N=torch.from_numpy(np.concatenate(sounds))
+            frames_THWC=torch.from_numpy(np.stack([made.frame_HWC for made in frames])),
+            samples_N=torch.from_numpy(np.concatenate(sounds)),
+            ahead_s=len(self.waiting) / FPS,
         )

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 
@@ -67,6 +68,23 @@ def test_video_and_sound_arrive_by_rtmp_with_the_time_stamps_of_one_clock(monkey
 
 
 def test_addresses_that_nothing_can_be_pushed_to_are_refused():
-    assert check_url("srt://host:9000") == "srt://host:9000"
+    for scheme in ("rtmp", "udp", "tcp"):
+        assert check_url(f"{scheme}://host:9000") == f"{scheme}://host:9000"
     with pytest.raises(ValueError, match="--push http://host must begin with one of rtmp://"):
         check_url("http://host")
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_protocol_that_pyavs_build_lacks_is_refused_at_the_start(monkeypatch, has):
+    """PyPI's build has no SRT; others have."""
+    error = av.error.ExitError if has else av.error.ProtocolNotFoundError
+
+    def nothing_answers(address, **options):
+        raise error(1, "", address)
+
+    monkeypatch.setattr(push.av, "open", nothing_answers)
+    if has:
+        assert check_url("srt://host:9000") == "srt://host:9000"
+    else:
+        with pytest.raises(ValueError, match="the installed PyAV cannot send srt://; use rtmp://"):
+            check_url("srt://host:9000")

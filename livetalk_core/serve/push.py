@@ -13,6 +13,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+import av
+from av.error import FFmpegError
+
 from livetalk_core.serve.player import Outlet
 from livetalk_core.serve.sending import FORMATS, NUMBER
 from livetalk_core.serve.tasks import timeout
@@ -26,9 +29,23 @@ AGAIN_S = 5
 
 def check_url(url: str) -> str:
     """The URL. ValueError for one that nothing can be pushed to."""
-    if url.partition("://")[0] not in FORMATS:
+    scheme = url.partition("://")[0]
+    if scheme not in FORMATS:
         raise ValueError(f"--push {url} must begin with one of {', '.join(f'{scheme}://' for scheme in FORMATS)}")
+    if not knows(scheme):
+        raise ValueError(f"--push {url}: the installed PyAV cannot send {scheme}://; use rtmp://, or build PyAV on an FFmpeg with {scheme}")
     return url
+
+
+def knows(scheme: str) -> bool:
+    """Whether PyAV's FFmpeg has this protocol. It does not list them, so an address is opened where nothing answers."""
+    try:
+        av.open(f"{scheme}://127.0.0.1:1", timeout=0.05).close()
+    except av.error.ProtocolNotFoundError:
+        return False
+    except FFmpegError:
+        pass
+    return True
 
 
 class Push:

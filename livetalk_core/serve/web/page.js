@@ -36,7 +36,7 @@ part.stage.ondrop = (event) => {
 
 async function begin() {
   const turn = ++begins;
-  end();
+  hangUp();
   tell("Starting: the picture is being read.");
   state("Starting");
   part.begin.hidden = true;
@@ -85,6 +85,7 @@ function opened({ width, height, text, webrtc }) {
   tell("Speak, type or play a sound file. The avatar listens.");
   state("Idle", "idle");
   part.video.play().catch(() => mute(true));
+  tellOfMicrophone();
   if (part.way.value === "webrtc") startRtc(webrtc);
 }
 
@@ -120,9 +121,9 @@ async function startMicrophone() {
     const context = new AudioContext();
     microphone = { stream, context };
     await context.audioWorklet.addModule("microphone.js");
-    if (!open) return stopMicrophone(); // the session ended meanwhile
+    if (!socket) return stopMicrophone(); // the session ended meanwhile
     const blocks = new AudioWorkletNode(context, "blocks", { numberOfOutputs: 0 });
-    send({ sound: "microphone", rate: context.sampleRate });
+    tellOfMicrophone();
     blocks.port.onmessage = ({ data }) => open && socket.send(data.buffer);
     context.createMediaStreamSource(stream).connect(blocks);
     stream.getAudioTracks()[0].onended = () => {
@@ -142,6 +143,11 @@ async function startMicrophone() {
   } finally {
     asking = false;
   }
+}
+
+// A session that begins anew, with another portrait, goes on listening.
+function tellOfMicrophone() {
+  if (microphone) send({ sound: "microphone", rate: microphone.context.sampleRate });
 }
 
 function stopMicrophone() {
@@ -173,9 +179,8 @@ function send(message) {
   if (open) socket.send(JSON.stringify(message));
 }
 
-function end() {
+function hangUp() {
   open = false;
-  stopMicrophone();
   player?.close();
   player = undefined;
   const old = socket;
@@ -186,7 +191,8 @@ function end() {
 async function over() {
   const told = part.note.classList.contains("bad");
   const opened = open;
-  end();
+  hangUp();
+  stopMicrophone();
   enable(false);
   state("Over", "over");
   part.begin.hidden = false;

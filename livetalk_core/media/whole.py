@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.audio.stream import AudioStream
@@ -94,17 +95,14 @@ def check_whole_wav(path: Path) -> None:
         if file.read(12)[::8] != b"RW":
             return
         byte_rate = 0
-        while len(header := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", header)
+        for name, size in chunks_of(file, "<"):
             if name == b"data":
                 held = path.stat().st_size - file.tell()
                 if size not in LENGTH_UNKNOWN and size > held:
                     refuse_short(path, size / max(byte_rate, 1), held / max(byte_rate, 1))
                 return
             if name == b"fmt ":
-                byte_rate = struct.unpack("<8xI4x", file.read(16))[0]
-                size -= 16
-            file.seek(size + size % 2, 1)
+                byte_rate = struct.unpack("<8xI", file.read(12).ljust(12, b"\0"))[0]
 
 
 def check_whole_w64(path: Path) -> None:
@@ -148,8 +146,7 @@ def check_chunks(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(12)
         order = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}.get(start[:4]) if start[8:] in SOUND_CHUNKS else None
-        while order and len(header := file.read(8)) == 8:
-            name, size = struct.unpack(f"{order}4sI", header)
+        for name, size in chunks_of(file, order) if order else ():
             if name == SOUND_CHUNKS[start[8:]]:
                 return
             if size > total - file.tell():
@@ -157,7 +154,15 @@ def check_chunks(path: Path) -> None:
                     f"{path}: the {ascii(name)[2:-1].strip()} chunk before its sound is to have {size} bytes, but the file has {total}, so "
                     "the sound is not found; export it again, without extras such as artwork or markers"
                 )
-            file.seek(size + size % 2, 1)
+
+
+def chunks_of(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int]]:
+    """Name and size of each chunk of a WAV or AIFF whose bytes are in this order. The file stands at its content meanwhile."""
+    while len(header := file.read(8)) == 8:
+        name, size = struct.unpack(f"{order}4sI", header)
+        content = file.tell()
+        yield name, size
+        file.seek(content + size + size % 2)
 
 
 def check_whole(path: Path, container: InputContainer, stream: AudioStream, num_samples: int, num_packets: int) -> None:

@@ -91,9 +91,22 @@ def test_training_shows_each_chunk_its_own_lids():
     assert lids_of(row.reference) == pytest.approx(lids[1:33].tolist())
 
 
+def test_latent_frames_with_shut_eyes_count_more_if_the_recipe_says_so():
+    lids = torch.zeros(61)
+    lids[6], lids[33 + 3] = 1.0, 0.5  # in latent frame 2 of the first chunk, and in 2 of the second, which begins at frame 28
+    sample = decode_tensors("toy", toy_tensors(chunks=2) | {"lids": lids}, toy_plan())
+    assert sample.shut(0).tolist() == [0, 1, 0, 0, 0, 0, 0, 0] and sample.shut(1).tolist() == [0, 0.5, 0, 0, 0, 0, 0, 0]
+    first = replace(sample, latents_KCTHW=sample.latents_KCTHW[:1])
+    plain, weighted = (
+        noise_sample(first, Draws.of("lids"), toy_sft(motion_latents=(1,), blink_weight=weight), torch.zeros(1, 8)) for weight in (0.0, 6.0)
+    )
+    more = (weighted.weight_THW / plain.weight_THW)[1:]
+    assert (more[1] == 7).all() and (more[[0, 2, 3, 4, 5, 6, 7]] == 1).all() and not weighted.weight_THW[0].any()
+
+
 def test_a_sample_of_unknown_lids_is_trained_on_as_before():
     sample = decode_tensors("toy", toy_tensors(), toy_plan())
-    assert sample.lids_T is None and sample.shown(0) is sample.reference
+    assert sample.lids_T is None and sample.shown(0) is sample.reference and not sample.shut(0).any()
 
 
 def test_films_bring_their_lids_into_the_shards(tmp_path):

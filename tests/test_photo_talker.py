@@ -129,3 +129,17 @@ def test_pictures_without_a_face_are_one_line(tmp_path):
     np.savez(tmp_path / "fits" / "a.npz", points=np.zeros((0, 3)), mask=np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match="had no face"):
         choose_portrait(np.random.default_rng(0), pictures_of(tmp_path), 64)
+
+
+@needs_espeak
+def test_masks_are_the_eyes_of_people_who_blink_or_the_mouth():
+    from livetalk_core.talker.photo.clip import make_photo_clip
+
+    seen = set()
+    for seed in range(8):
+        clip = make_photo_clip(seed, 0.6, 64, [FOLDER / "head.jpg"])
+        rows = np.flatnonzero(clip.mask_HW.any(1))
+        eyes = rows.mean() < 32
+        assert not eyes or clip.lids_T.max() > 0.5
+        seen.add((bool(clip.lids_T.max() > 0.5), bool(eyes)))
+    assert seen == {(False, False), (True, False), (True, True)}

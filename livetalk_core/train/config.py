@@ -90,7 +90,9 @@ class SFT:
     drop_text: float = 0.05
     drop_audio: float = 0.0
     mouth_weight: float = 0.0
-    """Extra loss weight where the mouth is; elsewhere the weight is 1."""
+    """Extra loss weight where the mouth is, or what else a clip's mask covers; elsewhere the weight is 1."""
+    blink_weight: float = 0.0
+    """Extra loss weight of a latent frame in which the eyes are shut; half of it where they are half shut."""
 
     def __post_init__(self) -> None:
         total = self.drop_text_and_audio + self.drop_text + self.drop_audio
@@ -107,7 +109,9 @@ class SmallSFT(SFT):
     guided_from: int = 0
     """First step that learns guidance. It costs a second forward pass per step, so a late start is cheaper."""
     square: int = 0
-    """Side in tokens of the square crops used before step `whole_from`, half of them at the mouth; 0 never crops."""
+    """Side in tokens of the square crops used before step `whole_from`; 0 never crops."""
+    at_mouth: float = 0.5
+    """Share of the crops that contain the middle of the mouth, or of what else a clip's mask covers."""
     squares: int = 1
     """Crops per clip, each with its own flow time and noise."""
     whole_from: int = 0
@@ -119,6 +123,8 @@ class SmallSFT(SFT):
         SFT.__post_init__(self)
         if self.audio_guidance < 1:
             raise ValueError(f"audio_guidance={self.audio_guidance} must be 1 (none) or more; 1.5 is usual for a small model")
+        if not 0 <= self.at_mouth <= 1:
+            raise ValueError(f"at_mouth={self.at_mouth} must be 0 to 1; 0.5 is usual")
         if self.squares < 1:
             raise ValueError(f"squares={self.squares} must be 1 or more")
         if self.audio_guidance > 1 and not self.drop_audio + self.drop_text_and_audio:

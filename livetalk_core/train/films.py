@@ -98,10 +98,10 @@ class Film:
         return PixelClip(frames_CTHW=pixels_CTHW, mouth_HW=mouth_HW[rows, columns], error_CTHW=error_CTHW)
 
 
-def place_square(draws: Draws, mouth_HW: Tensor, size: int) -> tuple[int, int]:
-    """Top and left of a random square; half the time it contains the middle of the mouth."""
+def place_square(draws: Draws, mouth_HW: Tensor, size: int, at_mouth: float = 0.5) -> tuple[int, int]:
+    """Top and left of a random square; with the probability `at_mouth` it contains the middle of the mouth."""
     top, left = (draws.choice(side, length - size + 1) for side, length in zip(("top", "left"), mouth_HW.shape, strict=True))
-    if draws.choice("mouth", 2) and mouth_HW.any():
+    if draws.number("mouth") < at_mouth and mouth_HW.any():
         middle = mouth_HW.nonzero().float().mean(0).round().int().tolist()
         top, left = (
             min(max(0, at - draws.choice(side, size)), length - size)

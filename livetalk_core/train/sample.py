@@ -83,6 +83,14 @@ class Sample:
         start = index * self.plan.new_frames
         return with_lids(self.reference, self.lids_T[start : start + self.plan.chunk_frames])
 
+    def shut(self, index: int) -> Tensor:
+        """[t - 1] how far the lids are shut in each latent frame of one chunk but the first; 0 where it is unknown."""
+        count = self.latents_KCTHW.shape[2] - 1
+        if self.lids_T is None:
+            return self.latents_KCTHW.new_zeros(count)
+        first = index * self.plan.new_frames + 1
+        return self.lids_T[first : first + self.plan.chunk_frames - 1].unflatten(0, (count, -1)).amax(1).to(self.latents_KCTHW)
+
     def window(self, index: int) -> AudioWindow:
         """The audio window of one chunk."""
         plan = self.plan

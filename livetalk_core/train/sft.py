@@ -80,6 +80,7 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     if draws.number("noise motion") >= config.noise_motion:
         x_t = pin_motion(x_t, x0[:, :count])
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
+    weight_THW[1:] *= 1 + config.blink_weight * sample.shut(index)[:, None, None]
     weight_THW[:count] = 0
     reference, window = drop_conditions(sample.shown(index), sample.window(index), draws.number("drop"), config, null_text_LD)
     return Noised(x_t, noise - x0, weight_THW, t, reference, window)

@@ -77,7 +77,7 @@ def cut_squares(sample: Sample, draws: Draws, config: SmallSFT) -> list[Square]:
     if config.square > min(height, width):
         raise ValueError(f"square={config.square} must be at most {min(height, width)}: {sample.key} has {width}x{height} tokens")
     each = [draws.at("square", i) for i in range(config.squares)]
-    return [cut_square(sample, own, patch, place_square(own, mouth_HW, config.square), config.square) for own in each]
+    return [cut_square(sample, own, patch, place_square(own, mouth_HW, config.square, config.at_mouth), config.square) for own in each]
 
 
 def cut_square(sample: Sample, draws: Draws, patch: int, place: Sequence[int], side: int) -> Square:

@@ -28,8 +28,9 @@ BLINKING = 0.7
 MARGIN = 0.10
 """Skin around mouth or eyes that belongs to their mask, face heights."""
 EYES = tuple(point for upper, corners in zip(UPPER_LIDS, EYE_CORNERS, strict=True) for point in (*upper, *corners))
-EYES_SHARE = 0.25
-"""Share of clips whose mask is the eyes', so that training attends to blinks too: a mask of both would have its middle on the nose."""
+EYES_SHARE = 0.5
+"""Of the clips with a blink, those whose mask is the eyes', so that training attends to it: a mask of both would have its middle on the
+nose."""
 TRIES = 12
 FACE_SHARE = (0.48, 0.76)
 """Of the picture's height, from chin to hairline: as close as `--crop face` cuts, since small mouths are too coarse at 128 pixels."""
@@ -84,7 +85,7 @@ def make_photo_clip(seed: int, seconds: float, size: int, pictures: Sequence[Pat
         truth=track,
         lids_T=lids_T,
         reference_HWC=reference_of(rng, stage, track, acting),
-        mask_HW=moving_mask(stage, EYES if rng.random() < EYES_SHARE else MOUTH, track, poses, size),
+        mask_HW=moving_mask(stage, EYES if lids_T.max() > 0.5 and rng.random() < EYES_SHARE else MOUTH, track, poses, size),
     )
 
 

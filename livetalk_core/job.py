@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk_core.media.audio import AudioInfo, probe_audio, read_audio, read_sides
-from livetalk_core.media.faces import Box, around_face, can_find, find_face
-from livetalk_core.media.image import Focus, Picture, crop_box, crop_cover, crop_note, load_picture, parse_focus
+from livetalk_core.media.faces import Box, can_find, face_part
+from livetalk_core.media.image import Focus, Picture, crop_cover, crop_note, load_picture, parse_focus
 from livetalk_core.media.source import check_file, plain_file
 from livetalk_core.media.target import check_target
 from livetalk_core.plan import StreamPlan, check_multiple
@@ -188,17 +188,12 @@ def face_box(inputs: Inputs, engine: AvatarEngine) -> Box | None:
     asked = job.crop == "face" or job.paste_back
     if job.masks or not (asked or (job.crop == "auto" and can_find())):
         return None
-    face = find_face(image)
-    if face is None:
-        if asked:
-            raise ValueError(f"{job.picture}: no face was found; crop the picture to the face, and leave out --crop face and --paste-back")
-        return None
-    plan = plan_for(engine, inputs)
-    left, top, right, bottom = crop_box(*image.size, plan.width, plan.height)
-    if not asked and (face[3] - face[1]) * plan.height / (bottom - top) >= engine.preset.small_face:
-        return None
+    plan, preset = plan_for(engine, inputs), engine.preset
     shape_WH = (1, 1) if job.size == "auto" or job.size in BUCKETS else parse_size(job.size)
-    return around_face(image.size, face, engine.preset.face_share, shape_WH)
+    box = face_part(image, (plan.width, plan.height), shape_WH, preset.face_share, None if asked else preset.small_face)
+    if asked and box is None:
+        raise ValueError(f"{job.picture}: no face was found; crop the picture to the face, and leave out --crop face and --paste-back")
+    return box
 
 
 def cropped_to(inputs: Inputs, box: Box) -> Inputs:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The core's own default, repeated here so that the list of nodes does not load torch."""
 SIZES = ("auto", *BUCKETS, "custom")
+FACE_CROPS = ("auto", "face")
 Masks = tuple["Tensor | None", "Tensor | None"]
 """The first and the second speaker's."""
 
@@ -63,7 +64,7 @@ class ReferenceConditioning(io.ComfyNode):
     @classmethod
     def execute(
         cls, engine, image, prompt, size, width, height,
-        clip_vision_output=None, first_mask=None, second_mask=None, crop="center", any_size=False,
+        clip_vision_output=None, first_mask=None, second_mask=None, crop="auto", any_size=False,
         each_picture=False,
     ) -> io.NodeOutput:  # fmt: skip
         features_LD = None if clip_vision_output is None else clip_vision_output["penultimate_hidden_states"][0]
@@ -107,10 +108,10 @@ def crop_input() -> io.Input:
     return io.String.Input(
         "crop",
         optional=True,
-        default="center",
+        default="auto",
         tooltip=(
-            "Which part to keep if the picture has another shape than the video: center, top, or X,Y, the point to keep in the "
-            "middle, in fractions of width and height, such as 0.5,0.3."
+            "Which part of the picture the video shows. auto: its middle, or the part around a face that would be small. face: the part "
+            "around the face. Or center, top, or X,Y, the point to keep in the middle, in fractions such as 0.5,0.3."
         ),
         advanced=True,
     )
@@ -175,21 +176,44 @@ def make_reference(
     height,
     masks: Masks = (None, None),
     image_LD=None,
-    crop: str = "center",
+    crop: str = "auto",
     any_size: bool = False,
 ) -> Reference:
-    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask."""
+    """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask, no face."""
     from livetalk_core.media.image import crop_cover, crop_note, parse_focus
 
     picture = read_picture("image", image_1HWC[0])
     engine = engines.engine_for(spec)
-    plan = engine.plan(*video_size(engine.preset, picture.size, size, width, height, any_size))
-    focus = parse_focus(crop)
+    size_of = lambda picture: video_size(engine.preset, picture.size, size, width, height, any_size)  # noqa: E731
+    focus = parse_focus("center" if crop in FACE_CROPS else crop)
+    if crop in FACE_CROPS:
+        shape_WH = (width, height) if size == "custom" else (1, 1)
+        picture = around_its_face(picture, crop, any(mask is not None for mask in masks), size_of(picture), shape_WH, engine.preset)
+    plan = engine.plan(*size_of(picture))
     if note := crop_note(*picture.size, plan.width, plan.height, focus):
         host.tell(f"image {note}; crop keeps another part")
     pixels_CHW = crop_cover(picture, plan.width, plan.height, focus=focus)
     masks_KHW = crop_masks(masks, picture.size, plan.width, plan.height, focus)
     return engines.reference_for(spec, pixels_CHW, prompt, masks_KHW, image_LD)
+
+
+def around_its_face(
+    picture: Image.Image, crop: str, masked: bool, video_WH: tuple[int, int], shape_WH: tuple[int, int], preset
+) -> Image.Image:
+    """The part of the picture around its face, where that is asked for, or where the face would be small; else the whole picture."""
+    from livetalk_core.media.faces import can_find, face_part
+
+    if crop == "face" and masked:
+        raise ValueError("crop face is for one speaker without masks; disconnect first_mask and second_mask, or set crop to center")
+    if crop == "auto" and (masked or not can_find()):
+        return picture
+    box = face_part(picture, video_WH, shape_WH, preset.face_share, preset.small_face if crop == "auto" else None)
+    if crop == "face" and box is None:
+        raise ValueError("image has no face that could be found; crop it to the face with another node, and set crop to center")
+    if box is None:
+        return picture
+    host.tell("image: a face was found, and the video shows the part around it; crop center shows the whole picture")
+    return picture.crop(box)
 
 
 def read_picture(name: str, image_HWC: Tensor) -> Image.Image:

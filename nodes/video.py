@@ -57,7 +57,7 @@ class Generate(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, image, audio, prompt, size, width, height, seed, steps, shift, color_strength, loudness,
-        second_audio=None, first_mask=None, second_mask=None, options=None, crop="center", any_size=False,
+        second_audio=None, first_mask=None, second_mask=None, options=None, crop="auto", any_size=False,
         each_picture=False, **steering,
     ) -> io.NodeOutput:  # fmt: skip
         spec = engines.EngineSpec(model=model) if options is None else engines.EngineSpec(model=model, options=fill_in(options, {}))

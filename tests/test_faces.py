@@ -139,7 +139,7 @@ def test_a_face_that_is_asked_for_and_not_there_is_one_line(sound, tmp_path, por
     [
         ({"crop": "top", "paste_back": True}, "--crop top names another place"),
         ({"crop": "face", "masks": True}, "for one speaker without masks"),
-        ({"crop": "nose"}, "must be center, top, or X,Y"),
+        ({"crop": "nose"}, "must be auto, face, center, top, or X,Y"),
     ],
 )
 def test_crops_that_do_not_go_together_are_refused(wide, sound, tmp_path, change, message):

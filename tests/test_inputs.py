@@ -107,7 +107,7 @@ def test_a_job_that_hears_everything_at_once_asks_for_room_first(engine, tmp_pat
         (["--split-channels"], ["two speakers need one mask each"]),
         (["--split-channels", "--second-audio", "x.wav"], ["--split-channels takes two speakers from one file"]),
         (["--split-channels", "--masks", "a.png", "b.png"], ["has 1 channel(s); --split-channels needs 2"]),
-        (["--crop", "left"], ["crop 'left' must be center, top, or X,Y"]),
+        (["--crop", "left"], ["crop 'left' must be auto, face, center, top, or X,Y"]),
         (["--crop", "0.5,1.2"], ["crop '0.5,1.2' must be"]),
         (["--crop", "nan,0"], ["crop 'nan,0' must be"]),
     ],

@@ -3,11 +3,13 @@
 import json
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made import speech_like
+from PIL import Image
 from standin import ROOT
 
 from livetalk_core.media.audio import probe_audio, read_audio, to_mono
@@ -146,15 +148,38 @@ def test_the_crop_can_be_moved(nodes):
     assert means[0] == means[1] and means[2] < means[1] - 0.2 and means[3] > means[1] + 0.2
 
 
+def test_a_small_face_is_cropped_to(nodes, host):
+    """As `livetalk generate` does; `center` shows the whole picture all the same, and `face` also crops to a large one."""
+    pytest.importorskip("cv2")
+    head = Image.open(Path(__file__).parent / "golden" / "face" / "head.jpg")
+    wide = Image.new("RGB", (640, 300), (120, 130, 140))
+    wide.paste(head.resize((110, 110)), (430, 90))
+    spec = nodes.load.engines.EngineSpec()
+
+    def shown(picture, **how):
+        image = torch.from_numpy(np.array(picture.convert("RGB")))[None] / 255
+        reference = nodes.ReferenceConditioning.execute(spec, image, "", "custom", 128, 128, **how).args[0][0]
+        return reference.pixels_CHW
+
+    gray = torch.tensor([120, 130, 140]).view(3, 1, 1) / 127.5 - 1
+    background = lambda pixels_CHW: float(((pixels_CHW - gray).abs().amax(0) < 0.02).float().mean())  # noqa: E731
+    assert background(shown(wide, crop="center")) > 0.6
+    assert background(shown(wide)) == background(shown(wide, crop="auto")) == background(shown(wide, crop="face")) < 0.3
+    assert any("a face was found" in line for line in host.lines)
+    assert torch.equal(shown(head), shown(head, crop="center")) and not torch.equal(shown(head), shown(head, crop="face"))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"crop": "face"}, r"image has no face that could be found; crop it to the face with another node, and set crop to center"),
+        ({"crop": "face", "first_mask": torch.ones(1, 64, 64)}, r"crop face is for one speaker without masks"),
         ({"image": torch.rand(1, 1, 1, 3)}, r"^image is 1x1 pixels; each side must be 32 or more"),
         ({"image": torch.full((1, 64, 64, 3), float("nan"))}, r"NaN or infinity"),
         ({"width": 40}, r"width=40 must be a multiple of 16; nearest: 32 or 48"),
         ({"second_mask": torch.ones(1, 64, 64)}, r"second_mask is given without first_mask"),
-        ({"crop": "middle"}, r"crop 'middle' must be center, top, or X,Y with fractions"),
-        ({"crop": "1.5,0"}, r"crop '1.5,0' must be center, top, or X,Y"),
+        ({"crop": "middle"}, r"crop 'middle' must be auto, face, center, top, or X,Y with fractions"),
+        ({"crop": "1.5,0"}, r"crop '1.5,0' must be auto, face, center, top, or X,Y"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.ones(1, 32, 64)}, r"second_mask of 64x32 pixels must be as large"),
         ({"first_mask": torch.ones(1, 64, 64), "second_mask": torch.zeros(1, 64, 64)}, r"second_mask is black all over"),
         (

@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from livetalk_core.media.image import crop_box
+
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 HOW = 'finding a face needs OpenCV 4, which is not installed: pip install "opencv-python-headless>=4.10,<5"'
@@ -39,6 +41,22 @@ def find_face(image: Image.Image) -> Box | None:
         return None
     x, y, width, height = (round(float(value) / scale) for value in max(found, key=lambda box: box[2] * box[3]))
     return x, y, x + width, y + height
+
+
+def face_part(
+    image: Image.Image, video_WH: tuple[int, int], shape_WH: tuple[int, int], share: float, small: int | None = None
+) -> Box | None:
+    """The part of this shape around the face, see `around_face`; None without a face. ImportError without the detector.
+
+    With `small`, also None where the face has that many pixels or more in a video of the picture's middle.
+    """
+    face = find_face(image)
+    if face is None:
+        return None
+    _, top, _, bottom = crop_box(*image.size, *video_WH)
+    if small is not None and (face[3] - face[1]) * video_WH[1] / (bottom - top) >= small:
+        return None
+    return around_face(image.size, face, share, shape_WH)
 
 
 def around_face(image_WH: tuple[int, int], face: Box, share: float, shape_WH: tuple[int, int] = (1, 1)) -> Box:

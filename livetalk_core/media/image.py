@@ -95,7 +95,9 @@ def parse_focus(text: str) -> Focus:
     except ValueError:
         x = y = math.nan
     if not (0 <= x <= 1 and 0 <= y <= 1):
-        raise ValueError(f"crop {text!r} must be center, top, or X,Y with fractions of the picture from 0 to 1, such as 0.5,0.3")
+        raise ValueError(
+            f"crop {text!r} must be auto, face, center, top, or X,Y with fractions of the picture from 0 to 1, such as 0.5,0.3"
+        )
     return x, y
 
 

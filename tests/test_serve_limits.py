@@ -10,10 +10,12 @@ import threading
 import zlib
 from contextlib import suppress
 from dataclasses import fields, replace
+from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
 
 import numpy as np
 import pytest
+import torch
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
@@ -22,6 +24,8 @@ from PIL import Image  # noqa: E402
 from serving import LIMITS, NearPool, hear, picture_file, run, say, sound, until  # noqa: E402
 
 from livetalk_core.cli.serve import add_serve, limits_of  # noqa: E402
+from livetalk_core.media.image import crop_cover  # noqa: E402
+from livetalk_core.presets import nano, tiny  # noqa: E402
 from livetalk_core.serve.inbox import Inbox  # noqa: E402
 from livetalk_core.serve.limits import ClientLimits  # noqa: E402
 from livetalk_core.serve.picture import read_picture  # noqa: E402
@@ -132,8 +136,27 @@ def test_too_much_is_refused_in_one_line(messages, reason, line):
 def test_a_picture_that_would_be_scaled_to_very_many_pixels_is_refused():
     limits = replace(LIMITS, allow_size=("960",))
     with pytest.raises(Refused, match="32x9000 pixels is too long and thin; crop it nearer to 512x1920"):
-        read_picture(picture_file(32, 9000), "960", "64", limits)
-    assert read_picture(picture_file(32, 9000), "48x32", "64", limits).shape == (3, 32, 48)
+        read_picture(picture_file(32, 9000), "960", tiny(), limits)
+    assert read_picture(picture_file(32, 9000), "48x32", tiny(), limits).shape == (3, 32, 48)
+
+
+def test_a_small_face_in_a_clients_picture_is_cropped_to():
+    """A server has no --crop, and a face of few pixels would not talk."""
+    pytest.importorskip("cv2")
+    wide, data = Image.new("RGB", (640, 300), (120, 130, 140)), io.BytesIO()
+    head = Image.open(Path(__file__).parent / "golden" / "face" / "head.jpg")
+    wide.paste(head.resize((110, 110)), (430, 90))
+    wide.save(data, "png")
+    gray = (read_picture(data.getvalue(), "128x128", nano(), replace(LIMITS, allow_size=("128",))) - wide_gray()).abs().amax(0) < 0.02
+    assert gray.float().mean() < 0.3
+    data = io.BytesIO()
+    head.save(data, "png")
+    whole = crop_cover(head.convert("RGB"), 128, 128)
+    assert torch.equal(read_picture(data.getvalue(), "128x128", nano(), replace(LIMITS, allow_size=("128",))), whole), "a large face"
+
+
+def wide_gray() -> torch.Tensor:
+    return torch.tensor([120, 130, 140]).view(3, 1, 1) / 127.5 - 1
 
 
 @pytest.mark.parametrize(

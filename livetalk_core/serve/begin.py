@@ -25,5 +25,5 @@ def begin_session(
 
 def reference_of(pool: Pool, picture: bytes, wishes: Mapping[str, object], limits: ClientLimits, on_step: OnStep) -> Reference:
     """The picture, cropped to the size wished for, and the prompt, encoded. Refused or ValueError for what cannot be used."""
-    pixels_CHW = read_picture(picture, wishes.get("size", limits.size), pool.preset.bucket, limits)
+    pixels_CHW = read_picture(picture, wishes.get("size", limits.size), pool.preset, limits)
     return pool.reference(pixels_CHW, wishes.get("prompt"), on_step=on_step)

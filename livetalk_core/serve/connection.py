@@ -71,7 +71,7 @@ class Connection:
         """The picture, cropped and encoded, and the stream's settings."""
         chosen = {"steps": min(self.pool.preset.steps, self.limits.max_steps)} | wishes
         settings = StreamSettings(**{name: chosen[name] for name in ("seed", "steps") if name in chosen})
-        pixels_CHW = read_picture(picture, wishes.get("size", self.limits.size), self.pool.preset.bucket, self.limits)
+        pixels_CHW = read_picture(picture, wishes.get("size", self.limits.size), self.pool.preset, self.limits)
         return self.pool.reference(pixels_CHW, wishes.get("prompt"), on_step=self.making.check), settings
 
     async def make(self, stream: PoolStream, video: VideoSender, chunk_samples: int) -> None:

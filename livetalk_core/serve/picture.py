@@ -9,8 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from livetalk_core.media.faces import can_find, find_face
+from livetalk_core.media.faces import can_find, face_part, find_face
 from livetalk_core.media.image import cover, crop_cover, load_picture, pillow_limit
+from livetalk_core.presets import Preset
 from livetalk_core.serve.limits import ClientLimits
 from livetalk_core.serve.refusal import Refused
 
@@ -21,18 +22,19 @@ MOST_SCANS = 100
 """Of a JPEG, whose scans can be a few bytes long and still take a pass over all pixels each. Usual are 1 to 14."""
 
 
-def read_picture(data: bytes, size: str, bucket: str, limits: ClientLimits) -> Tensor:
-    """A picture file -> [3, H, W] in [-1, 1], cropped to the size that the client named. `bucket`: the model's own."""
+def read_picture(data: bytes, size: str, preset: Preset, limits: ClientLimits) -> Tensor:
+    """A picture file -> [3, H, W] in [-1, 1], cropped to the size that the client named, about the face where that would be small."""
     width, height = check_header(data, limits)
-    chosen = limits.choose_size(size, (width, height), bucket)
+    chosen = limits.choose_size(size, (width, height), preset.bucket)
     if chosen is None:
-        offered = ", ".join(limits.sizes(bucket))
+        offered = ", ".join(limits.sizes(preset.bucket))
         raise Refused("size", f"size {size[:40]!r} is not offered; choose auto, {offered}, or one of their sizes as WIDTHxHEIGHT")
     image = decode(data)
     scaled, _ = cover(*image.size, *chosen)
     if scaled[0] * scaled[1] > limits.picture_pixels:
         raise Refused("picture", f"the picture of {width}x{height} pixels is too long and thin; crop it nearer to {chosen[0]}x{chosen[1]}")
-    return crop_cover(image, *chosen)
+    part = face_part(image, chosen, chosen, preset.face_share, preset.small_face) if can_find() else None
+    return crop_cover(image if part is None else image.crop(part), *chosen)
 
 
 def missing_face(data: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,15 +13,21 @@ from livetalk_core.train import nano
 from livetalk_core.train.audio_pretraining import PretrainSettings
 from livetalk_core.types import StreamSettings
 
+FACE = Path(__file__).parent / "golden" / "face"
+"""A rendered person with a fit, in place of many."""
+
 
 @pytest.fixture(scope="module")
 def short():
-    """Two films, and a step of each stage."""
+    """Two films of each kind, and a step of each stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nano, "FILMS", ((2, 3),))
         patch.setattr(nano, "PRETRAINING", PretrainSettings(scripts=2, steps=2))
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
-        for name in ("vae_nano", "sft_nano", "dmd_nano"):
+        patch.setattr(nano, "PHOTO_FILMS", 2)
+        patch.setattr(nano, "draw_people", lambda folder, count: shutil.copytree(FACE, folder, dirs_exist_ok=True))
+        patch.setattr(nano, "check_heads", lambda: None)
+        for name in ("vae_nano", "sft_nano", "dmd_nano", "sft_photos"):
             recipe = getattr(nano, name)()
             run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
             made = replace(recipe, run=run)
@@ -56,13 +63,14 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
 @pytest.mark.slow
 def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypatch):
     out = shutil.copytree(made, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for name in ("films", "first", "errors") for path in (out / name).iterdir()}
+    before = {path: path.stat().st_mtime_ns for name in ("films", "photo_films", "first", "errors") for path in (out / name).iterdir()}
     jobs, train = [], nano.train
     monkeypatch.setattr(nano, "train", lambda job: jobs.append(job) or train(job))
     folder = nano.train_nano(out, "cpu")
     assert [(job.recipe.name, job.dit, job.vae) for job in jobs] == [
         ("sft_nano", (out / "first" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
         ("dmd_nano", (out / "sft" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
+        ("sft_photos", (out / "dmd" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
         ("vae_nano", (), out / "first" / nano.VAE_FILE),
     ]
     assert before == {path: path.stat().st_mtime_ns for path in before}

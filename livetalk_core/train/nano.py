@@ -1,7 +1,7 @@
-"""Trains the small model from nothing: films, VAE encoder, audio pretraining, Stage 1, Stage 2, and last the VAE decoder.
+"""Trains the small model from nothing: films, VAE encoder, audio pretraining, Stage 1, Stage 2, photographs, and last the VAE decoder.
 
-The decoder learns last because it trains on the DiT's errors; until then latents become pictures by a linear map. The same command resumes
-an interrupted run.
+The model first learns from drawn people, then from drawn people and rendered ones, who stand for photographs. The decoder learns last,
+since it trains on the DiT's errors; until then latents become pictures by a linear map. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,13 +23,17 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
+from livetalk_core.talker.heads.stills import store_still
+from livetalk_core.talker.heads.wheel import load_anatomy
+from livetalk_core.talker.photo.fit import pictures_of
 from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import AROUND_FRAMES, FilmSet, film_clips
 from livetalk_core.train.net import fresh_state, net_state
+from livetalk_core.train.photos import store_photo_film
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, vae_nano
+from livetalk_core.train.presets import dmd_nano, sft_nano, sft_photos, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders, to_signed
 from livetalk_core.train.shards import open_shards
@@ -39,6 +44,8 @@ from livetalk_core.types import StreamSettings
 
 FILMS = ((300, 3), (2700, 1))
 """(number of films, chunks in each). Many people are needed: a small model trained on few does not generalize to others."""
+PEOPLE, PHOTO_FILMS = 336, 4000
+"""Rendered people, and the clips made of their pictures."""
 SIZE = 128
 PRETRAINING, HELD_OUT_SCRIPTS = PretrainSettings(), 12
 SHIFT_PICTURES = 150
@@ -48,20 +55,33 @@ ERROR_FILMS = 800
 
 
 def train_nano(out: Path, device: str = "auto") -> Path | None:
-    """Run all parts in order; returns the model's folder, or None if a signal stopped the run, which is then saved."""
+    """Run all parts in order; returns the model's folder, or None if a signal stopped the run, which is then saved.
+
+    ImportError at once if a package is missing that a later part needs.
+    """
+    check_heads()
     for name, run in parts_of(out, device):
         tell(f"train nano: {name}")
         if run() is None:
             return None
-    return put_together(out / "vae" / VAE_FILE, out / "dmd" / DIT_FILE, out / "nano")
+    return put_together(out / "vae" / VAE_FILE, out / "photos" / DIT_FILE, out / "nano")
+
+
+def check_heads() -> None:
+    """ImportError with the way out where rendered people, or the clips made of them, need a package that is missing."""
+    missing = [name for name in ("cv2", "scipy") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"train nano needs {' and '.join(missing)}, which is not installed; install the train extra")
+    load_anatomy()
 
 
 def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
     """The parts by name. Each skips work that is already done."""
     films, data, errors = out / "films", out / "data", out / "errors"
+    people, photo_films, photo_data = out / "people", out / "photo_films", out / "photo_data"
     first_vae, first_dit = out / "first" / VAE_FILE, out / "first" / DIT_FILE
-    sft, dmd, vae = (out / name for name in ("sft", "dmd", "vae"))
-    stage_1, stage_2, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, vae_nano))
+    sft, dmd, photos, vae = (out / name for name in ("sft", "dmd", "photos", "vae"))
+    stage_1, stage_2, go_on, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, sft_photos, vae_nano))
     return [
         ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first_vae)),
@@ -69,7 +89,11 @@ def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
         ("first DiT", lambda: make_first_dit(FilmSet(films), first_vae, first_dit)),
         ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(first_dit,), vae=first_vae))),
         ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first_vae))),
-        ("errors", lambda: collect_errors(dmd / DIT_FILE, data, errors)),
+        ("people", lambda: draw_people(people, PEOPLE)),
+        ("photo films", lambda: draw_photo_films(photo_films, people, PHOTO_FILMS)),
+        ("photo data", lambda: [encode_films(FilmSet(folder), first_vae, photo_data) for folder in (films, photo_films)]),
+        ("photographs", lambda: train(go_on(out=photos, data=photo_data, dit=(dmd / DIT_FILE,), vae=first_vae))),
+        ("errors", lambda: collect_errors(photos / DIT_FILE, data, errors)),
         ("VAE", lambda: train(decoding(out=vae, data=films, vae=first_vae, errors=errors))),
     ]
 
@@ -85,11 +109,29 @@ def collect_errors(dit: Path, data: Path, folder: Path) -> int:
 def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
     """Draw the missing films, on all cores; `films` is (number of films, chunks in each). Returns the number of films."""
     wanted = [chunks for count, chunks in films for _ in range(count)]
-    missing = [(seed, chunks) for seed, chunks in enumerate(wanted) if not film_path(folder, seed).exists()]
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(store_film, folder, seed, chunks) for seed, chunks in missing]:
-            done.result()
+    on_all_cores([partial(store_film, folder, seed, chunks) for seed, chunks in enumerate(wanted) if not film_path(folder, seed).exists()])
     return len(wanted)
+
+
+def draw_people(folder: Path, count: int) -> int:
+    """Draw the missing pictures of rendered people, on all cores. Returns the number of people."""
+    on_all_cores([partial(store_still, folder, seed) for seed in range(count)])
+    return count
+
+
+def draw_photo_films(folder: Path, pictures: Path, count: int) -> int:
+    """Make the missing clips of the pictures, on all cores. Returns the number of clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = pictures_of(pictures)
+    on_all_cores([partial(store_photo_film, folder, given, seed) for seed in range(count)])
+    return count
+
+
+def on_all_cores(works: list[Callable[[], object]]) -> None:
+    """Do each in some process."""
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(work) for work in works]:
+            done.result()
 
 
 def store_film(folder: Path, seed: int, chunks: int) -> None:

@@ -26,9 +26,15 @@ def main(folder: Path, films: Path, count: int, first: int = 0) -> None:
     pictures = [path for path in pictures_of(folder) if fit_path(path).exists()]
     films.mkdir(parents=True, exist_ok=True)
     for seed in range(first, first + count):
-        path = films / f"photo-train-{seed:05d}.safetensors"
-        if not path.exists():
-            write_tensors(draw_photo_film(seed, FRAMES, SIZE, pictures), path)
+        store_photo_film(films, pictures, seed)
+
+
+def store_photo_film(films: Path, pictures: Sequence[Path], seed: int) -> None:
+    """Make the film of a seed, if it is not there yet."""
+    path = films / f"photo-train-{seed:05d}.safetensors"
+    if not path.exists():
+        torch.set_num_threads(1)
+        write_tensors(draw_photo_film(seed, FRAMES, SIZE, pictures), path)
 
 
 def draw_photo_film(seed: int, frames: int, size: int, pictures: Sequence[Path], split: str = "train") -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from .live_session import LiveSessionNode
 from .load import LoadModel
 from .lora import AddLora
 from .options import SetEngineOptions
+from .paste import PasteFaceBack
 from .preview import LivePreview
 from .reference import ReferenceConditioning
 from .sample import StreamingBidirectionalSampler
@@ -26,6 +27,7 @@ NODES = (
     LivePreview,
     FromVideo,
     LiveSessionNode,
+    PasteFaceBack,
 )
 
 

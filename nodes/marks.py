@@ -35,8 +35,9 @@ def marking() -> Marking:
     return found
 
 
-def seal_of(model: str, reference: Reference | None, speech: Speech | None, mark: Watermark | None) -> Seal | None:
-    """Signs a finished video as made by this model from this picture and sound. None if videos are not signed."""
+def seal_of(model: str, reference: Reference | None, speech: Speech | None, mark: Watermark | None, composite: bool = False) -> Seal | None:
+    """Signs a finished video as made by this model from this picture and sound. `composite`: as a part of a picture. None if videos are
+    not signed."""
     from livetalk_core.provenance.manifest import Origin, hash_of
 
     if marking().credentials is None:
@@ -44,7 +45,9 @@ def seal_of(model: str, reference: Reference | None, speech: Speech | None, mark
     sound = () if speech is None else tuple(hash_of([wave_CN.contiguous().numpy().tobytes()]) for wave_CN in speech.waveforms)
     picture = "" if reference is None else hash_of([pixels_of(reference)])
     mark_id = None if mark is None else mark.mark_id
-    return marking().seal(Origin(model=model, picture=picture, sound=sound, hashes_of=HASHES_OF, mark_id=mark_id), "video.mp4")
+    return marking().seal(
+        Origin(model=model, picture=picture, sound=sound, hashes_of=HASHES_OF, mark_id=mark_id, composite=composite), "video.mp4"
+    )
 
 
 def tell(writer: VideoWriter) -> None:

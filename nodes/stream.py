@@ -64,8 +64,12 @@ class TalkStream:
         """The stream's own watermark, if videos are marked: in every frame that leaves it."""
         return marks.marking().watermark()
 
+    @property
+    def model_name(self) -> str:
+        return PurePath(self.spec.model).name
+
     def seal(self) -> Seal | None:
-        return marks.seal_of(PurePath(self.spec.model).name, self.reference, self.speech, self.mark)
+        return marks.seal_of(self.model_name, self.reference, self.speech, self.mark)
 
     @property
     def kept(self) -> Spool | None:

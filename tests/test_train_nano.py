@@ -93,3 +93,10 @@ def test_a_model_folders_files_have_their_usual_names_whatever_they_were_called(
         (tmp_path / name).write_text(name)
     folder = nano.put_together(tmp_path / "best.safetensors", tmp_path / "later.safetensors", tmp_path / "made")
     assert (folder / nano.VAE_FILE).read_text() == "best.safetensors" and (folder / nano.DIT_FILE).read_text() == "later.safetensors"
+
+
+def test_a_missing_package_is_told_before_hours_of_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(nano, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="train nano needs cv2 and scipy, not installed here; install the train extra"):
+        nano.train_nano(tmp_path, "cpu")
+    assert not any(tmp_path.iterdir())

@@ -71,7 +71,7 @@ def check_heads() -> None:
     """ImportError with the way out where rendered people, or the clips made of them, need a package that is missing."""
     missing = [name for name in ("cv2", "scipy") if find_spec(name) is None]
     if missing:
-        raise ImportError(f"train nano needs {' and '.join(missing)}, which is not installed; install the train extra")
+        raise ImportError(f"train nano needs {' and '.join(missing)}, not installed here; install the train extra")
     load_anatomy()
 
 

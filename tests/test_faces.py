@@ -77,6 +77,17 @@ def test_without_the_detector_one_line_says_what_to_install(monkeypatch):
         faces.cascade.cache_clear()
 
 
+def test_a_face_that_is_asked_for_without_the_detector_is_one_line_and_no_traceback(monkeypatch, wide, sound, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    faces.cascade.cache_clear()
+    try:
+        assert run(wide, sound, tmp_path / "out.mp4", "--model", "tiny", "--size", "48x32", "--paste-back") == 2
+    finally:
+        faces.cascade.cache_clear()
+    assert 'livetalk: error: finding a face needs OpenCV 4, which is not installed: pip install "opencv' in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_frames_without_change_give_the_photograph_back():
     image = Image.open(HEAD).convert("RGB")
     box = around_face(image.size, (60, 60, 110, 110), 0.45)

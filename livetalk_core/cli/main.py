@@ -33,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except (ValueError, OSError) as error:
         return fail(words_of(error))
+    except ImportError as error:
+        if error.name is not None:  # a module that Python did not find; where a package is optional, a line of ours says what to install
+            raise
+        return fail(str(error))
     except RuntimeError as error:
         if type(error).__name__ in ("WorkerFailure", "NoRoom"):
             return fail(str(error), FAILED)

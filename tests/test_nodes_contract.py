@@ -60,7 +60,7 @@ def test_what_the_texts_say_of_the_shipped_model_is_so(nodes):
     large, small = livetalk_14b(), BY_NAME[nodes.load.folders.SHIPPED]()
     assert f"{large.shift:g} for the published 14B and {small.shift:g} for {small.name}" in texts["shift"]
     assert f"C is {large.vae.z_dim} (Wan 2.1), for {small.name} {small.vae.z_dim}" in texts["latent"]
-    assert f"{small.name} comes with the pack: drawn people at {small.bucket} pixels" in texts["model"]
+    assert f"{small.name} comes with the pack: drawn people and close photographs at {small.bucket} pixels" in texts["model"]
     assert f"distilled for {small.steps}" in texts["steps"] and small.trained
 
 

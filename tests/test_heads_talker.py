@@ -180,6 +180,7 @@ def test_a_film_of_a_head_has_the_tensors_of_a_drawn_film():
         "frames": ((2, 32, 32, 3), torch.uint8),
         "sound": ((18 * 640,), torch.int16),
         "reference": ((32, 32, 3), torch.uint8),
+        "lids": ((2,), torch.float32),
         "mouth": ((32, 32), torch.uint8),
         "truth": ((6, 2), torch.float32),
     }

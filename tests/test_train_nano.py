@@ -26,7 +26,7 @@ def short():
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
         patch.setattr(nano, "PHOTO_FILMS", 2)
         patch.setattr(nano, "draw_people", lambda folder, count: shutil.copytree(FACE, folder, dirs_exist_ok=True))
-        patch.setattr(nano, "check_heads", lambda: None)
+        patch.setattr(nano, "load_anatomy", lambda: None)
         for name in ("vae_nano", "sft_nano", "dmd_nano", "sft_photos"):
             recipe = getattr(nano, name)()
             run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)

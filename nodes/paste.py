@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -66,13 +66,14 @@ def place_of(reference: Reference, picture: Image.Image, share: float) -> Box | 
     """Which part around the picture's face the reference shows; None if it shows none."""
     import torch
 
-    from livetalk_core.media.faces import face_part
+    from livetalk_core.media.faces import around_face, find_face
     from livetalk_core.media.image import crop_cover
 
+    face = find_face(picture)
     height, width = reference.pixels_CHW.shape[1:]
-    for shape_WH in ((1, 1), (width, height)):
-        box = face_part(picture, (width, height), shape_WH, share)
-        if box is not None and torch.equal(crop_cover(picture.crop(box), width, height), reference.pixels_CHW.float().cpu()):
+    for shape_WH in () if face is None else ((1, 1), (width, height)):
+        box = around_face(picture.size, face, share, shape_WH)
+        if torch.equal(crop_cover(picture.crop(box), width, height), reference.pixels_CHW.float().cpu()):
             return box
     return None
 
@@ -106,9 +107,6 @@ class PastedStream(TalkStream):
             whole_THWC = self.paste.frames(piece.frames_THWC)
             yield replace(piece, frames_THWC=whole_THWC if self.mark is None else self.mark(whole_THWC))
         self.note = self.inner.note
-
-    def make(self, on_step: Callable[[int, int], None], on_latents: Callable[[Tensor], None]) -> Iterator[Chunk]:
-        return self.inner.make(on_step, on_latents)
 
     def latents(self) -> Tensor:
         return self.inner.latents()

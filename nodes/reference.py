@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 """The core's own default, repeated here so that the list of nodes does not load torch."""
 SIZES = ("auto", *BUCKETS, "custom")
-FACE_CROPS = ("auto", "face")
 Masks = tuple["Tensor | None", "Tensor | None"]
 """The first and the second speaker's."""
 
@@ -180,6 +179,7 @@ def make_reference(
     any_size: bool = False,
 ) -> Reference:
     """Crop and encode a picture [1, H, W, C] in [0, 1]. ValueError for a small picture, a bad size or crop, no first mask, no face."""
+    from livetalk_core.job import FACE_CROPS
     from livetalk_core.media.image import crop_cover, crop_note, parse_focus
 
     picture = read_picture("image", image_1HWC[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -28,6 +29,10 @@ from livetalk_core.train.export import config_of
 
 HANG_S = 600
 """Longer than anything that is waited for takes on a busy machine: what is not there by then never comes."""
+HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
+"""A rendered person's face, which fills most of the picture."""
+GRAY = (120, 130, 140)
+"""Around the small face."""
 
 DIT = DiTConfig(
     dim=128, ffn_dim=160, num_heads=1, num_layers=2, freq_dim=32, text_dim=32, image_dim=80,
@@ -136,3 +141,10 @@ def published_image(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 fused = [f"{source}self_attn.{p}_proj.{kind}" for p in "qkv"] if "qkv" in mine else [f"{source}{mine}.{kind}"]
                 named[f"visual.transformer.{block}.{theirs}.{kind}"] = torch.cat([state[name] for name in fused])
     return named
+
+
+def small_face(size: tuple[int, int] = (640, 300)) -> Image.Image:
+    """A face of 60 pixels in a gray picture, right of its middle."""
+    picture = Image.new("RGB", size, GRAY)
+    picture.paste(Image.open(HEAD).resize((110, 110)), (430, 90))
+    return picture

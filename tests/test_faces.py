@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made import speech_like, write_wav
+from made import HEAD, small_face, speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -20,15 +20,10 @@ from livetalk_core.media.video import probe_video, read_frames
 from livetalk_core.presets import nano, tiny
 from livetalk_core.provenance.credentials import read_credentials
 
-HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
-
 
 @pytest.fixture
 def wide(tmp_path) -> Path:
-    """A face of 60 pixels in a wide gray picture, right of its middle."""
-    picture = Image.new("RGB", (641, 301), (120, 130, 140))
-    picture.paste(Image.open(HEAD).resize((110, 110)), (430, 90))
-    picture.save(tmp_path / "wide.png")
+    small_face((641, 301)).save(tmp_path / "wide.png")
     return tmp_path / "wide.png"
 
 

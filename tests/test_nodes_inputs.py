@@ -3,12 +3,11 @@
 import json
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from made import speech_like
+from made import GRAY, HEAD, small_face, speech_like
 from PIL import Image
 from standin import ROOT
 
@@ -151,9 +150,7 @@ def test_the_crop_can_be_moved(nodes):
 def test_a_small_face_is_cropped_to(nodes, host):
     """As `livetalk generate` does; `center` shows the whole picture all the same, and `face` also crops to a large one."""
     pytest.importorskip("cv2")
-    head = Image.open(Path(__file__).parent / "golden" / "face" / "head.jpg")
-    wide = Image.new("RGB", (640, 300), (120, 130, 140))
-    wide.paste(head.resize((110, 110)), (430, 90))
+    head, wide = Image.open(HEAD), small_face()
     spec = nodes.load.engines.EngineSpec()
 
     def shown(picture, **how):
@@ -161,7 +158,7 @@ def test_a_small_face_is_cropped_to(nodes, host):
         reference = nodes.ReferenceConditioning.execute(spec, image, "", "custom", 128, 128, **how).args[0][0]
         return reference.pixels_CHW
 
-    gray = torch.tensor([120, 130, 140]).view(3, 1, 1) / 127.5 - 1
+    gray = torch.tensor(GRAY).view(3, 1, 1) / 127.5 - 1
     background = lambda pixels_CHW: float(((pixels_CHW - gray).abs().amax(0) < 0.02).float().mean())  # noqa: E731
     assert background(shown(wide, crop="center")) > 0.6
     assert background(shown(wide)) == background(shown(wide, crop="auto")) == background(shown(wide, crop="face")) < 0.3

@@ -10,7 +10,6 @@ import threading
 import zlib
 from contextlib import suppress
 from dataclasses import fields, replace
-from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 from aiohttp import WSMessage  # noqa: E402
+from made import GRAY, HEAD, small_face  # noqa: E402
 from PIL import Image  # noqa: E402
 from serving import LIMITS, NearPool, hear, picture_file, run, say, sound, until  # noqa: E402
 
@@ -143,10 +143,8 @@ def test_a_picture_that_would_be_scaled_to_very_many_pixels_is_refused():
 def test_a_small_face_in_a_clients_picture_is_cropped_to():
     """A server has no --crop, and a face of few pixels would not talk."""
     pytest.importorskip("cv2")
-    wide, data = Image.new("RGB", (640, 300), (120, 130, 140)), io.BytesIO()
-    head = Image.open(Path(__file__).parent / "golden" / "face" / "head.jpg")
-    wide.paste(head.resize((110, 110)), (430, 90))
-    wide.save(data, "png")
+    head, data = Image.open(HEAD), io.BytesIO()
+    small_face().save(data, "png")
     gray = (read_picture(data.getvalue(), "128x128", nano(), replace(LIMITS, allow_size=("128",))) - wide_gray()).abs().amax(0) < 0.02
     assert gray.float().mean() < 0.3
     data = io.BytesIO()
@@ -156,7 +154,7 @@ def test_a_small_face_in_a_clients_picture_is_cropped_to():
 
 
 def wide_gray() -> torch.Tensor:
-    return torch.tensor([120, 130, 140]).view(3, 1, 1) / 127.5 - 1
+    return torch.tensor(GRAY).view(3, 1, 1) / 127.5 - 1
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
 from livetalk_core.presets import nano
-from livetalk_core.talker.heads.stills import store_still
+from livetalk_core.talker.heads.stills import still_path, store_still
 from livetalk_core.talker.heads.wheel import load_anatomy
 from livetalk_core.talker.photo.fit import pictures_of
 from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
@@ -31,7 +31,7 @@ from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import AROUND_FRAMES, FilmSet, film_clips
 from livetalk_core.train.net import fresh_state, net_state
-from livetalk_core.train.photos import store_photo_film
+from livetalk_core.train.photos import photo_film_path, store_photo_film
 from livetalk_core.train.prepare import prepare
 from livetalk_core.train.presets import dmd_nano, sft_nano, sft_photos, vae_nano
 from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
@@ -115,7 +115,7 @@ def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
 
 def draw_people(folder: Path, count: int) -> int:
     """Draw the missing pictures of rendered people, on all cores. Returns the number of people."""
-    on_all_cores([partial(store_still, folder, seed) for seed in range(count)])
+    on_all_cores([partial(store_still, folder, seed) for seed in range(count) if not still_path(folder, seed).exists()])
     return count
 
 
@@ -123,7 +123,7 @@ def draw_photo_films(folder: Path, pictures: Path, count: int) -> int:
     """Make the missing clips of the pictures, on all cores. Returns the number of clips."""
     folder.mkdir(parents=True, exist_ok=True)
     given = pictures_of(pictures)
-    on_all_cores([partial(store_photo_film, folder, given, seed) for seed in range(count)])
+    on_all_cores([partial(store_photo_film, folder, given, seed) for seed in range(count) if not photo_film_path(folder, seed).exists()])
     return count
 
 

@@ -31,10 +31,14 @@ def main(folder: Path, films: Path, count: int, first: int = 0) -> None:
 
 def store_photo_film(films: Path, pictures: Sequence[Path], seed: int) -> None:
     """Make the film of a seed, if it is not there yet."""
-    path = films / f"photo-train-{seed:05d}.safetensors"
+    path = photo_film_path(films, seed)
     if not path.exists():
         torch.set_num_threads(1)
         write_tensors(draw_photo_film(seed, FRAMES, SIZE, pictures), path)
+
+
+def photo_film_path(films: Path, seed: int) -> Path:
+    return films / f"photo-train-{seed:05d}.safetensors"
 
 
 def draw_photo_film(seed: int, frames: int, size: int, pictures: Sequence[Path], split: str = "train") -> dict[str, Tensor]:

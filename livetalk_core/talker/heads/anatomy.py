@@ -64,6 +64,11 @@ class Anatomy:
         """Numbers of the faces of these groups."""
         return np.flatnonzero(np.isin(self.groups_F, [GROUPS.index(name) for name in names]))
 
+    def triangles(self, *names: str) -> np.ndarray:
+        """int64 [2 F, 3]: the faces of these groups, each cut into two triangles."""
+        quads_F4 = self.faces_F4[self.faces_of(*names)].astype(np.int64)
+        return np.concatenate([quads_F4[:, :3], quads_F4[:, [0, 2, 3]]])
+
     @cached_property
     def masks_NC(self) -> np.ndarray:
         """[N, len(MASKS)] 0 to 1: the masks at the points."""

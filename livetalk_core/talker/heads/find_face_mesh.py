@@ -50,16 +50,11 @@ def find_points(anatomy: Anatomy, seen_SN3: np.ndarray, read_SL3: np.ndarray) ->
         candidates, read_S2 = anatomy.points_of(*groups), read_SL2[:, point]
         apart = np.median(np.linalg.norm(seen_SN2[:, candidates] - read_S2[:, None], axis=2), axis=0)
         near = candidates[np.argsort(apart)[:NEAREST]]
-        faces_F3 = triangles(anatomy, groups)
+        faces_F3 = anatomy.triangles(*groups)
         tried = [(*place_in(seen_SN2[:, corners], read_S2), corners) for corners in faces_F3[np.isin(faces_F3, near).any(1)]]
         found.append(min(tried, key=lambda each: each[0]))
     errors, weights, corners = zip(*found, strict=True)
     return np.array(corners), np.array(weights, np.float32), np.array(errors)
-
-
-def triangles(anatomy: Anatomy, groups: tuple[str, ...]) -> np.ndarray:
-    quads_F4 = anatomy.faces_F4[anatomy.faces_of(*groups)].astype(int)
-    return np.concatenate([quads_F4[:, :3], quads_F4[:, [0, 2, 3]]])
 
 
 def place_in(corners_S32: np.ndarray, read_S2: np.ndarray) -> tuple[float, np.ndarray]:

@@ -100,12 +100,11 @@ def mesh_faces(anatomy: Anatomy) -> tuple[Tensor, Tensor, Tensor]:
     """(triangles [F, 3], material [F], texture places of the skin's corners [F', 3, 2])."""
     faces, material, places = [], [], []
     for number, group in enumerate(MESH_GROUPS):
-        chosen = anatomy.faces_of(group)
-        quads, uvs = anatomy.faces_F4[chosen].astype(np.int64), anatomy.uv_faces_F4[chosen].astype(np.int64)
-        both = np.concatenate([quads[:, :3], quads[:, [0, 2, 3]]])
+        both = anatomy.triangles(group)
         faces.append(both)
         material.append(np.full(len(both), number))
         if number == SKIN:
+            uvs = anatomy.uv_faces_F4[anatomy.faces_of(group)].astype(np.int64)
             places.append(np.concatenate([uvs[:, :3], uvs[:, [0, 2, 3]]]))
     uv = anatomy.uvs_M2[places[0]] * [2, -2] + [-1, 1]
     return torch.as_tensor(np.concatenate(faces)), torch.as_tensor(np.concatenate(material)), torch.as_tensor(uv).float()

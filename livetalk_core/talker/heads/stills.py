@@ -92,7 +92,7 @@ def at_ease(moment: Moment) -> Moment:
 
 def store_still(folder: Path, seed: int, size: int = SIZE) -> None:
     """Draw a still and its fit, if they are not there yet."""
-    path = folder / f"head-{seed:05d}.png"
+    path = still_path(folder, seed)
     if path.exists():
         return
     torch.set_num_threads(1)
@@ -102,6 +102,10 @@ def store_still(folder: Path, seed: int, size: int = SIZE) -> None:
     half = path.with_suffix(".tmp.png")
     Image.fromarray(still.picture()).save(half)
     os.replace(half, path)
+
+
+def still_path(folder: Path, seed: int) -> Path:
+    return folder / f"head-{seed:05d}.png"
 
 
 def seed_of(picture: Path) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -54,8 +53,7 @@ class Ribbons:
 
 def skin_triangles(anatomy: Anatomy) -> Tensor:
     """int64 [F, 3]."""
-    quads = torch.as_tensor(anatomy.faces_F4[anatomy.faces_of("skin")].astype(np.int64))
-    return torch.cat([quads[:, :3], quads[:, [0, 2, 3]]])
+    return torch.as_tensor(anatomy.triangles("skin"))
 
 
 def scatter_roots(anatomy: Anatomy, points_N3: Tensor, count: int, weigh, seed: int) -> Roots:

@@ -2,6 +2,7 @@
 
 import ctypes.util
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from livetalk_core.talker.photo.expression import FULL_GAP, Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path, pictures_of
 from livetalk_core.talker.photo.fitted import Portrait, cut_square, mirrored, read_portrait
 from livetalk_core.talker.photo.mesh import (
+    BETWEEN,
     CHIN,
     CORNERS,
     INNER_CORNERS,
+    LIPS_INNER,
+    LIPS_OUTER,
     LOWER_INNER,
     LOWER_LIDS,
     POINTS,
@@ -72,6 +76,35 @@ def test_lips_at_rest_are_closed_and_open_as_far_as_the_truth_says(face):
 def test_spread_and_rounded_lips_are_wider_and_narrower(face):
     width = lambda mouth: np.ptp(face.at(mouth, Look())[list(CORNERS), 0])  # noqa: E731
     assert width(Mouth(width=1.0)) > width(Mouth()) + 0.02 > width(Mouth(rounding=1.0)) + 0.05
+
+
+@pytest.mark.parametrize("mouth", [Mouth(), OPEN, Mouth(opening=0.5, rounding=1.0), Mouth(opening=0.4, width=1.0, teeth=1.0)])
+def test_what_is_inside_the_lips_stays_between_their_edges(face, mouth):
+    points_N3 = face.at(mouth, Look())
+    rings = [LIPS_OUTER, *(ring for _, ring in BETWEEN), LIPS_INNER]
+    heights = np.stack([points_N3[list(ring), 1] for ring in rings])
+    middle = [4, 5, 6]
+    assert (np.diff(heights[:, middle], axis=0) > -0.002).all(), "the upper lip"
+    assert (np.diff(heights[:, [11 + k for k in middle]], axis=0) < 0.002).all(), "the lower lip"
+
+
+def test_bared_teeth_are_gone_when_the_lips_close(portrait):
+    from livetalk_core.talker.photo.draw import Inside, Stage
+    from livetalk_core.talker.photo.warp import Turn
+
+    near, grin = cut_square(portrait, 256, 0.7, (0.5, 0.46)), Mouth(opening=0.35, width=0.8, teeth=1.0)
+    stage = Stage(near, Inside(teeth=(220, 215, 200), gum=(50, 20, 20), tongue=(150, 80, 80)))
+    points_N3 = near.points_N3.copy()
+    points_N3[:468, :2] = stage.puppet.posed(grin, Look(), Turn())[:468]
+    off = 0.006 * stage.puppet.frame.height  # a mesh that is found on a photograph lies on the teeth by about so much
+    points_N3[list(UPPER_INNER), 1] += off
+    points_N3[list(LOWER_INNER), 1] -= off
+    grinning = replace(near, pixels_HWC=stage.draw(grin, Look(), Turn(), finer=1).astype(np.float32), points_N3=points_N3)
+    low, high = (edge(points_N3[list(LIPS_OUTER), :2], axis=0).astype(int) for edge in (np.min, np.max))
+    bright = lambda picture: int(picture[low[1] : high[1] + 2, low[0] : high[0]].min(2).max())  # noqa: E731
+    other = Stage(grinning, stage.inside)
+    assert bright(other.untouched(1)) > 190, "teeth show in the picture itself"
+    assert bright(other.draw(Mouth(), Look(), Turn(), finer=1)) < bright(stage.draw(Mouth(), Look(), Turn(), finer=1)) + 8
 
 
 def test_a_blink_shuts_the_eyes_and_leaves_the_mouth(face):

@@ -17,6 +17,15 @@ from livetalk_core.talker.photo.warp import Puppet, Turn
 
 UPPER_TEETH, LOWER_TEETH = 0.036, 0.022
 """How far the teeth reach below the upper lip at rest and above the lower lip, face heights."""
+TEETH_GAPS = (0.14, 0.22, 0.31, 0.405, 0.5, 0.595, 0.69, 0.78, 0.86)
+"""Where teeth meet, fractions of the mouth's width."""
+GAP_SHADE = 0.72
+BARED = 0.012
+"""Lips parted by more than this in the picture, in face heights, show what is behind them, which the warped lips must not carry along."""
+LIP_EDGE = 0.006
+"""So far over the fitted lips teeth and dark corners of the mouth are seen, face heights."""
+SEAM, SEAM_SHADE = 0.006, 0.35
+"""Half the width of the line between closed lips, in face heights, and how much darker than they it is."""
 FRACTION_BITS = 4
 
 
@@ -34,7 +43,7 @@ class Inside:
     def sample(cls, rng: np.random.Generator, skin_3: np.ndarray) -> Inside:
         """As bright as the face's light allows."""
         light = float(np.clip(skin_3.max() / 200, 0.45, 1.15))
-        white = np.array([228, 220, 204]) * light * rng.uniform(0.8, 1.05)
+        white = np.array([228, 220, 204]) * light * rng.uniform(0.85, 1.1)
         return cls(
             teeth=tuple(white * rng.uniform((0.97, 0.96, 0.9), (1.03, 1.0, 1.0))),
             gum=tuple(np.array([70, 26, 26]) * light * rng.uniform(0.4, 1.0)),
@@ -52,7 +61,8 @@ class Stage:
         self.puppet = Puppet.of(portrait.points_N3, portrait.pixels_HWC.shape[0])
         self.inside = inside
         self.background_HWC = background_of(portrait) if background_HWC is None else background_HWC
-        self.layer_HWC = np.dstack([portrait.pixels_HWC, 255 * portrait.person_HW]).astype(np.float32)
+        self.picture_HWC = np.dstack([portrait.pixels_HWC, 255 * portrait.person_HW]).astype(np.float32)
+        self.layer_HWC = self.without_teeth()
 
     def draw(self, mouth: Mouth, look: Look, turn: Turn, finer: int = 2) -> np.ndarray:
         """uint8 [H / finer, W / finer, 3]."""
@@ -66,7 +76,27 @@ class Stage:
 
     def untouched(self, finer: int = 2) -> np.ndarray:
         """uint8 [H / finer, W / finer, 3]: the picture itself, over the background of this stage."""
-        return self.composed(self.layer_HWC, finer)
+        return self.composed(self.picture_HWC, finer)
+
+    def without_teeth(self) -> np.ndarray:
+        """[H, W, 4]: the picture; where its lips are parted, they go on over what is between them."""
+        import cv2
+
+        there_N2 = self.puppet.source_N2
+        height = self.puppet.frame.height
+        gap = np.linalg.norm(there_N2[list(LOWER_INNER)] - there_N2[list(UPPER_INNER)], axis=1).max() / height
+        if gap < BARED:
+            return self.picture_HWC
+        seen = np.zeros(self.picture_HWC.shape[:2], np.uint8)
+        outline = fixed(self.puppet.lips(there_N2))
+        cv2.fillPoly(seen, [outline], 255, cv2.LINE_8, FRACTION_BITS)
+        cv2.polylines(seen, [outline], True, 255, max(1, round(2 * LIP_EDGE * height)), cv2.LINE_8, FRACTION_BITS)
+        pixels = self.picture_HWC[..., :3].round().clip(0, 255).astype(np.uint8)
+        lips_HWC = cv2.inpaint(pixels, seen, 3, cv2.INPAINT_TELEA).astype(np.float32)
+        seam = np.zeros(seen.shape, np.float32)
+        cv2.polylines(seam, [outline], True, 1.0, max(1, round(2 * SEAM * height)), cv2.LINE_8, FRACTION_BITS)
+        lips_HWC *= 1 - SEAM_SHADE * cv2.GaussianBlur(seam, (0, 0), 0.8)[..., None]
+        return np.dstack([lips_HWC, self.picture_HWC[..., 3:]])
 
     def composed(self, layer_HWC: np.ndarray, finer: int) -> np.ndarray:
         import cv2
@@ -116,9 +146,18 @@ class Stage:
         for near, far, light in rows:
             row = np.concatenate([near[1:-1], far[1:-1][::-1]])
             cv2.fillPoly(canvas, [fixed(row)], tuple(light * part for part in inside.teeth), cv2.LINE_AA, FRACTION_BITS)
+            gaps = np.stack([along(near, TEETH_GAPS), along(far, TEETH_GAPS)], axis=1)
+            cv2.polylines(
+                canvas, list(fixed(gaps)), False, tuple(GAP_SHADE * light * part for part in inside.teeth), 1, cv2.LINE_AA, FRACTION_BITS
+            )
         aside = np.abs((np.arange(size[1]) - upper[4, 0]) / max(1.0, 0.62 * wide))
         shade = np.clip(1.08 - 0.75 * aside**2, 0.25, 1)[None, :, None]
         return cv2.GaussianBlur(canvas * shade, (0, 0), 0.9)
+
+
+def along(points_N2: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """[K, 2] the places at these shares of a line's way."""
+    return np.stack([np.interp(np.multiply(shares, len(points_N2) - 1), np.arange(len(points_N2)), side) for side in points_N2.T], axis=1)
 
 
 def fixed(points_N2: np.ndarray) -> np.ndarray:

@@ -11,10 +11,13 @@ import numpy as np
 
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.mesh import (
+    BETWEEN,
     BROWS,
     CORNERS,
     EYE_CORNERS,
     INNER_CORNERS,
+    LIPS_INNER,
+    LIPS_OUTER,
     LOWER_INNER,
     LOWER_LIDS,
     LOWER_OUTER,
@@ -68,6 +71,7 @@ class Expressions:
         points_N3 = self.rest_N3.copy()
         self.shape_width(points_N3, mouth, look)
         self.open_mouth(points_N3, mouth)
+        fill_lips(points_N3, self.rest_N3)
         self.shut_eyes(points_N3, look.blink)
         points_N3[list(BROWS), 1] -= 0.018 * look.brow
         return points_N3
@@ -137,7 +141,16 @@ def closed_lips(fitted_N3: np.ndarray) -> np.ndarray:
         points_N3[list(outer), 1] += 0.8 * (line - fitted_N3[list(inner)])[:, 1]
         points_N3[list(inner)] = line
     points_N3[:, 1] -= 0.6 * 0.4 * gap.max() * jaw_share(fitted_N3) * ~np.isin(np.arange(len(fitted_N3)), MOUTH)
+    fill_lips(points_N3, fitted_N3)
     return points_N3
+
+
+def fill_lips(points_N3: np.ndarray, before_N3: np.ndarray) -> None:
+    """Moves the points inside the lips as the edges of the lips beside them have moved, in place."""
+    moved_N3 = points_N3 - before_N3
+    for inward, ring in BETWEEN:
+        outer, inner = moved_N3[list(LIPS_OUTER)], moved_N3[list(LIPS_INNER)]
+        points_N3[list(ring)] = before_N3[list(ring)] + outer + inward * (inner - outer)
 
 
 def jaw_share(points_N3: np.ndarray) -> np.ndarray:

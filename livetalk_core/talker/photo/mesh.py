@@ -19,6 +19,13 @@ INNER_CORNERS = (78, 308)
 UPPER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415)
 LOWER_INNER = (95, 88, 178, 87, 14, 317, 402, 318, 324)
 """Points of the lips from the picture's left to its right; those of upper and lower lip face each other."""
+BETWEEN = (
+    (1 / 3, (76, 184, 74, 73, 72, 11, 302, 303, 304, 408, 306, 77, 90, 180, 85, 16, 315, 404, 320, 307)),
+    (2 / 3, (62, 183, 42, 41, 38, 12, 268, 271, 272, 407, 292, 96, 89, 179, 86, 15, 316, 403, 319, 325)),
+)
+"""The rings of the lips between their outer and inner edges, and how far in they lie: in the order of LIPS_OUTER and LIPS_INNER."""
+LIPS_OUTER = (CORNERS[0], *UPPER_OUTER, CORNERS[1], *LOWER_OUTER)
+LIPS_INNER = (INNER_CORNERS[0], *UPPER_INNER, INNER_CORNERS[1], *LOWER_INNER)
 EYE_CORNERS = ((33, 133), (362, 263))
 UPPER_LIDS = ((246, 161, 160, 159, 158, 157, 173), (398, 384, 385, 386, 387, 388, 466))
 LOWER_LIDS = ((7, 163, 144, 145, 153, 154, 155), (382, 381, 380, 374, 373, 390, 249))
@@ -30,7 +37,7 @@ OVAL = (
     93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
 TOP, CHIN = 10, 152
-MOUTH = (*CORNERS, *INNER_CORNERS, *UPPER_OUTER, *LOWER_OUTER, *UPPER_INNER, *LOWER_INNER)
+MOUTH = (*LIPS_OUTER, *LIPS_INNER, *BETWEEN[0][1], *BETWEEN[1][1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,25 @@ def test_a_model_folders_files_have_their_usual_names_whatever_they_were_called(
     assert (folder / nano.VAE_FILE).read_text() == "best.safetensors" and (folder / nano.DIT_FILE).read_text() == "later.safetensors"
 
 
+def test_photographs_without_a_fit_are_told_before_hours_of_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(nano, "check_heads", lambda: None)
+    out, own = tmp_path / "out", tmp_path / "own"
+    for wrong in ("holds no pictures", "has pictures without a fit"):
+        with pytest.raises(ValueError, match=f"own {wrong}; add pictures and run: python -m livetalk_core.talker.photo.fit .*own$"):
+            nano.train_nano(out, "cpu", own)
+        own.mkdir(exist_ok=True)
+        shutil.copy(FACE / "head.jpg", own)
+    assert not out.exists()
+
+
+def test_photographs_join_the_rendered_people(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nano, "draw_photo_films", lambda folder, pictures, count: seen.extend(pictures))
+    people = shutil.copytree(FACE, tmp_path / "people")
+    dict(nano.parts_of(tmp_path, "cpu", nano.fitted_pictures(FACE)))["photo films"]()
+    assert seen == [people / "head.jpg", FACE / "head.jpg"]
+
+
 def test_a_missing_package_is_told_before_hours_of_work(tmp_path, monkeypatch):
     monkeypatch.setattr(nano, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="train nano needs cv2 and scipy, not installed here; install the train extra"):

@@ -37,7 +37,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano; or nano: the whole small model from nothing")
+    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano, sft_photos; or nano: the whole small model from nothing")
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, result; an interrupted run resumes")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument(
@@ -46,6 +46,9 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
     sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE with which the data was encoded")
     sub.add_argument("--errors", type=Path, metavar="DIR", help="vae_nano: folder of DiT errors that train nano wrote")
+    sub.add_argument(
+        "--photographs", type=Path, metavar="DIR", help="nano: pictures of people to learn from besides rendered ones, fitted beforehand"
+    )
     sub.add_argument("--device", default="auto", help="cpu, cuda (default: cuda where there is one); torchrun starts one process a GPU")
     sub.add_argument(
         "--set",
@@ -64,7 +67,7 @@ def run_train(options: argparse.Namespace) -> int:
     if options.recipe == "nano":
         from livetalk_core.train.nano import train_nano
 
-        return report_end(train_nano(options.out, options.device), options.out)
+        return report_end(train_nano(options.out, options.device, options.photographs), options.out)
     if options.recipe not in RECIPES:
         raise ValueError(f"recipe {options.recipe!r} must be nano, or one of {', '.join(RECIPES)}")
     recipe = change(RECIPES[options.recipe](), options.set)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder
 from livetalk_core.presets import nano
 from livetalk_core.talker.heads.stills import still_path, store_still
 from livetalk_core.talker.heads.wheel import load_anatomy
-from livetalk_core.talker.photo.fit import pictures_of
+from livetalk_core.talker.photo.fit import fit_path, pictures_of
 from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
@@ -50,17 +50,19 @@ SIZE = 128
 PRETRAINING, HELD_OUT_SCRIPTS = PretrainSettings(), 12
 SHIFT_PICTURES = 150
 """Least number of pictures from which the shift kernels are computed."""
-ERROR_FILMS = 800
+ERROR_FILMS = 1000
 """Least number of films with recorded DiT errors for the decoder's training."""
 
 
-def train_nano(out: Path, device: str = "auto") -> Path | None:
+def train_nano(out: Path, device: str = "auto", photographs: Path | None = None) -> Path | None:
     """Run all parts in order; returns the model's folder, or None if a signal stopped the run, which is then saved.
 
-    ImportError at once if a package is missing that a later part needs.
+    `photographs` is a folder of one's own pictures, fitted by talker/photo/fit.py, that join the rendered people. ImportError at once if a
+    package is missing that a later part needs, ValueError if a photograph has no fit.
     """
     check_heads()
-    for name, run in parts_of(out, device):
+    given = fitted_pictures(photographs) if photographs else []
+    for name, run in parts_of(out, device, given):
         tell(f"train nano: {name}")
         if run() is None:
             return None
@@ -75,10 +77,19 @@ def check_heads() -> None:
     load_anatomy()
 
 
-def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
+def fitted_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder. ValueError with the command to run where one is not fitted."""
+    found = pictures_of(folder) if folder.is_dir() else []
+    if not found or any(not fit_path(path).exists() for path in found):
+        wrong = "has pictures without a fit" if found else "holds no pictures"
+        raise ValueError(f"{folder} {wrong}; add pictures and run: python -m livetalk_core.talker.photo.fit {folder}")
+    return found
+
+
+def parts_of(out: Path, device: str, photographs: Sequence[Path] = ()) -> list[tuple[str, Callable[[], object]]]:
     """The parts by name. Each skips work that is already done."""
     films, data, errors = out / "films", out / "data", out / "errors"
-    people, photo_films, photo_data = out / "people", out / "photo_films", out / "photo_data"
+    people, photo_films, all_films, photo_data = (out / name for name in ("people", "photo_films", "all_films", "photo_data"))
     first_vae, first_dit = out / "first" / VAE_FILE, out / "first" / DIT_FILE
     sft, dmd, photos, vae = (out / name for name in ("sft", "dmd", "photos", "vae"))
     stage_1, stage_2, go_on, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, sft_photos, vae_nano))
@@ -90,11 +101,12 @@ def parts_of(out: Path, device: str) -> list[tuple[str, Callable[[], object]]]:
         ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(first_dit,), vae=first_vae))),
         ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first_vae))),
         ("people", lambda: draw_people(people, PEOPLE)),
-        ("photo films", lambda: draw_photo_films(photo_films, people, PHOTO_FILMS)),
-        ("photo data", lambda: [encode_films(FilmSet(folder), first_vae, photo_data) for folder in (films, photo_films)]),
+        ("photo films", lambda: draw_photo_films(photo_films, [*pictures_of(people), *photographs], PHOTO_FILMS)),
+        ("all films", lambda: link_films((films, photo_films), all_films)),
+        ("photo data", lambda: encode_films(FilmSet(all_films), first_vae, photo_data)),
         ("photographs", lambda: train(go_on(out=photos, data=photo_data, dit=(dmd / DIT_FILE,), vae=first_vae))),
-        ("errors", lambda: collect_errors(photos / DIT_FILE, data, errors)),
-        ("VAE", lambda: train(decoding(out=vae, data=films, vae=first_vae, errors=errors))),
+        ("errors", lambda: collect_errors(photos / DIT_FILE, photo_data, errors)),
+        ("VAE", lambda: train(decoding(out=vae, data=all_films, vae=first_vae, errors=errors))),
     ]
 
 
@@ -119,12 +131,24 @@ def draw_people(folder: Path, count: int) -> int:
     return count
 
 
-def draw_photo_films(folder: Path, pictures: Path, count: int) -> int:
+def draw_photo_films(folder: Path, pictures: list[Path], count: int) -> int:
     """Make the missing clips of the pictures, on all cores. Returns the number of clips."""
     folder.mkdir(parents=True, exist_ok=True)
-    given = pictures_of(pictures)
-    on_all_cores([partial(store_photo_film, folder, given, seed) for seed in range(count) if not photo_film_path(folder, seed).exists()])
+    on_all_cores([partial(store_photo_film, folder, pictures, seed) for seed in range(count) if not photo_film_path(folder, seed).exists()])
     return count
+
+
+def link_films(sources: Iterable[Path], folder: Path) -> int:
+    """The films of several folders in one, without a copy where the disk can do so. Returns their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    films = [film for source in sources for film in FilmSet(source).paths]
+    for film in films:
+        if not (folder / film.name).exists():
+            try:
+                os.link(film, folder / film.name)
+            except OSError:
+                shutil.copyfile(film, folder / film.name)
+    return len(films)
 
 
 def on_all_cores(works: list[Callable[[], object]]) -> None:

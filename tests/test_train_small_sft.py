@@ -63,6 +63,21 @@ def test_guided_training_leaves_samples_without_sound_as_they_were():
     assert torch.equal(guided, plain)
 
 
+def test_guidance_counts_from_open_eyes():
+    """What it guides away from is told neither sound nor lids; the rest of the condition is the same."""
+    sample, told = toy_sample(), []
+    blinking = replace(sample, lids_T=torch.ones(sample.plan.chunk_frames))
+
+    def net(x, t, condition, text, image, features):
+        told.append((condition, bool(features.any())))
+        return torch.zeros_like(x)
+
+    small_sft_loss(net, [(blinking, Draws.of("g"))], toy_small_sft(audio_guidance=2.0, **KEEP_ALL | {"drop_audio": 1e-9}), NULL)
+    (shown, heard), (untold, unheard) = told
+    assert heard and not unheard
+    assert (shown[:, :4, 1:] == 1).all() and torch.equal(untold[0], sample.reference.cond_CTHW)
+
+
 def test_no_gradient_goes_through_what_guides():
     sample, draws, config = toy_sample(), Draws.of("g"), toy_small_sft(audio_guidance=2.0, **KEEP_ALL | {"drop_audio": 1e-9})
     row = noise_sample(sample, draws, config, NULL)

@@ -51,3 +51,10 @@ def with_lids(reference: Reference, lids_T: Tensor) -> Reference:
     stride = (len(lids_T) - 1) // (cond_CTHW.shape[1] - 1)
     cond_CTHW[:stride, 1:] = lids_T[1:].to(cond_CTHW).unflatten(0, (-1, stride)).T[:, :, None, None]
     return replace(reference, cond_CTHW=cond_CTHW)
+
+
+def without_lids(reference: Reference, channels: int) -> Reference:
+    """The reference with open eyes; its condition holds latents of this many channels after the mask."""
+    cond_CTHW = reference.cond_CTHW.clone()
+    cond_CTHW[:-channels, 1:] = 0
+    return replace(reference, cond_CTHW=cond_CTHW)

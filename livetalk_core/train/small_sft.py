@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk_core.models.small_dit import surround
+from livetalk_core.stream.blinks import without_lids
 from livetalk_core.train.config import SmallSFT
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.films import place_square
@@ -59,12 +60,13 @@ def loss_weight(t: float, config: SmallSFT) -> float:
 
 @torch.no_grad()
 def guidance_offset(net: nn.Module, rows: Sequence[Noised], around: tuple[Tensor, ...], v_BCTHW: Tensor, guidance: float) -> Tensor:
-    """Offset of the target, so that one pass learns to answer as with guidance (Tang et al. 2025): (1 - 1 / g) (v - v without sound).
+    """Offset of the target, so that one pass learns to answer as with guidance (Tang et al. 2025): (1 - 1 / g) (v - v untold).
 
-    When training has converged, v - v without sound is g times that of the data. The offset is 0 for a sample whose sound was dropped.
+    Untold is without sound and with open eyes. When training has converged, v - v untold is g times that of the data. The offset is 0 for
+    a sample whose sound was dropped and that does not blink.
     """
-    unheard_BCTHW = net(*network_inputs([row._replace(window=silent(row.window)) for row in rows]), *around)
-    return (1 - 1 / guidance) * (v_BCTHW - unheard_BCTHW)
+    untold = [row._replace(window=silent(row.window), reference=without_lids(row.reference, len(row.x_CTHW))) for row in rows]
+    return (1 - 1 / guidance) * (v_BCTHW - net(*network_inputs(untold), *around))
 
 
 def cut_squares(sample: Sample, draws: Draws, config: SmallSFT) -> list[Square]:

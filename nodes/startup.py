@@ -12,14 +12,15 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("av", "einops", "ftfy", "numpy", "PIL", "pillow_heif", "pyloudnorm", "safetensors", "tqdm", "transformers")
 SAMPLES = {
-    "livetalk_portrait.png": "portrait.png",
+    "livetalk_portrait.jpg": "portrait.jpg",
+    "livetalk_drawn.png": "drawn.png",
     "livetalk_speech.flac": "speech.flac",
     "livetalk_hello.flac": "hello.flac",
     "livetalk_reply.flac": "reply.flac",
     "livetalk_pair.jpg": "pair.jpg",
     "livetalk_pair_left.png": "pair_left.png",
     "livetalk_pair_right.png": "pair_right.png",
-    "livetalk_batch/first.png": "portrait.png",
+    "livetalk_batch/first.jpg": "portrait.jpg",
     "livetalk_batch/second.jpg": "second.jpg",
 }
 """Names in ComfyUI's input folder, used by the example workflows, and the files in livetalk_core/assets."""

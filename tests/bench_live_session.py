@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--chunk-frames", type=int, default=33)
     given = parser.parse_args()
     engine = open_engine(EngineOptions(model="nano", chunk_frames=given.chunk_frames))
-    pixels_CHW = crop_cover(load_picture(ASSETS / "portrait.png").image, 128, 128)
+    pixels_CHW = crop_cover(load_picture(ASSETS / "portrait.jpg").image, 128, 128)
     shots = play(engine, engine.reference(pixels_CHW))
     frames = np.stack([shot.frame_HWC for shot in shots]).astype(np.float32)
     speaking = np.array([shot.speaking for shot in shots])

@@ -170,9 +170,9 @@ def test_a_missing_package_is_one_line_and_stops_nothing(nodes, caplog, monkeypa
 
 
 def test_samples_are_copied_once_and_a_users_file_is_left_alone(nodes, tmp_path):
-    (tmp_path / "livetalk_portrait.png").write_text("mine")
+    (tmp_path / "livetalk_portrait.jpg").write_text("mine")
     nodes.startup.copy_samples(tmp_path)
-    assert (tmp_path / "livetalk_portrait.png").read_text() == "mine"
+    assert (tmp_path / "livetalk_portrait.jpg").read_text() == "mine"
     assert (tmp_path / "livetalk_speech.flac").read_bytes()[:4] == b"fLaC"
 
 

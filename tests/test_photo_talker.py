@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import FULL_GAP, Expressions, Look
@@ -21,6 +22,7 @@ from livetalk_core.talker.photo.mesh import (
     LIPS_OUTER,
     LOWER_INNER,
     LOWER_LIDS,
+    OVAL,
     POINTS,
     TOP,
     UPPER_INNER,
@@ -176,3 +178,30 @@ def test_masks_are_the_eyes_of_people_who_blink_or_the_mouth():
         assert not eyes or clip.lids_T.max() > 0.5
         seen.add((bool(clip.lids_T.max() > 0.5), bool(eyes)))
     assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_a_blend_has_the_first_picture_around_and_the_mean_face_inside(portrait):
+    from livetalk_core.talker.photo.blend import blend
+
+    square = cut_square(portrait, 256, 0.5, (0.5, 0.49))
+    first = square.pixels_HWC.round().clip(0, 255)
+    alone = blend([square, square]).astype(int)
+    assert np.abs(alone - first).mean() < 1.5, "the mean of one face is that face"
+    wide = replace(square, points_N3=square.points_N3.copy())
+    wide.points_N3[list(LOWER_LIDS[0]), 1] += 6  # this face has larger eyes
+    other = blend([square, wide, wide]).astype(int)
+    x, y = square.points_N3[list(LOWER_LIDS[0]), :2].mean(0).astype(int)
+    assert np.abs(other - alone)[y - 6 : y + 8, x - 8 : x + 8].mean() > 4
+    outline = square.points_N3[list(OVAL), 1]
+    assert np.abs(other - first)[: int(outline.min()) - 8].max() <= 2 and np.abs(other - first)[int(outline.max()) + 24 :].max() <= 2
+
+
+def test_pictures_without_a_face_cannot_be_blended(tmp_path):
+    from livetalk_core.talker.photo.blend import main
+
+    bare = tmp_path / "bare.png"
+    Image.new("RGB", (64, 64)).save(bare)
+    fit_path(bare).parent.mkdir()
+    np.savez(fit_path(bare), points=np.zeros((0, 3), np.float32), mask=np.zeros((64, 64), np.uint8))
+    with pytest.raises(ValueError, match="bare.png: no face was found"):
+        main(tmp_path / "out.jpg", FOLDER / "head.jpg", bare)

@@ -290,8 +290,8 @@ def test_a_clip_without_length_is_refused():
         write_script(0, 0, "train")
 
 
-def test_the_shipped_portrait_is_what_the_renderer_draws():
-    shipped = np.asarray(Image.open(ASSETS / "portrait.png").convert("RGB")).astype(int)
+def test_the_shipped_drawing_is_what_the_renderer_draws():
+    shipped = np.asarray(Image.open(ASSETS / "drawn.png").convert("RGB")).astype(int)
     drawn = draw(PORTRAIT, Pose(smile=0.6, brow=0.15), Mouth(), 1024)
     assert shipped.shape == drawn.shape
     assert np.abs(shipped - drawn).mean() < 1.0

@@ -22,7 +22,7 @@ ID = 0xC0FFEE42
 def film(width: int, height: int, frames: int = 6) -> np.ndarray:
     """The sample portrait before a still camera; its middle moves: uint8 [T, H, W, 3]."""
     side = max(width, height)
-    whole = np.asarray(Image.open(ASSETS / "portrait.png").convert("RGB").resize((side, side), Image.LANCZOS))
+    whole = np.asarray(Image.open(ASSETS / "drawn.png").convert("RGB").resize((side, side), Image.LANCZOS))
     top, left = (side - height) // 2, (side - width) // 2
     film_THWC = np.repeat(whole[None, top : top + height, left : left + width], frames, axis=0)
     rows, columns = slice(height // 3, 2 * height // 3), slice(width // 3, 2 * width // 3)

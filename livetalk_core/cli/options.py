@@ -30,7 +30,7 @@ def tell(line: str) -> None:
 
 
 def add_generate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("picture", nargs="?", type=Path, default=ASSETS / "portrait.png", help="portrait, any format (default: a sample)")
+    sub.add_argument("picture", nargs="?", type=Path, default=ASSETS / "portrait.jpg", help="portrait, any format (default: a sample)")
     sub.add_argument("audio", nargs="?", type=Path, default=ASSETS / "speech.flac", help="speech, sound or video file (default: a sample)")
     sub.add_argument("output", nargs="?", type=Path, default=Path("talking.mp4"), help="MP4 to write (default: talking.mp4)")
     add_engine(sub, engine_fields(pool=True))

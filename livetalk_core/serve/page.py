@@ -7,14 +7,14 @@ from pathlib import Path
 from aiohttp import web
 
 FOLDER = Path(__file__).parent / "web"
-SAMPLE = Path(__file__).parents[1] / "assets" / "portrait.png"
+SAMPLE = Path(__file__).parents[1] / "assets" / "portrait.jpg"
 PAGE = {
     "/": FOLDER / "index.html",
     "/style.css": FOLDER / "style.css",
     "/page.js": FOLDER / "page.js",
     "/player.js": FOLDER / "player.js",
     "/microphone.js": FOLDER / "microphone.js",
-    "/portrait.png": SAMPLE,
+    "/portrait.jpg": SAMPLE,
 }
 """What is served under which path."""
 HEADERS = {

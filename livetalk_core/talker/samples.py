@@ -1,4 +1,8 @@
-"""Writes the shipped samples: `python -m livetalk_core.talker.samples [FOLDER]` rewrites the pictures and the speech in assets/."""
+"""Writes the shipped samples: `python -m livetalk_core.talker.samples [FOLDER]` rewrites the drawn pictures and the speech in assets/.
+
+portrait.jpg is not drawn: photo/blend.py made it of public-domain portraits of members of the US House of Representatives. Hair and clothes
+are of J000305, the face is the mean of S001205, W000812, W000826 and B001300 (their numbers in bioguide.congress.gov); it is nobody's.
+"""
 
 from __future__ import annotations
 
@@ -54,15 +58,15 @@ SPEECH = Utterance(
     text=(
         "Hello! I am a picture that talks. Give me your voice, and I will say your words: "
         "for a minute, for an hour, or for as long as you like. Every sound moves my lips, and I never run out of breath. "
-        "A moment ago I was a drawing. Nobody filmed me, and nobody moves me by hand. A small network listens to the speech, "
+        "A moment ago I was a still picture. Nobody filmed me, and nobody moves me by hand. A small network listens to the speech, "
         "and paints twenty eight pictures at a time, a little more than one second. "
         "Before it goes on, it looks at the last few of them, so that my head does not jump, and at the first picture, "
         "so that I stay who I am. That is why I can go on and on. "
-        "I am the smallest of my family. I was trained on drawn people, cats and robots, "
+        "I am the smallest of my family. I was trained on drawn people and on photographs, "
         "and I fit into a processor that has no graphics card. "
-        "My big sister has fourteen billion numbers in her head, and speaks from photographs. "
+        "My big sister has fourteen billion numbers in her head, and a much finer brush. "
         "She wants a large machine, but she runs through the same code as I do. "
-        "Now it is your turn. Draw a face, record a sentence, and listen to what your picture has to say. Goodbye, and see you soon!"
+        "Now it is your turn. Take a picture, record a sentence, and listen to what your picture has to say. Goodbye, and see you soon!"
     ),
     voice="en-us",
     words_per_minute=165,
@@ -72,7 +76,7 @@ SPEECH = Utterance(
 
 def main(out: Path = ASSETS) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_portrait(out / "portrait.png")
+    write_portrait(out / "drawn.png")
     write_others(out / "second.jpg", out / "pair.jpg")
     write_masks(out / "pair_left.png", out / "pair_right.png")
     write_speech(out / "speech.flac")

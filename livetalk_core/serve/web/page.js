@@ -60,7 +60,7 @@ async function begin() {
 }
 
 async function readPicture() {
-  return (portrait ?? (await (await fetch("portrait.png")).blob())).arrayBuffer();
+  return (portrait ?? (await (await fetch("portrait.jpg")).blob())).arrayBuffer();
 }
 
 function hear(message) {

@@ -152,7 +152,7 @@ def multitalk_4step() -> Preset:
 
 
 def nano() -> Preset:
-    """A model small enough for a CPU, trained on drawn and rendered people: it takes log-mel spectra and no prompts."""
+    """A model small enough for a CPU, trained on drawn people and on photographs: it takes log-mel spectra and no prompts."""
     vae, audio, text, image = PatchVAEConfig(), MelConfig(), NoTextConfig(), ThumbnailConfig()
     return Preset(
         name="nano",

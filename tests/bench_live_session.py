@@ -1,7 +1,7 @@
 """How nano idles and changes to speech, in figures: python tests/bench_live_session.py [--chunk-frames 17]
 
 The session's clock is simulated: making a chunk takes half of the time that it lasts, however fast the machine is.
-Change: mean absolute difference of neighboring frames in levels of 255, in a part of the sample portrait.
+Change: mean absolute difference of neighboring frames in levels of 255, in a part of the drawn sample.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--chunk-frames", type=int, default=33)
     given = parser.parse_args()
     engine = open_engine(EngineOptions(model="nano", chunk_frames=given.chunk_frames))
-    pixels_CHW = crop_cover(load_picture(ASSETS / "portrait.jpg").image, 128, 128)
+    pixels_CHW = crop_cover(load_picture(ASSETS / "drawn.png").image, 128, 128)
     shots = play(engine, engine.reference(pixels_CHW))
     frames = np.stack([shot.frame_HWC for shot in shots]).astype(np.float32)
     speaking = np.array([shot.speaking for shot in shots])

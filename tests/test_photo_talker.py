@@ -205,3 +205,5 @@ def test_pictures_without_a_face_cannot_be_blended(tmp_path):
     np.savez(fit_path(bare), points=np.zeros((0, 3), np.float32), mask=np.zeros((64, 64), np.uint8))
     with pytest.raises(ValueError, match="bare.png: no face was found"):
         main(tmp_path / "out.jpg", FOLDER / "head.jpg", bare)
+    with pytest.raises(ValueError, match="at least one for the face"):
+        main(tmp_path / "out.jpg", FOLDER / "head.jpg")

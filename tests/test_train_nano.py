@@ -106,6 +106,26 @@ def test_photographs_without_a_fit_are_told_before_hours_of_work(tmp_path, monke
     assert not out.exists()
 
 
+def test_films_are_copied_where_the_disk_has_no_links(tmp_path, monkeypatch):
+    def no_links(*given):
+        raise OSError("no links here")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.safetensors").write_bytes(b"film")
+    monkeypatch.setattr(nano.os, "link", no_links)
+    for _ in range(2):
+        assert nano.link_films([tmp_path / "a"], tmp_path / "all") == 1
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["one.safetensors"]
+    assert (tmp_path / "all" / "one.safetensors").read_bytes() == b"film"
+
+
+def test_photographs_are_for_the_whole_small_model(capsys):
+    from livetalk_core.cli.main import main
+
+    assert main(["train", "sft_nano", "out", "--photographs", "own"]) != 0
+    assert "--photographs is for train nano, not for sft_nano" in capsys.readouterr().err
+
+
 def test_photographs_join_the_rendered_people(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(nano, "draw_photo_films", lambda folder, pictures, count: seen.extend(pictures))

@@ -68,6 +68,8 @@ def run_train(options: argparse.Namespace) -> int:
         from livetalk_core.train.nano import train_nano
 
         return report_end(train_nano(options.out, options.device, options.photographs), options.out)
+    if options.photographs:
+        raise ValueError(f"--photographs is for train nano, not for {options.recipe}, whose data is encoded already")
     if options.recipe not in RECIPES:
         raise ValueError(f"recipe {options.recipe!r} must be nano, or one of {', '.join(RECIPES)}")
     recipe = change(RECIPES[options.recipe](), options.set)

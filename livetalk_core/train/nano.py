@@ -147,7 +147,9 @@ def link_films(sources: Iterable[Path], folder: Path) -> int:
             try:
                 os.link(film, folder / film.name)
             except OSError:
-                shutil.copyfile(film, folder / film.name)
+                half = folder / f"{film.name}.tmp"
+                shutil.copyfile(film, half)
+                os.replace(half, folder / film.name)
     return len(films)
 
 

@@ -28,6 +28,8 @@ PORES = 0.5
 
 
 def main(out: Path, *pictures: Path) -> None:
+    if len(pictures) < 2:
+        raise ValueError("give a picture for hair and clothes, and at least one for the face")
     portraits = [read_portrait(path, fit_path(path)) for path in pictures]
     if None in portraits:
         raise ValueError(f"{pictures[portraits.index(None)]}: no face was found")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from livetalk_core.talker.photo.fit import finder, pictures_of
-from livetalk_core.talker.photo.mesh import CHIN, EYE_CORNERS, INNER_CORNERS, LOWER_LIDS, MOUTH, POINTS, TOP, UPPER_LIDS
+from livetalk_core.talker.photo.mesh import CHIN, EYE_CORNERS, INNER_CORNERS, LOWER_LIDS, MOUTH, POINTS, TOP, UPPER_LIDS, laid_onto
 
 LEAST_SIDE = 512
 """Smaller frames are enlarged to this, or the mesh is coarse."""
@@ -115,18 +115,11 @@ def shape_change(points_TN3: np.ndarray) -> float:
     errors, seen = [], points_TN3[~np.isnan(points_TN3[:, 0, 0])]
     if not len(seen):
         return np.nan
-    first, height = centered(seen[0, still]), np.linalg.norm(seen[0, TOP] - seen[0, CHIN])
+    first, height = seen[0, still], np.linalg.norm(seen[0, TOP] - seen[0, CHIN])
     for points_N3 in seen:
-        now = centered(points_N3[still])
-        u, _, vt = np.linalg.svd(now.T @ first)
-        turned = now @ (u @ vt)
-        turned *= (turned * first).sum() / (turned**2).sum()
-        errors.append(np.sqrt(((turned - first) ** 2).sum(1).mean()) / height)
+        laid = laid_onto(points_N3[still], first)(points_N3[still])
+        errors.append(np.sqrt(((laid - first) ** 2).sum(1).mean()) / height)
     return float(np.mean(errors))
-
-
-def centered(points_N3: np.ndarray) -> np.ndarray:
-    return points_N3 - points_N3.mean(0)
 
 
 def others(out: Path, language: str) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from livetalk_core.talker.photo.fit import fit_path
 from livetalk_core.talker.photo.fitted import Portrait, cut_square, read_portrait
-from livetalk_core.talker.photo.mesh import CHIN, OVAL, TOP
+from livetalk_core.talker.photo.mesh import OVAL, face_height, laid_onto
 from livetalk_core.talker.photo.warp import Puppet
 
 SIDE, FACE_SHARE, AIM = 640, 0.5, (0.5, 0.49)
@@ -46,14 +46,6 @@ def blend(portraits: Sequence[Portrait]) -> np.ndarray:
     return composed(moved[0], moved[1:], target_N2).round().clip(0, 255).astype(np.uint8)
 
 
-def laid_onto(points_N2: np.ndarray, goal_N2: np.ndarray):
-    """The shift, turn and scale that bring points nearest to others (Umeyama 1991): a function on points."""
-    middle, goal = points_N2.mean(0), goal_N2.mean(0)
-    left, sizes, right = np.linalg.svd((goal_N2 - goal).T @ (points_N2 - middle))
-    turn = left @ right * sizes.sum() / ((points_N2 - middle) ** 2).sum()
-    return lambda some_N2: (some_N2 - middle) @ turn.T + goal
-
-
 def inner_share(points_N2: np.ndarray) -> np.ndarray:
     """[N]: 0 on the face's outline, 1 inside of the rim."""
     import cv2
@@ -62,10 +54,6 @@ def inner_share(points_N2: np.ndarray) -> np.ndarray:
     inside_N = np.array([cv2.pointPolygonTest(outline, (float(x), float(y)), True) for x, y in points_N2])
     share_N = np.clip(inside_N / (RIM * face_height(points_N2)), 0, 1)
     return share_N * share_N * (3 - 2 * share_N)
-
-
-def face_height(points_N2: np.ndarray) -> float:
-    return float(np.linalg.norm(points_N2[CHIN] - points_N2[TOP]))
 
 
 def moved_to(portrait: Portrait, target_N2: np.ndarray, stays: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from livetalk_core.talker.photo.mesh import CHIN, OVAL, POINTS, TOP
+from livetalk_core.talker.photo.mesh import OVAL, POINTS, face_height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,7 @@ def cut_square(portrait: Portrait, side: int, share: float, aim: tuple[float, fl
 
     face = portrait.points_N3[list(OVAL), :2]
     middle = (face.max(0) + face.min(0)) / 2
-    height = float(np.linalg.norm(portrait.points_N3[CHIN, :2] - portrait.points_N3[TOP, :2]))
-    scale = share * side / height
+    scale = share * side / face_height(portrait.points_N3)
     shift = np.asarray(aim) * side - scale * middle
     soft = portrait.pixels_HWC
     if scale < 0.5:
@@ -66,7 +65,7 @@ def fits_in(portrait: Portrait, side: int, share: float, aim: tuple[float, float
     """Whether at most this part of the square's width would lie beyond the picture's left, right and upper edge."""
     face = portrait.points_N3[list(OVAL), :2]
     middle = (face.max(0) + face.min(0)) / 2
-    whole = float(np.linalg.norm(portrait.points_N3[CHIN, :2] - portrait.points_N3[TOP, :2])) / share
+    whole = face_height(portrait.points_N3) / share
     left, top = middle - np.asarray(aim) * whole
     width = portrait.pixels_HWC.shape[1]
     return bool(left >= -most * whole and top >= -most * whole and left + whole <= width + most * whole)

@@ -6,6 +6,7 @@ face heights (from the hairline's point to the chin's).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,19 @@ class HeadFrame:
     def out_of(self, points_N3: np.ndarray) -> np.ndarray:
         """The head's frame -> pixels."""
         return points_N3 * self.height @ self.axes_33 + self.origin_3
+
+
+def face_height(points_N3: np.ndarray) -> float:
+    """From the chin to the top of the face in the picture, pixels; points may lack z."""
+    return float(np.linalg.norm(points_N3[CHIN, :2] - points_N3[TOP, :2]))
+
+
+def laid_onto(points_ND: np.ndarray, goal_ND: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The shift, turn and scale that bring points nearest to others (Umeyama 1991): a function on points."""
+    middle, goal = points_ND.mean(0), goal_ND.mean(0)
+    left, sizes, right = np.linalg.svd((goal_ND - goal).T @ (points_ND - middle))
+    turn = left @ right * sizes.sum() / ((points_ND - middle) ** 2).sum()
+    return lambda some_ND: (some_ND - middle) @ turn.T + goal
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

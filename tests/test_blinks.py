@@ -8,7 +8,7 @@ from toys import CPU, toy_film, toy_plan, toy_sft, toy_tensors, write_toy_films
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import nano
-from livetalk_core.stream.blinks import EVERY_S, lids_after, lids_at, with_blinks, with_lids
+from livetalk_core.stream.blinks import EVERY_S, STRENGTH, lids_after, lids_at, with_blinks, with_lids
 from livetalk_core.talker.heads import movement
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
@@ -36,12 +36,12 @@ def lids_of(reference: Reference) -> list[float]:
     return mask[:, :, 0, 0].T.flatten().tolist()
 
 
-def test_a_minute_has_fifteen_blinks_that_shut_the_eyes_and_last_a_third_of_a_second():
+def test_a_minute_has_fifteen_blinks_that_shut_the_eyes_and_last_two_fifths_of_a_second():
     lids = [lids_at(frame / 25, seed=3) for frame in range(1500)]
     begins = [k for k in range(1, 1500) if lids[k] > 0 and lids[k - 1] == 0]
     assert len(begins) in (14, 15, 16) and len({b - a for a, b in zip(begins, begins[1:], strict=False)}) > 3, "never in step"
     assert max(lids) > 0.95
-    assert all(sum(lid > 0 for lid in lids[k : k + 25]) in (7, 8) for k in begins if k < 1470)
+    assert all(sum(lid > 0 for lid in lids[k : k + 25]) in (9, 10) for k in begins if k < 1470)
 
 
 def test_blinks_depend_on_the_seed_alone():
@@ -71,7 +71,7 @@ def test_chunks_agree_about_the_frames_that_they_share(reference):
         assert before[-4:] == after[:4]
     for index in (1, 5):
         times = [(28 * index - 5 + f) / 25 for f in range(1, 33)]
-        assert chunks[index] == pytest.approx([lids_at(time, 3) for time in times])
+        assert chunks[index] == pytest.approx([STRENGTH * lids_at(time, 3) for time in times])
     assert sum(map(sum, chunks)) > 4, f"about two blinks in {8 * 28 / 25 / EVERY_S:.1f} times {EVERY_S} s"
 
 

@@ -171,7 +171,7 @@ def test_masks_are_the_eyes_of_people_who_blink_or_the_mouth():
     from livetalk_core.talker.photo.clip import make_photo_clip
 
     seen = set()
-    for seed in range(8):
+    for seed in range(16):
         clip = make_photo_clip(seed, 0.6, 64, [FOLDER / "head.jpg"])
         rows = np.flatnonzero(clip.mask_HW.any(1))
         eyes = rows.mean() < 32

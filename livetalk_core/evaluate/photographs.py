@@ -1,7 +1,7 @@
 """Makes videos of photographs that speak, to be read by an independent face mesh (see mesh.py).
 
-`python -m livetalk_core.evaluate.photographs MODEL PICTURES OUT [SECONDS]` makes a video of every picture in each of three languages, and
-stores the true mouth beside it. What is there already is passed over.
+`python -m livetalk_core.evaluate.photographs MODEL PICTURES OUT [SECONDS [SIZE]]` makes a video of every picture in each of three
+languages, and stores the true mouth beside it. What is there already is passed over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VOICES = (("en", "en-us+Annie"), ("de", "de+f5"), ("zh", "cmn-latn-pinyin+m4"))
 SECONDS = 10.0
 
 
-def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS) -> None:
+def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto") -> None:
     out.mkdir(parents=True, exist_ok=True)
     engine = open_engine(EngineOptions(model=model), lambda note: None)
     with closing(engine):
@@ -37,7 +37,7 @@ def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS) -> Non
                 video = out / f"{path.stem}-{language}.mp4"
                 if not video.exists():
                     sound = store_speech(out, language, voice, seconds)
-                    job = Job(picture=path, audio=(sound,), output=video, crop="face", settings=StreamSettings(seed=1))
+                    job = Job(picture=path, audio=(sound,), output=video, crop="face", size=size, settings=StreamSettings(seed=1))
                     generate(engine, check_inputs(job))
 
 
@@ -61,4 +61,4 @@ def store_speech(out: Path, language: str, voice: str, seconds: float) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:5]), *sys.argv[5:6])

@@ -11,7 +11,7 @@ import numpy as np
 
 from livetalk_core.talker.viseme import FPS
 
-CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.03, 0.18
+CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 BLINK_EVERY_S = (2.0, 6.0)
 SACCADE_S = 0.045
 WANDERING = (

@@ -256,13 +256,14 @@ def test_a_preset_still_to_be_trained_encodes_with_the_vae_named(tmp_path):
     torch.manual_seed(7)
     vae = CausalVAE(tiny().vae)
     save_file(vae.state_dict(), tmp_path / "vae.safetensors")
-    where = ["talker", str(tmp_path / "shards"), "--count", "1", "--chunks", "1", "--bucket", "64", "--device", "cpu"]
+    where = ["talker", str(tmp_path / "shards"), "--count", "1", "--chunks", "1", "--bucket", "64", "--device", "cpu", "--bend"]
     assert main(["prepare", *where, "--vae", str(tmp_path / "vae.safetensors")]) == 0
     sample = open_shards(tmp_path / "shards", lambda width, height: toy_plan(64))[0]
     (clip,) = talker_clips([0], 33, 64)
     with torch.no_grad():
         latents = vae.encode(clip.frames_THWC.permute(3, 0, 1, 2) / 127.5 - 1)
     assert torch.allclose(sample.latents_KCTHW[0], latents, rtol=1e-2, atol=1e-2)
+    assert sample.bent_KCTHW.shape == sample.latents_KCTHW[:, :, :2].shape
 
 
 def test_a_folder_without_videos_is_refused(tmp_path, capsys):

@@ -116,6 +116,7 @@ def test_squares_are_whole_tokens_of_everything_that_has_a_place():
     sample = replace(
         sample,
         latents_KCTHW=numbers.expand(sample.latents_KCTHW.shape),
+        bent_KCTHW=numbers.expand(sample.latents_KCTHW[:, :, :2].shape),
         reference=replace(sample.reference, cond_CTHW=numbers.expand(sample.reference.cond_CTHW.shape)),
     )
     places = set()
@@ -125,6 +126,7 @@ def test_squares_are_whole_tokens_of_everything_that_has_a_place():
         for piece, _, around_CHW in pieces:
             square = piece.latents_KCTHW[0, 0, 0]
             assert square.shape == piece.mouth_HW.shape == (2, 2) and torch.equal(square, piece.reference.cond_CTHW[0, 0])
+            assert torch.equal(square, piece.bent_KCTHW[0, 0, 1])
             top, left = divmod(int(square[0, 0]), width)
             assert top % 2 == left % 2 == 0 and torch.equal(square, numbers[top : top + 2, left : left + 2])
             assert torch.equal(around_CHW[0], whole[top : top + 4, left : left + 4]), "one more on each side, where there is one"

@@ -30,6 +30,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
         "--split", choices=("train", "heldout"), default="train", help="which drawn people, voices and sentences to use (default: train)"
     )
     sub.add_argument("--bucket", metavar="NAME", help="picture sizes: 64, 128, 416, 627, 960 (default: the model's own)")
+    sub.add_argument("--bend", action="store_true", help="store bent motion latents too, for training with --set bent_motion=0.25")
     sub.add_argument("--negative", metavar="TEXT", help="negative prompt that the teacher's guidance uses")
     sub.add_argument(
         "--part", default="0/1", metavar="I/N", help="encode part I of N, so that several processes share the source (default: 0/1)"
@@ -135,6 +136,7 @@ def run_prepare(options: argparse.Namespace, networks: FrozenNetworks, choose) -
         image=networks.image,
         plan=networks.preset.plan,
         dit=networks.preset.dit,
+        bend=options.bend,
     )
     negative, start = NEGATIVE_PROMPT if options.negative is None else options.negative, time.perf_counter()
 

@@ -86,6 +86,9 @@ class SFT:
     """Possible numbers of motion latents, one drawn per sample: a stream's first chunk has 1, later chunks have 2."""
     noise_motion: float = 0.0
     """Probability that the motion latents are noised like the rest, as Stage 2 may show them to the score networks."""
+    bent_motion: float = 0.0
+    """Probability that the motion latents are of bent frames (bend.py), from which the network learns to go back to the reference. Needs
+    clips that were prepared with `--bend`."""
     drop_text_and_audio: float = 0.05
     drop_text: float = 0.05
     drop_audio: float = 0.0
@@ -95,6 +98,8 @@ class SFT:
     """Extra loss weight of a latent frame in which the eyes are shut; half of it where they are half shut."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.bent_motion <= 1:
+            raise ValueError(f"bent_motion={self.bent_motion} must be 0 to 1; 0.25 is usual")
         total = self.drop_text_and_audio + self.drop_text + self.drop_audio
         if not 0 <= total <= 1:
             raise ValueError(f"the dropouts sum to {total}, which must be 0 to 1; a usual sum is 0.1")

@@ -103,7 +103,7 @@ def parts_of(out: Path, device: str, photographs: Sequence[Path] = ()) -> list[t
         ("people", lambda: draw_people(people, PEOPLE)),
         ("photo films", lambda: draw_photo_films(photo_films, [*pictures_of(people), *photographs], PHOTO_FILMS)),
         ("all films", lambda: link_films((films, photo_films), all_films)),
-        ("photo data", lambda: encode_films(FilmSet(all_films), first_vae, photo_data)),
+        ("photo data", lambda: encode_films(FilmSet(all_films), first_vae, photo_data, bend=True)),
         ("photographs", lambda: train(go_on(out=photos, data=photo_data, dit=(dmd / DIT_FILE,), vae=first_vae))),
         ("errors", lambda: collect_errors(photos / DIT_FILE, photo_data, errors)),
         ("VAE", lambda: train(decoding(out=vae, data=all_films, vae=first_vae, errors=errors))),
@@ -199,8 +199,11 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
-    """Write shards of all films. The VAE's encoder is already final, since it is computed and not trained."""
+def encode_films(films: FilmSet, vae: Path, data: Path, bend: bool = False) -> int:
+    """Write shards of all films, with bent motion latents if `bend`.
+
+    The VAE's encoder is already final, since it is computed and not trained.
+    """
     preset, cpu = nano(), torch.device("cpu")
     hear, read, see = MelEncoder(preset.audio), NoText(preset.text), ThumbnailEncoder(preset.image)
     encoders = Encoders(
@@ -210,6 +213,7 @@ def encode_films(films: FilmSet, vae: Path, data: Path) -> int:
         image=see,
         plan=preset.plan,
         dit=preset.dit,
+        bend=bend,
     )
     return prepare(film_clips(films, CAPTION, AROUND_FRAMES), encoders, data, cpu, source="talker")
 

@@ -6,7 +6,7 @@ Chunk k covers the clip's frames [28 k, 28 k + 33) and is encoded alone. The VAE
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,8 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.blinks import with_lids
 from livetalk_core.stream.condition import ENCODE_GROUPS, encode_picture, first_latent, mask_condition
 from livetalk_core.stream.window import slice_windows
+from livetalk_core.train.bend import bend_frames
+from livetalk_core.train.draws import Draws
 from livetalk_core.types import AudioWindow, Reference, VideoVAE
 
 
@@ -53,6 +55,8 @@ class Encoders:
     plan: Callable[[int, int], StreamPlan]
     dit: DiTConfig
     """Config of the DiT in training; it sets how many frames of the condition show the reference."""
+    bend: bool = False
+    """Whether each chunk's motion latents are stored a second time, from bent frames, for training with `bent_motion`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Sample:
     """float32 [h, w] at the latents' size, 1 where the mouth is."""
     lids_T: Tensor | None = None
     """float32, how far the lids are shut in each frame of the clip; None if unknown."""
+    bent_KCTHW: Tensor | None = None
+    """The chunks' motion latents from bent frames (bend.py); None if they were not stored."""
 
     @property
     def chunks(self) -> int:
@@ -111,6 +117,7 @@ class Sample:
             self,
             reference=replace(reference, **moved),
             latents_KCTHW=self.latents_KCTHW.to(device),
+            bent_KCTHW=None if self.bent_KCTHW is None else self.bent_KCTHW.to(device),
             features_TSD=self.features_TSD.to(device),
             mouth_HW=self.mouth_HW.to(device),
         )
@@ -137,7 +144,14 @@ def encode_clip(clip: Clip, encoders: Encoders, device: torch.device) -> dict[st
         "sound": (cut_sound(clip, plan) * 32767).round().to(torch.int16),
         "mouth": shrink_mask(clip.mouth_HW, plan),
         **({} if clip.lids_T is None else {"lids": clip.lids_T.float()}),
+        **({"bent": encode_bent(clip.key, video_CTHW, starts, encoders.vae, plan).bfloat16().cpu()} if encoders.bend else {}),
     }
+
+
+def encode_bent(key: str, video_CTHW: Tensor, starts: Sequence[int], vae: VideoVAE, plan: StreamPlan) -> Tensor:
+    """[K, C, motion latents, h, w]: latents of each chunk's motion frames, bent."""
+    motion = (video_CTHW[:, start : start + plan.motion_frames] for start in starts)
+    return torch.stack([vae.encode(bend_frames(frames, Draws.of(key, "bend", k)), ENCODE_GROUPS) for k, frames in enumerate(motion)])
 
 
 def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sample:
@@ -158,6 +172,7 @@ def decode_tensors(key: str, tensors: dict[str, Tensor], plan: StreamPlan) -> Sa
         sound_N=tensors["sound"].float() / 32767,
         mouth_HW=tensors["mouth"].float(),
         lids_T=tensors.get("lids"),
+        bent_KCTHW=tensors["bent"].float() if "bent" in tensors else None,
     )
 
 

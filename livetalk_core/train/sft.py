@@ -78,12 +78,24 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     noise = draws.noise("noise", x0)
     x_t = (1 - t) * x0 + t * noise
     if draws.number("noise motion") >= config.noise_motion:
-        x_t = pin_motion(x_t, x0[:, :count])
+        x_t = pin_motion(x_t, motion_latents(sample, index, draws, config)[:, :count])
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
     weight_THW[1:] *= 1 + config.blink_weight * sample.shut(index)[:, None, None]
     weight_THW[:count] = 0
     reference, window = drop_conditions(sample.shown(index), sample.window(index), draws.number("drop"), config, null_text_LD)
     return Noised(x_t, noise - x0, weight_THW, t, reference, window)
+
+
+def motion_latents(sample: Sample, index: int, draws: Draws, config: SFT) -> Tensor:
+    """[C, T, H, W] that begin with the true motion latents of a chunk, or the bent ones. ValueError if these are wanted and missing."""
+    if draws.number("bent") >= config.bent_motion:
+        return sample.latents_KCTHW[index]
+    if sample.bent_KCTHW is None:
+        raise ValueError(
+            f"bent_motion={config.bent_motion} needs clips that were prepared with --bend, and {sample.key} was not; prepare a new folder, "
+            "or set 0"
+        )
+    return sample.bent_KCTHW[index]
 
 
 def drop_conditions(

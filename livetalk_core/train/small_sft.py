@@ -92,6 +92,7 @@ def cut_square(sample: Sample, draws: Draws, patch: int, place: Sequence[int], s
         sample,
         reference=replace(sample.reference, cond_CTHW=sample.reference.cond_CTHW[..., rows, columns]),
         latents_KCTHW=sample.latents_KCTHW[..., rows, columns],
+        bent_KCTHW=None if sample.bent_KCTHW is None else sample.bent_KCTHW[..., rows, columns],
         mouth_HW=sample.mouth_HW[rows, columns],
     )
     return Square(part, draws, around_CHW)

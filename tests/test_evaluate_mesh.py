@@ -1,11 +1,13 @@
 """What is read from videos of talking photographs, with meshes whose mouth and lids are known."""
 
+import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from livetalk_core.evaluate.mesh import best_lag, eye_opening, measures, shape_change
+from livetalk_core.evaluate.mesh import MINUTE, best_lag, detail, eye_opening, measures, shape_change
+from livetalk_core.evaluate.photographs import store_speech
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path
@@ -28,7 +30,7 @@ def points() -> np.ndarray:
 
 
 def read_of(points: np.ndarray) -> dict[str, np.ndarray]:
-    return {"points": points, "person": np.zeros((8, 8), np.uint8), "change": np.full((FRAMES, 8, 8), 2.0, np.float16)}
+    return {"points": points, "person": np.zeros((8, 8), np.uint8), "change": np.full((8, 8), 2.0)}
 
 
 def test_a_true_mouth_is_read_as_such_and_a_shuffled_one_is_not(points):
@@ -61,3 +63,35 @@ def test_frames_without_a_face_are_left_out(points):
 def test_shut_eyes_are_shut(points):
     eyes = eye_opening(points)
     assert eyes[41] < 0.3 * np.median(eyes)
+
+
+def test_a_long_video_is_compared_between_its_first_minute_and_its_last(points):
+    times = 2 * MINUTE // FRAMES
+    opening = np.tile(OPENING, times)
+    read = {name: np.tile(value, (times, 1, 1)) if name == "points" else value for name, value in read_of(points).items()}
+    read["points"][-MINUTE::2] = read["points"][0]  # half of the last minute stands still
+    read["sharpness"] = np.repeat([100.0, 110.0], MINUTE)
+    read["color"] = np.repeat([[100.0, 100, 100], [99, 100, 95]], MINUTE, axis=0)
+    row = measures(read, {"opening_T": opening, "closure_T": np.zeros(len(opening), np.float32)}, [])
+    assert row["r_first_minute"] > 0.99 and row["r_last_minute"] < 0.8
+    assert row["sharpness_change"] == pytest.approx(0.1) and row["color_change"] == pytest.approx(-0.05)
+    assert "r_last_minute" not in measures(read_of(points), {"opening_T": OPENING, "closure_T": np.zeros(FRAMES, np.float32)}, [])
+
+
+def test_detail_is_the_variance_of_the_laplacian():
+    ramp = np.broadcast_to(np.arange(16.0)[:, None, None], (16, 16, 3))
+    spot = np.zeros((16, 16, 3))
+    spot[5, 5] = 10
+    assert detail(ramp) == 0 and detail(spot) == pytest.approx((40**2 + 4 * 10**2) / 14**2, rel=0.05)
+
+
+def test_speech_longer_than_the_sentences_repeats_them_with_their_mouth(tmp_path):
+    path = store_speech(tmp_path, "en", "en-us+Annie", 120)
+    with wave.open(str(path)) as file:
+        samples_N = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    with np.load(path.with_suffix(".npz")) as truth:
+        opening = truth["opening_T"]
+        assert {len(row) for row in truth.values()} == {120 * 25}
+    assert len(samples_N) == 120 * 16000
+    (again,) = [k for k in range(500, 1500) if np.array_equal(opening[k:], opening[:-k])]
+    assert np.array_equal(samples_N[again * 640 :], samples_N[: -again * 640])

@@ -23,6 +23,8 @@ SHUT_EYE = 0.6
 """A blink: the eyes are less open than this part of their median."""
 CLOSED, SHUT_LIPS = 0.8, 0.25
 """Frames whose true closure is above the first count as p, b, m; there the mouth must be less open than the second part of its range."""
+MINUTE = 1500
+"""Frames. A video of at least two is also compared between its first minute and its last."""
 
 
 def main(pictures: Path, out: Path) -> None:
@@ -43,10 +45,14 @@ def main(pictures: Path, out: Path) -> None:
 
 
 def read_video(video: Path, find) -> dict[str, np.ndarray]:
-    """points [T, 478, 3] in pixels, NaN without a face; person [H, W] of the first frame; change [T, H, W], mean square to it."""
+    """What is read of a video.
+
+    points [T, 478, 3] in pixels, NaN without a face; person [H, W] of the first frame; change [H, W], mean square to it over all frames;
+    sharpness [T], variance of the Laplacian; color [T, 3].
+    """
     import av
 
-    points, change, first, person = [], [], None, None
+    points, sharpness, color, change, first, person = [], [], [], 0.0, None, None
     with av.open(str(video)) as file:
         for frame in file.decode(video=0):
             pixels = frame.to_ndarray(format="rgb24")
@@ -56,8 +62,23 @@ def read_video(video: Path, find) -> dict[str, np.ndarray]:
             points.append(points_N3 / times if len(points_N3) else np.full((POINTS, 3), np.nan))
             if first is None:
                 first, person = pixels.astype(np.float32), mask[::times, ::times]
-            change.append(((pixels - first) ** 2).mean(2).astype(np.float16))
-    return {"points": np.stack(points).astype(np.float32), "person": person, "change": np.stack(change)}
+            change = change + ((pixels - first) ** 2).mean(2)
+            sharpness.append(detail(pixels))
+            color.append(pixels.mean((0, 1)))
+    return {
+        "points": np.stack(points).astype(np.float32),
+        "person": person,
+        "change": change / len(points),
+        "sharpness": np.array(sharpness),
+        "color": np.stack(color),
+    }
+
+
+def detail(pixels_HWC: np.ndarray) -> float:
+    """Variance of the Laplacian of the gray values."""
+    gray = pixels_HWC.astype(np.float32).mean(2)
+    middle, cross = gray[1:-1, 1:-1], gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    return float((cross - 4 * middle).var())
 
 
 def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
@@ -73,8 +94,8 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
     eyes = eye_opening(points)
     blinks = eyes < SHUT_EYE * np.nanmedian(eyes)
     behind = read["person"] < 20
-    noise = float(read["change"].astype(np.float32)[:, behind].mean()) if behind.any() else np.nan
-    return {
+    noise = float(read["change"][behind].mean()) if behind.any() else np.nan
+    row = {
         "face": float(found.mean()),
         "deviation": float(np.nanstd(opening)),
         "r": r,
@@ -84,6 +105,20 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
         "blinks_a_minute": float((blinks[1:] & ~blinks[:-1]).sum() * 1500 / len(eyes)),
         "shape": shape_change(points),
         "background_db": 10 * float(np.log10(255**2 / max(noise, 1e-3))),
+    }
+    return row | (compare_minutes(read, opening, true, found) if len(opening) >= 2 * MINUTE else {})
+
+
+def compare_minutes(read, opening_T: np.ndarray, true_T: np.ndarray, found_T: np.ndarray) -> dict[str, float]:
+    """The mouth in the first and in the last minute, and by what part sharpness and color (the channel that changes most) differ then."""
+    first, last = slice(None, MINUTE), slice(len(opening_T) - MINUTE, len(opening_T))
+    (r_first, r_last) = (correlation(opening_T[part], true_T[part], found_T[part]) for part in (first, last))
+    sharper, brighter = (read[name][last].mean(0) / read[name][first].mean(0) - 1 for name in ("sharpness", "color"))
+    return {
+        "r_first_minute": r_first,
+        "r_last_minute": r_last,
+        "sharpness_change": float(sharper),
+        "color_change": float(max(brighter, key=abs)),
     }
 
 

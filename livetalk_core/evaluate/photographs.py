@@ -1,7 +1,7 @@
 """Makes videos of photographs that speak, to be read by an independent face mesh (see mesh.py).
 
-`python -m livetalk_core.evaluate.photographs MODEL PICTURES OUT [SECONDS [SIZE]]` makes a video of every picture in each of three
-languages, and stores the true mouth beside it. What is there already is passed over.
+`python -m livetalk_core.evaluate.photographs MODEL PICTURES OUT [SECONDS [SIZE [LANGUAGES]]]` makes a video of every picture in each of
+three languages, or of those named (en,de,zh), and stores the true mouth beside it. What is there already is passed over.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ VOICES = (("en", "en-us+Annie"), ("de", "de+f5"), ("zh", "cmn-latn-pinyin+m4"))
 SECONDS = 10.0
 
 
-def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto") -> None:
+def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto", languages: str = "en,de,zh") -> None:
     out.mkdir(parents=True, exist_ok=True)
     engine = open_engine(EngineOptions(model=model), lambda note: None)
     with closing(engine):
         for path in pictures_of(pictures):
             for language, voice in VOICES:
+                if language not in languages.split(","):
+                    continue
                 video = out / f"{path.stem}-{language}.mp4"
                 if not video.exists():
                     sound = store_speech(out, language, voice, seconds)
@@ -42,16 +44,17 @@ def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: 
 
 
 def store_speech(out: Path, language: str, voice: str, seconds: float) -> Path:
-    """A WAV of held-out sentences; the true mouth lies beside it, under the language's name."""
+    """A WAV of held-out sentences, again and again if it is long; the true mouth lies beside it, under the language's name."""
     path = out / f"{language}.wav"
     if path.exists():
         return path
     text = " ".join(SENTENCES[language][-1:] + SENTENCES[language][:-1])
     speech = speak([Utterance(text=text, voice=voice)])[0]
-    frames = min(round(seconds * FPS), len(speech.samples_N) * FPS // speech.rate)
-    samples_N = normalize_level(to_16k(speech.samples_N, speech.rate)[: frames * SAMPLES_PER_FRAME])
-    track = track_mouth(speech).cut(0, frames)
-    np.savez(out / f"{language}.npz", **vars(track))
+    frames, once = round(seconds * FPS), len(speech.samples_N) * FPS // speech.rate
+    samples_N = normalize_level(to_16k(speech.samples_N, speech.rate)[: min(frames, once) * SAMPLES_PER_FRAME])
+    samples_N = np.resize(samples_N, frames * SAMPLES_PER_FRAME)
+    track = track_mouth(speech).cut(0, min(frames, once))
+    np.savez(out / f"{language}.npz", **{name: np.resize(row_T, frames) for name, row_T in vars(track).items()})
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from livetalk_core.evaluate import photographs
 from livetalk_core.evaluate.mesh import MINUTE, best_lag, detail, eye_opening, measures, shape_change
-from livetalk_core.evaluate.photographs import store_speech
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path
@@ -86,7 +86,7 @@ def test_detail_is_the_variance_of_the_laplacian():
 
 
 def test_speech_longer_than_the_sentences_repeats_them_with_their_mouth(tmp_path):
-    path = store_speech(tmp_path, "en", "en-us+Annie", 120)
+    path = photographs.store_speech(tmp_path, "en", "en-us+Annie", 120)
     with wave.open(str(path)) as file:
         samples_N = np.frombuffer(file.readframes(file.getnframes()), np.int16)
     with np.load(path.with_suffix(".npz")) as truth:
@@ -95,3 +95,8 @@ def test_speech_longer_than_the_sentences_repeats_them_with_their_mouth(tmp_path
     assert len(samples_N) == 120 * 16000
     (again,) = [k for k in range(500, 1500) if np.array_equal(opening[k:], opening[:-k])]
     assert np.array_equal(samples_N[again * 640 :], samples_N[: -again * 640])
+
+
+def test_a_language_without_a_voice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no voice speaks fr; choose from en, de, zh"):
+        photographs.main("nano", tmp_path, tmp_path / "out", languages="en,fr")

@@ -42,6 +42,12 @@ def test_frames_bend_alike_smoothly_and_no_farther_than_said():
     assert moved.flatten(2).std(2).mean() > 0.05 * far, "and not as a whole only"
 
 
+def test_half_precision_bends_as_far():
+    wide = torch.linspace(-1, 1, 720).expand(3, 1, 16, 720)
+    half, whole = (bend_frames(wide.to(dtype), Draws.of("wide")).float() for dtype in (torch.bfloat16, torch.float32))
+    assert (half - whole).abs().max() < 2 / 256, "bfloat16 pixels are that coarse, the places are not"
+
+
 def test_training_sees_bent_motion_as_often_as_asked_and_wants_the_truth():
     sample, config = toy_sample(chunks=2), toy_sft(bent_motion=0.5, motion_latents=(2,))
     sample = replace(sample, bent_KCTHW=sample.latents_KCTHW[:, :, :2] + 1)

@@ -29,6 +29,9 @@ SECONDS = 10.0
 
 
 def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto", languages: str = "en,de,zh") -> None:
+    known = [language for language, _ in VOICES]
+    if unknown := set(languages.split(",")) - set(known):
+        raise ValueError(f"no voice speaks {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     engine = open_engine(EngineOptions(model=model), lambda note: None)
     with closing(engine):

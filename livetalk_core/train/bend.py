@@ -21,7 +21,10 @@ NODES = 4
 
 
 def bend_frames(frames_CTHW: Tensor, draws: Draws) -> Tensor:
-    """Frames [3, T, H, W], all warped alike by one random smooth field; what comes from outside the picture repeats its edge."""
+    """Frames [3, T, H, W], all warped alike by one random smooth field; what comes from outside the picture repeats its edge.
+
+    Computed in float32 for frames of any type, since half precision cannot tell neighboring pixels of a large picture apart.
+    """
     channels, frames, height, width = frames_CTHW.shape
     theta_23 = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], device=frames_CTHW.device)
     theta_23[:, :2] *= 1 + ZOOM * signed(draws, "zoom")
@@ -31,9 +34,9 @@ def bend_frames(frames_CTHW: Tensor, draws: Draws) -> Tensor:
     nodes_12NN = torch.tensor([[[[signed(draws, f"node {axis} {y} {x}") for x in range(NODES)] for y in range(NODES)] for axis in "xy"]])
     nodes_12NN = 2 * PARTS * draws.number("parts") * nodes_12NN.to(grid_1HW2)
     grid_1HW2 = grid_1HW2 + F.interpolate(nodes_12NN, (height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-    stack_1XHW = frames_CTHW.flatten(0, 1)[None]
-    bent_1XHW = F.grid_sample(stack_1XHW, grid_1HW2.to(stack_1XHW), mode="bicubic", padding_mode="border", align_corners=False)
-    return bent_1XHW[0].unflatten(0, (channels, frames)).clamp(-1, 1)
+    stack_1XHW = frames_CTHW.flatten(0, 1)[None].float()
+    bent_1XHW = F.grid_sample(stack_1XHW, grid_1HW2, mode="bicubic", padding_mode="border", align_corners=False)
+    return bent_1XHW[0].unflatten(0, (channels, frames)).clamp(-1, 1).to(frames_CTHW.dtype)
 
 
 def signed(draws: Draws, name: str) -> float:

@@ -24,7 +24,7 @@ SHUT_EYE = 0.6
 CLOSED, SHUT_LIPS = 0.8, 0.25
 """Frames whose true closure is above the first count as p, b, m; there the mouth must be less open than the second part of its range."""
 MINUTE = 1500
-"""Frames. A video of at least two is also compared between its first minute and its last."""
+"""Frames at 25 a second. A video of at least two is also compared between its first minute and its last."""
 
 
 def main(pictures: Path, out: Path) -> None:
@@ -102,7 +102,7 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
         "lag": float(lag),
         "r_shuffled": float(np.mean([correlation(opening, other, found) for other in other_openings])) if other_openings else np.nan,
         "closed": float((opening[shut] < low + SHUT_LIPS * (high - low)).mean()) if shut.any() else np.nan,
-        "blinks_a_minute": float((blinks[1:] & ~blinks[:-1]).sum() * 1500 / len(eyes)),
+        "blinks_a_minute": float((blinks[1:] & ~blinks[:-1]).sum() * MINUTE / len(eyes)),
         "shape": shape_change(points),
         "background_db": 10 * float(np.log10(255**2 / max(noise, 1e-3))),
     }
@@ -112,7 +112,7 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
 def compare_minutes(read, opening_T: np.ndarray, true_T: np.ndarray, found_T: np.ndarray) -> dict[str, float]:
     """The mouth in the first and in the last minute, and by what part sharpness and color (the channel that changes most) differ then."""
     first, last = slice(None, MINUTE), slice(len(opening_T) - MINUTE, len(opening_T))
-    (r_first, r_last) = (correlation(opening_T[part], true_T[part], found_T[part]) for part in (first, last))
+    r_first, r_last = (correlation(opening_T[part], true_T[part], found_T[part]) for part in (first, last))
     sharper, brighter = (read[name][last].mean(0) / read[name][first].mean(0) - 1 for name in ("sharpness", "color"))
     return {
         "r_first_minute": r_first,

@@ -23,25 +23,23 @@ from livetalk_core.talker.talk import normalize_level
 from livetalk_core.talker.viseme import FPS, SAMPLES_PER_FRAME, to_16k, track_mouth
 from livetalk_core.types import StreamSettings
 
-VOICES = (("en", "en-us+Annie"), ("de", "de+f5"), ("zh", "cmn-latn-pinyin+m4"))
+VOICES = {"en": "en-us+Annie", "de": "de+f5", "zh": "cmn-latn-pinyin+m4"}
 """Voices that training never uses."""
 SECONDS = 10.0
 
 
-def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto", languages: str = "en,de,zh") -> None:
-    known = [language for language, _ in VOICES]
-    if unknown := set(languages.split(",")) - set(known):
-        raise ValueError(f"no voice speaks {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+def main(model: str, pictures: Path, out: Path, seconds: float = SECONDS, size: str = "auto", languages: str = ",".join(VOICES)) -> None:
+    wanted = languages.split(",")
+    if unknown := set(wanted) - set(VOICES):
+        raise ValueError(f"no voice speaks {', '.join(sorted(unknown))}; choose from {', '.join(VOICES)}")
     out.mkdir(parents=True, exist_ok=True)
     engine = open_engine(EngineOptions(model=model), lambda note: None)
     with closing(engine):
         for path in pictures_of(pictures):
-            for language, voice in VOICES:
-                if language not in languages.split(","):
-                    continue
+            for language in wanted:
                 video = out / f"{path.stem}-{language}.mp4"
                 if not video.exists():
-                    sound = store_speech(out, language, voice, seconds)
+                    sound = store_speech(out, language, VOICES[language], seconds)
                     job = Job(picture=path, audio=(sound,), output=video, crop="face", size=size, settings=StreamSettings(seed=1))
                     generate(engine, check_inputs(job))
 
@@ -53,10 +51,11 @@ def store_speech(out: Path, language: str, voice: str, seconds: float) -> Path:
         return path
     text = " ".join(SENTENCES[language][-1:] + SENTENCES[language][:-1])
     speech = speak([Utterance(text=text, voice=voice)])[0]
-    frames, once = round(seconds * FPS), len(speech.samples_N) * FPS // speech.rate
-    samples_N = normalize_level(to_16k(speech.samples_N, speech.rate)[: min(frames, once) * SAMPLES_PER_FRAME])
+    frames = round(seconds * FPS)
+    once = min(frames, len(speech.samples_N) * FPS // speech.rate)
+    samples_N = normalize_level(to_16k(speech.samples_N, speech.rate)[: once * SAMPLES_PER_FRAME])
     samples_N = np.resize(samples_N, frames * SAMPLES_PER_FRAME)
-    track = track_mouth(speech).cut(0, min(frames, once))
+    track = track_mouth(speech).cut(0, once)
     np.savez(out / f"{language}.npz", **{name: np.resize(row_T, frames) for name, row_T in vars(track).items()})
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

@@ -26,10 +26,9 @@ def bend_frames(frames_CTHW: Tensor, draws: Draws) -> Tensor:
     Computed in float32 for frames of any type, since half precision cannot tell neighboring pixels of a large picture apart.
     """
     channels, frames, height, width = frames_CTHW.shape
-    theta_23 = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], device=frames_CTHW.device)
-    theta_23[:, :2] *= 1 + ZOOM * signed(draws, "zoom")
+    scale = 1 + ZOOM * signed(draws, "zoom")
     far, angle = 2 * SHIFT * draws.number("shift"), 2 * math.pi * draws.number("angle")
-    theta_23[:, 2] = far * torch.tensor([math.cos(angle), math.sin(angle)])
+    theta_23 = torch.tensor([[scale, 0, far * math.cos(angle)], [0, scale, far * math.sin(angle)]], device=frames_CTHW.device)
     grid_1HW2 = F.affine_grid(theta_23[None], [1, channels, height, width], align_corners=False)
     nodes_12NN = torch.tensor([[[[signed(draws, f"node {axis} {y} {x}") for x in range(NODES)] for y in range(NODES)] for axis in "xy"]])
     nodes_12NN = 2 * PARTS * draws.number("parts") * nodes_12NN.to(grid_1HW2)

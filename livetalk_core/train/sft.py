@@ -78,7 +78,7 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     noise = draws.noise("noise", x0)
     x_t = (1 - t) * x0 + t * noise
     if draws.number("noise motion") >= config.noise_motion:
-        x_t = pin_motion(x_t, motion_latents(sample, index, draws, config)[:, :count])
+        x_t = pin_motion(x_t, motion_shown(sample, index, draws, config)[:, :count])
     weight_THW = (1 + config.mouth_weight * sample.mouth_HW).expand(x0.shape[1:]).clone()
     weight_THW[1:] *= 1 + config.blink_weight * sample.shut(index)[:, None, None]
     weight_THW[:count] = 0
@@ -86,7 +86,7 @@ def noise_sample(sample: Sample, draws: Draws, config: SFT, null_text_LD: Tensor
     return Noised(x_t, noise - x0, weight_THW, t, reference, window)
 
 
-def motion_latents(sample: Sample, index: int, draws: Draws, config: SFT) -> Tensor:
+def motion_shown(sample: Sample, index: int, draws: Draws, config: SFT) -> Tensor:
     """[C, T, H, W] that begin with the true motion latents of a chunk, or the bent ones. ValueError if these are wanted and missing."""
     if draws.number("bent") >= config.bent_motion:
         return sample.latents_KCTHW[index]

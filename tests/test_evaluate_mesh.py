@@ -1,5 +1,6 @@
 """What is read from videos of talking photographs, with meshes whose mouth and lids are known."""
 
+import runpy
 import wave
 from pathlib import Path
 
@@ -97,6 +98,9 @@ def test_speech_longer_than_the_sentences_repeats_them_with_their_mouth(tmp_path
     assert np.array_equal(samples_N[again * 640 :], samples_N[: -again * 640])
 
 
-def test_a_language_without_a_voice_is_refused(tmp_path):
+def test_a_language_without_a_voice_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no voice speaks fr; choose from en, de, zh"):
         photographs.main("nano", tmp_path, tmp_path / "out", languages="en,fr")
+    monkeypatch.setattr("sys.argv", ["photographs", "nano", str(tmp_path), str(tmp_path / "out"), "3", "128", "en,fr"])
+    with pytest.raises(ValueError, match="no voice speaks fr"):
+        runpy.run_path(photographs.__file__, run_name="__main__")

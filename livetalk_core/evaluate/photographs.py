@@ -66,4 +66,4 @@ def store_speech(out: Path, language: str, voice: str, seconds: float) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:5]), *sys.argv[5:6])
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:5]), *sys.argv[5:7])

@@ -190,7 +190,9 @@ def face_box(inputs: Inputs, engine: AvatarEngine) -> Box | None:
         return None
     plan, preset = plan_for(engine, inputs), engine.preset
     shape_WH = (1, 1) if job.size == "auto" or job.size in BUCKETS else parse_size(job.size)
-    box = face_part(image, (plan.width, plan.height), shape_WH, preset.face_share, None if asked else preset.small_face)
+    box = face_part(
+        image, (plan.width, plan.height), shape_WH, preset.face_share, None if asked else preset.smallest_face(plan.width, plan.height)
+    )
     if asked and box is None:
         raise ValueError(f"{job.picture}: no face was found; crop the picture to the face, and leave out --crop face and --paste-back")
     return box

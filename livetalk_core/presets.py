@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from livetalk_core.models.audio import AudioConfig
 from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.enlarger import TIMES
 from livetalk_core.models.image import ImageConfig
 from livetalk_core.models.patch_vae import PatchVAEConfig
 from livetalk_core.models.small_dit import SmallDiTConfig
@@ -38,6 +39,8 @@ class Preset:
     bucket: str
     made_for: tuple[str, ...] = ()
     """Buckets that it was trained on; empty: any size that it can compute."""
+    enlarged: tuple[str, ...] = ()
+    """Those of them whose frames are made at half the size and then enlarged (see models/enlarger.py)."""
     steps: int = 4
     shift: float = 5.0
     last_noise: float = 1.0
@@ -55,7 +58,7 @@ class Preset:
     face_share: float = 0.45
     """Part of the picture's height, from brows to chin, that a face fills where the picture is cropped to it."""
     small_face: int = 40
-    """A face of fewer pixels in the video is cropped to without being asked."""
+    """A face of fewer pixels in the video is cropped to without being asked; of twice as many where frames are enlarged."""
     blinks: bool = False
     """Whether it has learned to shut the eyes when its condition says so (see stream/blinks.py); a model's config.json says whether
     its weights have."""
@@ -70,9 +73,29 @@ class Preset:
             audio_window=self.dit.audio_window,
             latent_channels=self.vae.z_dim,
             temporal_stride=self.vae.temporal_stride,
-            spatial_stride=self.vae.spatial_stride,
+            spatial_stride=self.vae.spatial_stride * (TIMES if self.enlarges(width, height) else 1),
             patch_size=self.dit.patch_size,
         )
+
+    def enlarges(self, width: int, height: int) -> bool:
+        """Whether frames of this size are made at half the size and enlarged."""
+        return bool(self.enlarged) and suits(width, height, self.enlarged)
+
+    def smallest_face(self, width: int, height: int) -> int:
+        """`small_face` in a video of this size."""
+        return self.small_face * (TIMES if self.enlarges(width, height) else 1)
+
+    @property
+    def live_bucket(self) -> str:
+        """The bucket of live streams, which must keep up with speech: frames that are not enlarged."""
+        return self.without_enlarger().bucket
+
+    def without_enlarger(self) -> Preset:
+        """The model for small pictures only: as it is trained, and where the enlarger's file is missing."""
+        if not self.enlarged:
+            return self
+        made_for = tuple(name for name in self.made_for if name not in self.enlarged)
+        return replace(self, enlarged=(), made_for=made_for, bucket=made_for[0])
 
     def check_size(self, width: int, height: int, way_out: str) -> None:
         """ValueError, ending in `way_out`, for a size far from those the model was trained on, where the face does not talk."""
@@ -166,8 +189,9 @@ def nano() -> Preset:
         audio=audio,
         text=text,
         image=image,
-        bucket="128",
-        made_for=("128",),
+        bucket="256",
+        made_for=("128", "256"),
+        enlarged=("256",),
         shift=3.0,
         last_noise=0.0,
         face_share=0.58,

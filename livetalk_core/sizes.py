@@ -15,6 +15,7 @@ def both_ways(*sizes: Size) -> tuple[Size, ...]:
 BUCKETS: dict[str, tuple[Size, ...]] = {
     "64": both_ways((64, 64), (80, 48)),
     "128": both_ways((128, 128), (144, 112), (160, 96)),
+    "256": both_ways((256, 256), (288, 224), (320, 192)),
     # The low-latency class around 720 x 416, multiples of 16.
     "416": both_ways((720, 416), (704, 432), (672, 448), (640, 480), (576, 528), (544, 544)),
     # InfiniteTalk's 627- and 960-pixel classes: published tables.

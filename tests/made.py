@@ -24,7 +24,7 @@ from livetalk_core.models.small_dit import build_dit
 from livetalk_core.models.text import PUBLISHED_PARTS as TEXT_PARTS
 from livetalk_core.models.text import TextConfig, TextEncoder
 from livetalk_core.models.vae import CausalVAE, VAEConfig
-from livetalk_core.presets import nano
+from livetalk_core.presets import Preset, nano
 from livetalk_core.train.export import config_of
 
 HANG_S = 600
@@ -89,10 +89,15 @@ def write_published_folder(folder: Path, shards: int = 2, seed: int = 0) -> dict
     return parts
 
 
-def write_small_folder(folder: Path, seed: int = 0) -> Path:
-    """A model folder of the small model's form, with random weights of a toy size."""
+def small_nano() -> Preset:
+    """The small model's form at a toy size."""
     preset = replace(nano(), vae=replace(nano().vae, width=8, blocks=1, fine_width=8, fine_blocks=1))
-    preset = replace(preset, dit=replace(preset.dit, dim=48, ffn_dim=64, num_layers=1, audio_hidden=16, audio_width=16, audio_tokens=2))
+    return replace(preset, dit=replace(preset.dit, dim=48, ffn_dim=64, num_layers=1, audio_hidden=16, audio_width=16, audio_tokens=2))
+
+
+def write_small_folder(folder: Path, seed: int = 0) -> Path:
+    """A model folder of the small model's form, with random weights of a toy size and no enlarger."""
+    preset = small_nano()
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     save_file(build_dit(preset.dit).state_dict(), folder / "diffusion_pytorch_model.safetensors")

@@ -98,7 +98,7 @@ def test_sizes_are_read_as_width_x_height():
 
 
 def test_an_unknown_bucket_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="must be one of 64, 128, 416, 627, 960"):
+    with pytest.raises(ValueError, match="must be one of 64, 128, 256, 416, 627, 960"):
         choose_size(10, 10, "720p")
 
 

@@ -15,7 +15,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.condition import encode_condition
 from livetalk_core.stream.flow import times_of
 from livetalk_core.stream.session import DECODE_GROUPS, BegunDecode, Session
-from livetalk_core.types import AudioWindow, Reference, StreamSettings
+from livetalk_core.types import AudioWindow, Reference, StreamSettings, VideoVAE
 
 TEXT_ROWS = 25
 """Tokens of a typical prompt."""
@@ -89,6 +89,11 @@ class RandomInputs:
         features_PTWSD = self.random(1, plan.chunk_frames, plan.audio_window, audio.layers, audio.width, dtype=torch.float32)
         return AudioWindow(index=0, features_PTWSD=features_PTWSD, samples=torch.zeros(plan.new_samples), num_valid=plan.new_frames)
 
+    @property
+    def vae(self) -> VideoVAE:
+        """As a stream of this size has it."""
+        return self.engine.vae_for(self.plan, self.video(1)[:, 0])
+
     def denoiser(self) -> DiTDenoiser:
         return DiTDenoiser(self.engine.models.dit, self.times, self.cuts)
 
@@ -116,7 +121,7 @@ class RandomInputs:
 
     def decoded(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
         """The pieces of a decode that begins now."""
-        vae, motion = self.engine.models.vae, self.plan.motion_latents
+        vae, motion = self.vae, self.plan.motion_latents
         if self.engine.motion_apart:
             return BegunDecode(vae, latents_CTHW[:, :motion]).go_on(latents_CTHW[:, motion:])
         return vae.decode(latents_CTHW, DECODE_GROUPS)
@@ -124,7 +129,7 @@ class RandomInputs:
     def decode_motion(self) -> Call:
         """Only the motion latents, which a lone stream decodes before a chunk's sound is there. Only for the published VAE."""
         latents_CTHW = self.latents(self.plan.motion_latents, torch.float32)
-        return lambda: BegunDecode(self.engine.models.vae, latents_CTHW)
+        return lambda: BegunDecode(self.vae, latents_CTHW)
 
     def decode_first(self) -> Call:
         """What is decoded before the first new frame, once the motion latents are. To be called once."""
@@ -149,12 +154,12 @@ class RandomInputs:
         return Session(self.plan, denoiser, vae, self.reference(), self.settings, lambda dtype: noise(dtype=dtype))
 
     def encode(self) -> Call:
-        return partial(self.engine.models.vae.encode, self.video(self.plan.motion_frames).float())
+        return partial(self.vae.encode, self.video(self.plan.motion_frames).float())
 
     def condition(self) -> Call:
         """The condition, which has the motion latents of the first chunk in it."""
         picture_frames = self.engine.preset.dit.picture_frames(self.plan.chunk_frames)
-        return partial(encode_condition, self.engine.models.vae, self.video(1)[:, 0], self.plan, picture_frames)
+        return partial(encode_condition, self.vae, self.video(1)[:, 0], self.plan, picture_frames)
 
     def audio_encoder(self) -> Call:
         return partial(self.engine.models.audio, self.random(self.plan.context_samples, dtype=torch.float32) * 0.1)

@@ -36,7 +36,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     add_engine(sub, engine_fields(pool=True))
     sub.add_argument("--prompt", help="what the picture shows (default: the published prompt)")
     sub.add_argument(
-        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 416, 627, 960 (default: auto)"
+        "--size", default="auto", metavar="WxH", help="pixels, multiples of 16; or a bucket: 64, 128, 256, 416, 627, 960 (default: auto)"
     )
     sub.add_argument(
         "--prompt-at",

@@ -88,7 +88,7 @@ def run(
     if not token and options.host not in THIS_MACHINE:
         tell(f"livetalk: anyone who can reach {options.host} may use this server; set {TOKEN_VARIABLE} to require a token")
     pools = [open_pool(engine_options(options), tell, spare_cores=spare_cores) for _ in range(options.pools)]
-    sizes = (warm or sizes_to_warm)(limits, pools[0].preset.bucket)
+    sizes = (warm or sizes_to_warm)(limits, pools[0].preset.live_bucket)
     service = Service(pools, limits, access, options.box, sizes, options.push)
     asyncio.run(run_server(service, options.host, options.port, tls, options.drain_s, ready))
     return 0

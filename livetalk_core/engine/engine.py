@@ -13,11 +13,13 @@ from torch import Tensor
 
 from livetalk_core.engine.denoiser import Cuts, DiTDenoiser
 from livetalk_core.engine.deviation import Deviations, FirstChunk
+from livetalk_core.engine.enlarged import EnlargedVAE
 from livetalk_core.engine.guidance import Guidance
 from livetalk_core.engine.room import Room
 from livetalk_core.engine.stream import Stream
 from livetalk_core.models.audio import AudioEncoder, loudness_gain, normalize_loudness
 from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.enlarger import Enlarger, halve
 from livetalk_core.models.image import ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
 from livetalk_core.models.text import TextEncoder, Tokenizer
@@ -35,7 +37,7 @@ from livetalk_core.stream.loudness import Leveler
 from livetalk_core.stream.prompts import first_chunk
 from livetalk_core.stream.session import DECODE_GROUPS, OnLatents, OnStep, Session
 from livetalk_core.stream.window import LiveWindows, WholeWindows
-from livetalk_core.types import AudioWindow, Reference, Shown, Start, StreamSettings
+from livetalk_core.types import AudioWindow, Reference, Shown, Start, StreamSettings, VideoVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Models:
 
     dit: AudioDiT
     vae: CausalVAE | PatchVAE | DraftVAE
+    enlarger: Enlarger | None = None
+    """Only of a model that makes some sizes at half the size."""
     audio: AudioEncoder | MelEncoder
     text: Callable[[], TextEncoder | NoText]
     image: Callable[[], ImageEncoder | ThumbnailEncoder]
@@ -86,7 +90,7 @@ class Engine:
             self.image_rows(pixels_CHW) if image_LD is None else self.checked_rows(image_LD),
         )
         with self.turn:
-            cond_CTHW = encode_condition(self.models.vae, pixels_CHW, plan, picture_frames)
+            cond_CTHW = encode_condition(self.vae_for(plan, pixels_CHW), pixels_CHW, plan, picture_frames)
             return Reference(
                 text_LD=text_LD,
                 image_LD=image_LD,
@@ -108,7 +112,9 @@ class Engine:
             return self.prompts[prompt]
 
     def image_rows(self, pixels_CHW: Tensor) -> Tensor:
-        """CLIP features [257, D] of a picture [3, H, W]. Streams run meanwhile."""
+        """CLIP features [257, D] of a picture [3, H, W], of the size at which the DiT works. Streams run meanwhile."""
+        if self.preset.enlarges(pixels_CHW.shape[2], pixels_CHW.shape[1]):
+            pixels_CHW = halve(pixels_CHW)
         with self.encoding, beside_streams(self.device):
             encoder = self.models.image()
             place = next((weight.device for weight in encoder.parameters()), self.device)
@@ -132,9 +138,22 @@ class Engine:
         return image_LD.to(self.device, self.dtype)
 
     @torch.no_grad()
-    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """Decode normalized latents [C, t, h, w] without a stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
-        yield from self.models.vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
+    def decode(self, latents_CTHW: Tensor, picture_CHW: Tensor | None = None) -> Iterator[Tensor]:
+        """Decode normalized latents [C, t, h, w] without a stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all.
+
+        `picture_CHW`: the stream's reference in [-1, 1]. If it is of a size whose frames are enlarged, these are too.
+        """
+        vae = self.models.vae
+        if picture_CHW is not None:
+            picture_CHW = picture_CHW.to(self.device, self.dtype)
+            vae = self.vae_for(self.plan(picture_CHW.shape[2], picture_CHW.shape[1]), picture_CHW)
+        yield from vae.decode(latents_CTHW.to(self.device, self.dtype), DECODE_GROUPS)
+
+    def vae_for(self, plan: StreamPlan, picture_CHW: Tensor) -> VideoVAE:
+        """The VAE for a stream of this plan and picture. It enlarges frames where the plan's are twice those that the VAE makes."""
+        vae = self.models.vae
+        enlarges = plan.spatial_stride != self.preset.vae.spatial_stride
+        return EnlargedVAE(vae, self.models.enlarger, picture_CHW) if enlarges else vae
 
     def encode_audio(self, samples_N: Tensor, loudness: bool = True) -> Tensor:
         """16 kHz sound [N] -> features [T, layers, width] float32 on the engine's device."""
@@ -168,7 +187,7 @@ class Engine:
         windows = self.make_windows(plan, settings, people, start.index if isinstance(start, Start) else 0)
         if isinstance(start, Shown):
             with self.turn:
-                begin_after(start, session, windows, self.models.vae)
+                begin_after(start, session, windows, self.vae_for(plan, reference.pixels_CHW))
         measure = self.measurement(plan, reference, settings, session.denoiser, on_step)
         return Stream(session, windows, self.turn, measure, self.text_rows, self.streams)
 
@@ -185,7 +204,7 @@ class Engine:
         guidance = Guidance.of(settings, rows)
         noise, cuts = seeded_noise(plan.latent_shape, settings.seed, self.device), self.cuts(plan, len(guidance.passes))
         denoiser = DiTDenoiser(self.models.dit, times_of(settings)[:-1], cuts, guidance, settings.audio_strength)
-        make, vae = Session, self.models.vae
+        make, vae = Session, self.vae_for(plan, reference.pixels_CHW)
         if isinstance(vae, ParallelVAE):
             make, vae = BandSession, vae.banded(plan.latent_height, plan.latent_width)
         describe = self.describe(settings)

@@ -16,6 +16,7 @@ PIPELINE = "model_index.json"
 """In a folder as diffusers writes it."""
 FILES = {
     "vae": ("Wan2.1_VAE.pth", "vae.safetensors"),
+    "enlarger": ("enlarger.safetensors",),
     "text": ("models_t5_umt5-xxl-enc-bf16.pth",),
     "image": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
 }
@@ -45,6 +46,8 @@ class ModelFiles:
 
     dit: tuple[Path, ...] = ()
     vae: Path | None = None
+    enlarger: Path | None = None
+    """Of a small model; without it the model makes small pictures only."""
     text: Path | None = None
     image: Path | None = None
     audio: Path | None = None

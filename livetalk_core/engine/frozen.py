@@ -44,10 +44,10 @@ def load_frozen(options: EngineOptions) -> FrozenNetworks:
     device = choose_device(options.device)
     dtype = options.torch_dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     if options.model in BY_NAME and options.vae is not None:
-        return random_networks(BY_NAME[options.model](), device, dtype, options.vae)
+        return random_networks(BY_NAME[options.model]().without_enlarger(), device, dtype, options.vae)
     model = options.source
     if not isinstance(model, ModelFiles) and model in BY_NAME:
-        preset = BY_NAME[str(model)]()
+        preset = BY_NAME[str(model)]().without_enlarger()
         if not preset.trained:
             return random_networks(preset, device, dtype)
         if not (SHIPPED / preset.name).is_dir():
@@ -61,7 +61,7 @@ def load_networks(files: ModelFiles, device: torch.device, dtype: torch.dtype) -
     replace(files, dit=files.dit or (Path(),)).require()
     with naming("vae", files.vae):
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device)
-    preset = named_preset(files.preset) if files.preset else BY_NAME["livetalk_14b"]()
+    preset = (named_preset(files.preset) if files.preset else BY_NAME["livetalk_14b"]()).without_enlarger()
     known = {name: files.config[name] for name in ("text_len", "picture_in") if name in files.config and name in vars(preset.dit)}
     preset = replace(preset, dit=replace(preset.dit, **known), vae=vae.config)
     if files.preset:

@@ -27,6 +27,7 @@ from livetalk_core.models.attention import select_kernel
 from livetalk_core.models.audio import AudioConfig, AudioEncoder
 from livetalk_core.models.convolution import fold_kernels, lay_channels_last
 from livetalk_core.models.dit import AudioDiT
+from livetalk_core.models.enlarger import Enlarger, EnlargerConfig
 from livetalk_core.models.image import ImageConfig, ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE, PatchVAEConfig
 from livetalk_core.models.small_dit import build_dit
@@ -122,17 +123,30 @@ def build_random(
         torch.manual_seed(seed)
         dit = build_dit(preset.dit)
         vae, audio, text, image = (KINDS[type(config)](config) for config in (preset.vae, preset.audio, preset.text, preset.image))
+        enlarger = Enlarger(EnlargerConfig()) if preset.enlarged else None
     keep_dit(dit.eval().requires_grad_(False), memory, device, dtype, group, plan=plan)
-    for module, kind in ((vae, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32)):
-        module.to(device, kind).eval().requires_grad_(False)
-    return Engine(preset, gather_models(preset, dit=dit, vae=vae, audio=audio, text=text, image=image), device, dtype)
+    kinds = ((vae, dtype), (enlarger, dtype), (audio, torch.float32), (text, dtype), (image, torch.float32))
+    for module, kind in kinds:
+        if module is not None:
+            module.to(device, kind).eval().requires_grad_(False)
+    models = gather_models(preset, dit=dit, vae=vae, enlarger=enlarger, audio=audio, text=text, image=image)
+    return Engine(preset, models, device, dtype)
 
 
-def gather_models(preset: Preset, *, dit, vae, audio, text, image) -> Models:
+def load_enlarger(path: Path, device: torch.device, dtype: torch.dtype) -> Enlarger:
+    with naming("vae", path) as check:
+        enlarger = weights.load_enlarger(weights.read_tensors([path]), dtype=dtype, device=device, check=check)
+        check_finite(enlarger, check)
+    return enlarger
+
+
+def gather_models(preset: Preset, *, dit, vae, audio, text, image, enlarger=None) -> Models:
     """Models from networks that are all in memory, with a tokenizer that needs no file."""
     settle_vae(vae)
     tokenize = no_tokens if isinstance(text, NoText) else byte_tokenizer(preset.dit.text_len)
-    return Models(dit=dit, vae=vae, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
+    if enlarger is not None:
+        enlarger.to(memory_format=torch.channels_last)  # twice as fast, also on a CPU
+    return Models(dit=dit, vae=vae, enlarger=enlarger, audio=audio, text=lambda: text, image=lambda: image, tokenize=tokenize)
 
 
 def settle_vae(vae: CausalVAE | PatchVAE) -> None:
@@ -171,6 +185,7 @@ def load_files(
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device, check=check)
         check_finite(vae, check)
     name = str(files.dit[0].parent.name)
+    enlarger = load_enlarger(files.enlarger, device, dtype) if preset.enlarged and files.enlarger else None
     if files.preset:
         if dit.config.out_dim != vae.config.z_dim:
             raise ValueError(
@@ -179,8 +194,9 @@ def load_files(
             )
         blinks = bool(files.config.get("blinks", False))
         preset = replace(preset, name=name, dit=dit.config, vae=vae.config, blinks=blinks)
+        preset = preset if enlarger is not None else preset.without_enlarger()
         made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
-        return Engine(preset, gather_models(preset, dit=dit, vae=vae, **made), device, dtype)
+        return Engine(preset, gather_models(preset, dit=dit, vae=vae, enlarger=enlarger, **made), device, dtype)
     settle_vae(vae)
     audio = load_audio(files.audio, device)
     text = beside(lambda place: load_text(files.text, dtype, place, plan.form != "16bit"), bytes_of(files.text) + free, device)

@@ -64,7 +64,7 @@ Sheet = list[tuple[str, Sequence[Tensor]]]
 
 def evaluate(evaluation: Evaluation, engine: Engine, reader: MouthReader, tell: Callable[[str], None] = print) -> dict:
     """All results. They are written after the clips, and again after the long stream."""
-    settings, size = evaluation.settings(engine), choose_size(1, 1, engine.preset.bucket)[0]
+    settings, size = evaluation.settings(engine), choose_size(1, 1, engine.preset.without_enlarger().bucket)[0]
     found = measure_clips(engine, reader, true_clips(range(evaluation.clips), evaluation.clip_s, size), settings, tell)
     place = {"size": size, "device": str(engine.device), "dtype": str(engine.dtype), "clip_seconds": evaluation.clip_s}
     results = {

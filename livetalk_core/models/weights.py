@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from livetalk_core.models.audio import count_blocks, first_three
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.enlarger import Enlarger, EnlargerConfig
 from livetalk_core.models.gguf_file import read_gguf
 from livetalk_core.models.headers import strip_prefix
 from livetalk_core.models.other_files import describe_other, is_gguf, is_safetensors
@@ -183,6 +184,14 @@ def load_vae(
     return build(lambda: CausalVAE(config), tensors, what="the Wan 2.1 VAE", dtype=dtype, device=device, check=check)
 
 
+def load_enlarger(
+    tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: str | torch.device = "cpu", check: Callable[[], None] = lambda: None
+) -> Enlarger:
+    """The enlarger with these tensors."""
+    config = enlarger_config_from(shapes_of(tensors))
+    return build(lambda: Enlarger(config), tensors, what="the enlarger", dtype=dtype, device=device, check=check)
+
+
 def read_tiny_decoder(path: Path) -> TinyDecoder:
     """The tiny decoder in this file, float32 on the CPU. FileNotFoundError if it is missing, ValueError if it is another kind of file."""
     if not path.is_file():
@@ -277,4 +286,16 @@ def patch_vae_config_from(shapes: Mapping[str, tuple[int, ...]]) -> PatchVAEConf
         blocks=count_blocks(shapes, "decoder.blocks."),
         fine_width=shapes["decoder.head.weight"][1],
         fine_blocks=count_blocks(shapes, "decoder.fine."),
+    )
+
+
+def enlarger_config_from(shapes: Mapping[str, tuple[int, ...]]) -> EnlargerConfig:
+    """The enlarger's config from its tensors' shapes. ValueError for another file."""
+    if missing := [name for name in ("flow.weight", "merge.weight") if name not in shapes]:
+        raise ValueError(f"not the weights of the enlarger: {first_three(missing)} missing; choose enlarger.safetensors of the model")
+    return EnlargerConfig(
+        width=shapes["flow.weight"][1],
+        blocks=count_blocks(shapes, "blocks."),
+        fine_width=shapes["merge.weight"][0],
+        fine_blocks=count_blocks(shapes, "fine."),
     )

@@ -101,7 +101,7 @@ class Worker:
             case wire.Open():
                 self.sessions[command.session] = self.open(command)
             case wire.OpenDecode():
-                self.sessions[command.session] = self.engine.decode(command.latents_CTHW)
+                self.sessions[command.session] = self.engine.decode(command.latents_CTHW, command.picture_CHW)
             case wire.Push():
                 return self.sessions[command.session].push(command.blocks)
             case wire.Finish():

@@ -198,14 +198,15 @@ class Pool:
         ahead_s = start.ahead_s if isinstance(start, Shown) else 0.0
         return PoolStream(workers, session, plan, self.limits.other_s, on_step, on_latents, text_rows, effort_of(settled, plan), ahead_s)
 
-    def decode(self, latents_CTHW: Tensor) -> Iterator[Tensor]:
-        """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all."""
+    def decode(self, latents_CTHW: Tensor, picture_CHW: Tensor | None = None) -> Iterator[Tensor]:
+        """Frames of normalized latents [C, t, h, w], no stream: pieces of [3, T, H, W] in [-1, 1], 4 t - 3 frames in all. `picture_CHW`:
+        as for Engine.decode."""
         workers, session = self.start(), next(self.sessions)
 
         def ask(command: object) -> tuple[object, Tensor | None]:
             return workers.ask(command, limit_s=self.limits.first_s, due=time.monotonic())  # due now: a long decode must not delay streams
 
-        ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW))
+        ask(wire.OpenDecode(session=session, latents_CTHW=latents_CTHW, picture_CHW=picture_CHW))
         try:
             while (answer := ask(wire.Next(session=session)))[0] is not None:
                 yield answer[1]

@@ -134,6 +134,7 @@ class OpenDecode:
 
     session: int
     latents_CTHW: Tensor
+    picture_CHW: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,9 @@ class ClientLimits:
     """Every field is an option of `livetalk serve`. ValueError for one below 1 if it is a count, or not above 0 if it is a time."""
 
     size: str = option(
-        "auto", metavar="SIZE", help="picture size when a client names none: WIDTHxHEIGHT, a bucket, or auto, the model's own bucket"
+        "auto",
+        metavar="SIZE",
+        help="picture size when a client names none: WIDTHxHEIGHT, a bucket, or auto, the model's own for live streams",
     )
     allow_size: tuple[str, ...] = option(
         (), kind=str, many=True, metavar="SIZE", help="a size or bucket that clients may name beside the model's own"

@@ -25,15 +25,15 @@ MOST_SCANS = 100
 def read_picture(data: bytes, size: str, preset: Preset, limits: ClientLimits) -> Tensor:
     """A picture file -> [3, H, W] in [-1, 1], cropped to the size that the client named, about the face where that would be small."""
     width, height = check_header(data, limits)
-    chosen = limits.choose_size(size, (width, height), preset.bucket)
+    chosen = limits.choose_size(size, (width, height), preset.live_bucket)
     if chosen is None:
-        offered = ", ".join(limits.sizes(preset.bucket))
+        offered = ", ".join(limits.sizes(preset.live_bucket))
         raise Refused("size", f"size {size[:40]!r} is not offered; choose auto, {offered}, or one of their sizes as WIDTHxHEIGHT")
     image = decode(data)
     scaled, _ = cover(*image.size, *chosen)
     if scaled[0] * scaled[1] > limits.picture_pixels:
         raise Refused("picture", f"the picture of {width}x{height} pixels is too long and thin; crop it nearer to {chosen[0]}x{chosen[1]}")
-    part = face_part(image, chosen, chosen, preset.face_share, preset.small_face) if can_find() else None
+    part = face_part(image, chosen, chosen, preset.face_share, preset.smallest_face(*chosen)) if can_find() else None
     return crop_cover(image if part is None else image.crop(part), *chosen)
 
 

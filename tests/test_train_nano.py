@@ -25,9 +25,10 @@ def short():
         patch.setattr(nano, "PRETRAINING", PretrainSettings(scripts=2, steps=2))
         patch.setattr(nano, "HELD_OUT_SCRIPTS", 1)
         patch.setattr(nano, "PHOTO_FILMS", 2)
+        patch.setattr(nano, "LARGE_FILMS", (1, 1))
         patch.setattr(nano, "draw_people", lambda folder, count: shutil.copytree(FACE, folder, dirs_exist_ok=True))
         patch.setattr(nano, "load_anatomy", lambda: None)
-        for name in ("vae_nano", "sft_nano", "dmd_nano", "sft_photos"):
+        for name in ("vae_nano", "sft_nano", "dmd_nano", "sft_photos", "enlarger_nano"):
             recipe = getattr(nano, name)()
             run = replace(recipe.run, steps=1, batch=2, compile=False, validate_every=0, ema_start=0)
             made = replace(recipe, run=run)
@@ -46,11 +47,12 @@ def made(short, tmp_path_factory):
 @pytest.mark.slow
 def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
     folder = made / "nano"
-    assert {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, "config.json"}
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 32e6
+    assert {path.name for path in folder.iterdir()} == {nano.VAE_FILE, nano.DIT_FILE, nano.ENLARGER_FILE, "config.json"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 33e6
     engine = load_engine(folder, "cpu")
-    stream = engine.open(engine.reference(torch.zeros(3, 128, 128)), StreamSettings(steps=1))
-    assert torch.cat([chunk.frames_THWC for chunk in stream.push(torch.zeros(17920))]).shape == (28, 128, 128, 3)
+    for size in (128, 256):
+        stream = engine.open(engine.reference(torch.zeros(3, size, size)), StreamSettings(steps=1))
+        assert torch.cat([chunk.frames_THWC for chunk in stream.push(torch.zeros(17920))]).shape == (28, size, size, 3)
     ears, trained = (weights.read_tensors([path]) for path in (made / "first" / nano.DIT_FILE, folder / nano.DIT_FILE))
     for name in ears:
         given = name.startswith(("audio_proj", "shifts"))
@@ -63,7 +65,11 @@ def test_every_stage_runs_and_the_folder_it_ends_in_talks(made):
 @pytest.mark.slow
 def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypatch):
     out = shutil.copytree(made, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for name in ("films", "photo_films", "first", "errors") for path in (out / name).iterdir()}
+    before = {
+        path: path.stat().st_mtime_ns
+        for name in ("films", "photo_films", "first", "errors", "large_films", "halved_films", "small_frames")
+        for path in (out / name).iterdir()
+    }
     jobs, train = [], nano.train
     monkeypatch.setattr(nano, "train", lambda job: jobs.append(job) or train(job))
     folder = nano.train_nano(out, "cpu")
@@ -72,9 +78,10 @@ def test_the_command_given_again_finds_everything_done(made, tmp_path, monkeypat
         ("dmd_nano", (out / "sft" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
         ("sft_photos", (out / "dmd" / nano.DIT_FILE,), out / "first" / nano.VAE_FILE),
         ("vae_nano", (), out / "first" / nano.VAE_FILE),
+        ("enlarger_nano", (), None),
     ]
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    for name in (nano.VAE_FILE, nano.DIT_FILE):
+    for name in (nano.VAE_FILE, nano.DIT_FILE, nano.ENLARGER_FILE):
         assert (folder / name).read_bytes() == (made / "nano" / name).read_bytes()
 
 

@@ -29,7 +29,7 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--split", choices=("train", "heldout"), default="train", help="which drawn people, voices and sentences to use (default: train)"
     )
-    sub.add_argument("--bucket", metavar="NAME", help="picture sizes: 64, 128, 416, 627, 960 (default: the model's own)")
+    sub.add_argument("--bucket", metavar="NAME", help="picture sizes: 64, 128, 256, 416, 627, 960 (default: the model's own)")
     sub.add_argument("--bend", action="store_true", help="store bent motion latents too, for training with --set bent_motion=0.25")
     sub.add_argument("--negative", metavar="TEXT", help="negative prompt that the teacher's guidance uses")
     sub.add_argument(
@@ -38,7 +38,9 @@ def add_prepare(sub: argparse.ArgumentParser) -> None:
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", help="one of {sft,dmd}_14b, {vae,sft,dmd}_nano, sft_photos; or nano: the whole small model from nothing")
+    sub.add_argument(
+        "recipe", help="one of {sft,dmd}_14b, {vae,enlarger,sft,dmd}_nano, sft_photos; or nano: all of the small model from nothing"
+    )
     sub.add_argument("out", type=Path, help="folder of the run: checkpoints, TensorBoard, videos, result; an interrupted run resumes")
     sub.add_argument("--data", type=Path, metavar="DIR", help="folder that livetalk prepare made")
     sub.add_argument(
@@ -47,6 +49,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--teacher", type=Path, nargs="+", default=(), metavar="FILE", help="real score of Stage 2 (default: --dit)")
     sub.add_argument("--vae", type=Path, metavar="FILE", help="VAE with which the data was encoded")
     sub.add_argument("--errors", type=Path, metavar="DIR", help="vae_nano: folder of DiT errors that train nano wrote")
+    sub.add_argument("--small", type=Path, metavar="DIR", help="enlarger_nano: folder of small frames that train nano wrote")
     sub.add_argument(
         "--photographs", type=Path, metavar="DIR", help="nano: pictures of people to learn from besides rendered ones, fitted beforehand"
     )
@@ -82,6 +85,7 @@ def run_train(options: argparse.Namespace) -> int:
         teacher=tuple(options.teacher),
         vae=options.vae,
         errors=options.errors,
+        small=options.small,
         device=options.device,
     )
     return report_end(train(job), options.out)

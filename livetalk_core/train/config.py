@@ -204,10 +204,31 @@ class Tokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enlarging:
+    """Training of a small model's enlarger."""
+
+    optim: Optim
+    frames: int = 2
+    """Frames of each film, all at the same place."""
+    size: int = 64
+    """Side of the square crops, pixels of the small frames."""
+    edge_weight: float = 0.4
+    """Weight of the loss on local sharpness."""
+    mouth_weight: float = 2.0
+    flow_weight: float = 0.3
+    """Weight of the loss of the moved picture, from which the flow is learned."""
+
+    def __post_init__(self) -> None:
+        check_multiple("size", self.size, 4)
+        if self.frames < 1:
+            raise ValueError(f"frames={self.frames} must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that defines one training run."""
 
     name: str
     model: Preset
     run: Run
-    stage: SFT | DMD | Tokenizer
+    stage: SFT | DMD | Tokenizer | Enlarging

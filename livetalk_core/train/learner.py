@@ -12,8 +12,8 @@ from livetalk_core.parallel.train import mean_over_ranks
 from livetalk_core.train.config import Optim
 from livetalk_core.train.muon import Muon
 
-BLOCKS = (".blocks.", ".fine.")
-"""Parts of parameter names in residual blocks, of the DiT and of the small VAE's decoder."""
+BLOCKS = {"blocks", "fine"}
+"""Parts of parameter names in residual blocks, of the DiT, of the small VAE's decoder and of the enlarger."""
 
 
 class Learner:
@@ -54,8 +54,8 @@ class Learner:
 def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
     """AdamW, and with `config.muon` also Muon, for the matrices and kernels inside the blocks."""
     learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    matrices = {module.weight for module in net.modules() if config.muon and isinstance(module, nn.Linear | nn.Conv3d)}
-    hidden = {name: p for name, p in learning.items() if p in matrices and any(block in name for block in BLOCKS)}
+    matrices = {module.weight for module in net.modules() if config.muon and isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)}
+    hidden = {name: p for name, p in learning.items() if p in matrices and BLOCKS & set(name.split("."))}
     rest = [p for name, p in learning.items() if name not in hidden]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if hidden:

@@ -1,7 +1,8 @@
-"""Trains the small model from nothing: films, VAE encoder, audio pretraining, Stage 1, Stage 2, photographs, and last the VAE decoder.
+"""Trains the small model from nothing: films, VAE encoder, audio pretraining, Stages 1 and 2, photographs, VAE decoder, and the enlarger.
 
-The model first learns from drawn people, then from drawn people and rendered ones, who stand for photographs. The decoder learns last,
-since it trains on the DiT's errors; until then latents become pictures by a linear map. The same command resumes an interrupted run.
+The model first learns from drawn people, then from drawn people and rendered ones, who stand for photographs. The decoder learns after
+the DiT, since it trains on its errors; until then latents become pictures by a linear map. The enlarger learns last, from what both make.
+The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from torch import Tensor
 
 from livetalk_core.models import weights
 from livetalk_core.models.audio import normalize_loudness
+from livetalk_core.models.enlarger import TIMES
 from livetalk_core.models.weightless import MelEncoder, NoText, ThumbnailEncoder, no_tokens
-from livetalk_core.presets import nano
 from livetalk_core.talker.heads.stills import still_path, store_still
 from livetalk_core.talker.heads.wheel import load_anatomy
 from livetalk_core.talker.photo.fit import fit_path, pictures_of
 from livetalk_core.train.audio_pretraining import PretrainSettings, make_speech, measure_correlation, pretrain
+from livetalk_core.train.enlarging import halve_films, write_small_frames
 from livetalk_core.train.errors import write_errors
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import AROUND_FRAMES, FilmSet, film_clips
 from livetalk_core.train.net import fresh_state, net_state
 from livetalk_core.train.photos import photo_film_path, store_photo_film
 from livetalk_core.train.prepare import prepare
-from livetalk_core.train.presets import dmd_nano, sft_nano, sft_photos, vae_nano
-from livetalk_core.train.run import DIT_FILE, VAE_FILE, Job, fresh_vae, train
+from livetalk_core.train.presets import dmd_nano, enlarger_nano, nano, sft_nano, sft_photos, vae_nano
+from livetalk_core.train.run import DIT_FILE, ENLARGER_FILE, VAE_FILE, Job, fresh_vae, train
 from livetalk_core.train.sample import Encoders, to_signed
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.shifts import shift_kernels
@@ -46,6 +48,8 @@ FILMS = ((300, 3), (2700, 1))
 """(number of films, chunks in each). Many people are needed: a small model trained on few does not generalize to others."""
 PEOPLE, PHOTO_FILMS = 336, 4000
 """Rendered people, and the clips made of their pictures."""
+LARGE_FILMS = (1600, 400)
+"""Clips at twice the size from which the enlarger learns: of photographs, and of drawn people."""
 SIZE = 128
 PRETRAINING, HELD_OUT_SCRIPTS = PretrainSettings(), 12
 SHIFT_PICTURES = 150
@@ -66,7 +70,7 @@ def train_nano(out: Path, device: str = "auto", photographs: Path | None = None)
         tell(f"train nano: {name}")
         if run() is None:
             return None
-    return put_together(out / "vae" / VAE_FILE, out / "photos" / DIT_FILE, out / "nano")
+    return put_together(out / "vae" / VAE_FILE, out / "photos" / DIT_FILE, out / "nano", out / "enlarger" / ENLARGER_FILE)
 
 
 def check_heads() -> None:
@@ -91,8 +95,11 @@ def parts_of(out: Path, device: str, photographs: Sequence[Path] = ()) -> list[t
     films, data, errors = out / "films", out / "data", out / "errors"
     people, photo_films, all_films, photo_data = (out / name for name in ("people", "photo_films", "all_films", "photo_data"))
     first_vae, first_dit = out / "first" / VAE_FILE, out / "first" / DIT_FILE
-    sft, dmd, photos, vae = (out / name for name in ("sft", "dmd", "photos", "vae"))
-    stage_1, stage_2, go_on, decoding = (partial(Job, recipe=make(), device=device) for make in (sft_nano, dmd_nano, sft_photos, vae_nano))
+    large, halved, halved_data, small = (out / name for name in ("large_films", "halved_films", "halved_data", "small_frames"))
+    sft, dmd, photos, vae, enlarger = (out / name for name in ("sft", "dmd", "photos", "vae", "enlarger"))
+    recipes = (sft_nano, dmd_nano, sft_photos, vae_nano, enlarger_nano)
+    stage_1, stage_2, go_on, decoding, enlarging = (partial(Job, recipe=make(), device=device) for make in recipes)
+    pictures = lambda: [*pictures_of(people), *photographs]  # noqa: E731
     return [
         ("films", lambda: draw_films(films, FILMS)),
         ("first VAE", lambda: make_first_vae(FilmSet(films), first_vae)),
@@ -101,21 +108,40 @@ def parts_of(out: Path, device: str, photographs: Sequence[Path] = ()) -> list[t
         ("stage 1", lambda: train(stage_1(out=sft, data=data, dit=(first_dit,), vae=first_vae))),
         ("stage 2", lambda: train(stage_2(out=dmd, data=data, dit=(sft / DIT_FILE,), vae=first_vae))),
         ("people", lambda: draw_people(people, PEOPLE)),
-        ("photo films", lambda: draw_photo_films(photo_films, [*pictures_of(people), *photographs], PHOTO_FILMS)),
+        ("photo films", lambda: draw_photo_films(photo_films, pictures(), PHOTO_FILMS)),
         ("all films", lambda: link_films((films, photo_films), all_films)),
         ("photo data", lambda: encode_films(FilmSet(all_films), first_vae, photo_data, bend=True)),
         ("photographs", lambda: train(go_on(out=photos, data=photo_data, dit=(dmd / DIT_FILE,), vae=first_vae))),
         ("errors", lambda: collect_errors(photos / DIT_FILE, photo_data, errors)),
         ("VAE", lambda: train(decoding(out=vae, data=all_films, vae=first_vae, errors=errors))),
+        ("large films", lambda: draw_large_films(large, pictures(), LARGE_FILMS)),
+        ("halved films", lambda: halve_films(FilmSet(large), halved)),
+        ("halved data", lambda: encode_films(FilmSet(halved), first_vae, halved_data)),
+        ("small frames", lambda: make_small_frames(photos / DIT_FILE, vae / VAE_FILE, halved_data, small)),
+        ("enlarger", lambda: train(enlarging(out=enlarger, data=large, small=small))),
     ]
 
 
 def collect_errors(dit: Path, data: Path, folder: Path) -> int:
     """Record the trained DiT's errors on samples from all of the data, with the serving schedule."""
-    preset, net = nano(), SmallVelocityNet(nano().dit)
+    return write_errors(trained_net(dit), open_shards(data, nano().plan), folder, schedule(), ERROR_FILMS)
+
+
+def make_small_frames(dit: Path, vae: Path, data: Path, folder: Path) -> int:
+    """What the trained DiT and VAE make of the halved films."""
+    codec = weights.load_vae(weights.read_tensors([vae]), dtype=torch.float32)
+    return write_small_frames(trained_net(dit), codec, open_shards(data, nano().plan), folder, schedule())
+
+
+def trained_net(dit: Path) -> SmallVelocityNet:
+    net = SmallVelocityNet(nano().dit)
     net.load_state_dict(net_state({name: tensor.float() for name, tensor in weights.read_tensors([dit]).items()}))
-    schedule = preset.settled(StreamSettings(steps=preset.steps))
-    return write_errors(net, open_shards(data, preset.plan), folder, schedule, ERROR_FILMS)
+    return net
+
+
+def schedule() -> StreamSettings:
+    """The small model's, as it serves."""
+    return nano().settled(StreamSettings(steps=nano().steps))
 
 
 def draw_films(folder: Path, films: tuple[tuple[int, int], ...]) -> int:
@@ -134,8 +160,23 @@ def draw_people(folder: Path, count: int) -> int:
 def draw_photo_films(folder: Path, pictures: list[Path], count: int) -> int:
     """Make the missing clips of the pictures, on all cores. Returns the number of clips."""
     folder.mkdir(parents=True, exist_ok=True)
-    on_all_cores([partial(store_photo_film, folder, pictures, seed) for seed in range(count) if not photo_film_path(folder, seed).exists()])
+    on_all_cores(photo_film_works(folder, pictures, count))
     return count
+
+
+def photo_film_works(folder: Path, pictures: list[Path], count: int, size: int = SIZE) -> list[Callable[[], None]]:
+    """What makes each of the missing clips."""
+    missing = (seed for seed in range(count) if not photo_film_path(folder, seed).exists())
+    return [partial(store_photo_film, folder, pictures, seed, size) for seed in missing]
+
+
+def draw_large_films(folder: Path, pictures: list[Path], counts: tuple[int, int]) -> int:
+    """Make the missing clips at twice the size, on all cores: of pictures, and of drawn people. Returns the number of clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = (seed for seed in range(counts[1]) if not film_path(folder, seed).exists())
+    drawn = [partial(store_film, folder, seed, 1, TIMES * SIZE) for seed in missing]
+    on_all_cores([*photo_film_works(folder, pictures, counts[0], TIMES * SIZE), *drawn])
+    return sum(counts)
 
 
 def link_films(sources: Iterable[Path], folder: Path) -> int:
@@ -160,9 +201,9 @@ def on_all_cores(works: list[Callable[[], object]]) -> None:
             done.result()
 
 
-def store_film(folder: Path, seed: int, chunks: int) -> None:
+def store_film(folder: Path, seed: int, chunks: int, size: int = SIZE) -> None:
     torch.set_num_threads(1)
-    write_tensors(draw_film(seed, 28 * chunks + 5, SIZE), film_path(folder, seed))
+    write_tensors(draw_film(seed, 28 * chunks + 5, size), film_path(folder, seed))
 
 
 def film_path(folder: Path, seed: int) -> Path:
@@ -218,9 +259,11 @@ def encode_films(films: FilmSet, vae: Path, data: Path, bend: bool = False) -> i
     return prepare(film_clips(films, CAPTION, AROUND_FRAMES), encoders, data, cpu, source="talker")
 
 
-def put_together(vae: Path, dit: Path, folder: Path) -> Path:
-    """Copy a VAE, a DiT and the DiT's config.json into a model folder for generate, serve and the node pack."""
+def put_together(vae: Path, dit: Path, folder: Path, enlarger: Path | None = None) -> Path:
+    """Copy a VAE, a DiT with its config.json, and an enlarger into a model folder for generate, serve and the node pack. Without an
+    enlarger the model makes small pictures only."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source, name in ((vae, VAE_FILE), (dit, DIT_FILE), (dit.with_name("config.json"), "config.json")):
-        shutil.copyfile(source, folder / name)
+    for source, name in ((vae, VAE_FILE), (dit, DIT_FILE), (dit.with_name("config.json"), "config.json"), (enlarger, ENLARGER_FILE)):
+        if source is not None:
+            shutil.copyfile(source, folder / name)
     return folder

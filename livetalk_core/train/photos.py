@@ -29,12 +29,12 @@ def main(folder: Path, films: Path, count: int, first: int = 0) -> None:
         store_photo_film(films, pictures, seed)
 
 
-def store_photo_film(films: Path, pictures: Sequence[Path], seed: int) -> None:
+def store_photo_film(films: Path, pictures: Sequence[Path], seed: int, size: int = SIZE) -> None:
     """Make the film of a seed, if it is not there yet."""
     path = photo_film_path(films, seed)
     if not path.exists():
         torch.set_num_threads(1)
-        write_tensors(draw_photo_film(seed, FRAMES, SIZE, pictures), path)
+        write_tensors(draw_photo_film(seed, FRAMES, size, pictures), path)
 
 
 def photo_film_path(films: Path, seed: int) -> Path:

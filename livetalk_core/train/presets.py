@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from livetalk_core.presets import livetalk_14b, nano
-from livetalk_core.train.config import DMD, SFT, Optim, Recipe, Run, SmallSFT, Tokenizer
+from livetalk_core.presets import Preset, livetalk_14b
+from livetalk_core.presets import nano as whole_nano
+from livetalk_core.train.config import DMD, SFT, Enlarging, Optim, Recipe, Run, SmallSFT, Tokenizer
 
 FROZEN = ("audio_proj", "shifts")
 """Parts of the small model that are ready before Stage 1 and stay frozen: audio projection and shift kernels."""
+
+
+def nano() -> Preset:
+    """The small model as its DiT and VAE are trained: without what enlarges frames afterwards."""
+    return whole_nano().without_enlarger()
 
 
 def sft_14b() -> Recipe:
@@ -50,6 +56,16 @@ def vae_nano() -> Recipe:
         stage=Tokenizer(
             optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=100, fall=(1600, 2100), muon=2.0), frames=33, errors=0.75, edge_weight=0.4
         ),
+    )
+
+
+def enlarger_nano() -> Recipe:
+    """Training of the small model's enlarger, on frames that its DiT and VAE have made."""
+    return Recipe(
+        name="enlarger_nano",
+        model=nano(),
+        run=Run(steps=2000, batch=16, dtype="bfloat16", ema_decay=0.99, ema_start=100, save_every=100, validate_every=2000, log_every=20),
+        stage=Enlarging(optim=Optim(lr=1e-3, betas=(0.9, 0.99), warmup=50, fall=(1400, 2000), muon=2.0)),
     )
 
 
@@ -112,4 +128,4 @@ def dmd_nano() -> Recipe:
     )
 
 
-RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, sft_nano, dmd_nano, sft_photos)}
+RECIPES = {make.__name__: make for make in (sft_14b, dmd_14b, vae_nano, enlarger_nano, sft_nano, dmd_nano, sft_photos)}

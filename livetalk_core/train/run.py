@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from livetalk_core.models import weights
+from livetalk_core.models.enlarger import Enlarger, EnlargerConfig
 from livetalk_core.models.small_dit import build_dit
 from livetalk_core.parallel.train import is_first, own_device, shard, training_world
-from livetalk_core.train.config import DMD, SFT, Recipe, SmallSFT, Tokenizer
+from livetalk_core.train.config import DMD, SFT, Enlarging, Recipe, SmallSFT, Tokenizer
 from livetalk_core.train.dmd import DistillStage
 from livetalk_core.train.draws import Draws
+from livetalk_core.train.enlarging import EnlargedFilmSet, EnlargeStage
 from livetalk_core.train.export import export_net, gather_net, write_tensors
 from livetalk_core.train.films import FilmSet
 from livetalk_core.train.learner import Learner
@@ -25,10 +28,10 @@ from livetalk_core.train.small_net import make_net
 from livetalk_core.train.small_sft import SmallAdaptStage
 from livetalk_core.train.tokenizer import Autoencoder, TokenizerStage, autoencoder_state, first_vae_state
 from livetalk_core.train.trainer import Trainer
-from livetalk_core.train.validation import averaged, show_reconstruction, show_talk
+from livetalk_core.train.validation import averaged, show_enlarged, show_reconstruction, show_talk
 from livetalk_core.types import StreamSettings, VideoVAE
 
-DIT_FILE, VAE_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors"
+DIT_FILE, VAE_FILE, ENLARGER_FILE = "diffusion_pytorch_model.safetensors", "vae.safetensors", "enlarger.safetensors"
 TEACHER_STEPS = 20
 """Denoising steps for a validation video in Stage 1."""
 FIRST_FILMS = 200
@@ -49,6 +52,8 @@ class Job:
     vae: Path | None = None
     errors: Path | None = None
     """Only for a VAE: folder of a DiT's errors on the films."""
+    small: Path | None = None
+    """Only for an enlarger: folder of the small frames."""
     device: str = "auto"
 
 
@@ -115,7 +120,37 @@ def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
 
 
 ADAPT = {SFT: AdaptStage, SmallSFT: SmallAdaptStage}
-BUILD = {SFT: build_sft, SmallSFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer}
+
+
+def build_enlarger(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
+    recipe = job.recipe
+    if job.data is None or job.small is None:
+        raise ValueError(
+            f"{recipe.name} needs films and their small frames (livetalk train nano makes them); name them with --data and --small"
+        )
+    data = EnlargedFilmSet(job.data, job.small)
+    net = shard(lambda: Enlarger(EnlargerConfig()), on_rank_0(fresh_enlarger(recipe.run.seed)), no_units, device, compute=dtype_of(recipe))
+    learner = Learner(net, recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
+
+    def export() -> Path:
+        with averaged(learner):
+            whole = gather_net(net, "")
+        if is_first():
+            write_tensors({name: tensor.bfloat16() for name, tensor in whole.items()}, job.out / ENLARGER_FILE)
+        return job.out / ENLARGER_FILE
+
+    show = partial(show_enlarged, learner, data[0], device, job.out / "validation")
+    return Trainer(recipe, EnlargeStage(recipe.stage, learner), data, data.buckets, job.out, device, show), export
+
+
+def fresh_enlarger(seed: int) -> dict[str, Tensor]:
+    """Initial weights; the same seed gives the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Enlarger(EnlargerConfig()).state_dict()
+
+
+BUILD = {SFT: build_sft, SmallSFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer, Enlarging: build_enlarger}
 
 
 def shard_net(recipe: Recipe, files: tuple[Path, ...], device: torch.device, *, frozen: bool = False) -> nn.Module:

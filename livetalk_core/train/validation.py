@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from livetalk_core.media.video import VideoWriter
+from livetalk_core.models.enlarger import double
 from livetalk_core.parallel.train import is_first
 from livetalk_core.stream.flow import seeded_noise
 from livetalk_core.stream.session import Session, to_uint8
+from livetalk_core.train.enlarging import EnlargedFilm
 from livetalk_core.train.films import Film
 from livetalk_core.train.learner import Learner
 from livetalk_core.train.net import NetDenoiser
@@ -47,6 +49,17 @@ def show_reconstruction(learner: Learner, film: Film, device: torch.device, path
         again_1CTHW = learner.net(video_1CTHW, 0.0).clamp(-1, 1)
     if is_first():
         write_film(path, to_uint8(torch.cat([video_1CTHW, again_1CTHW], dim=-1)[0]).cpu(), None)
+
+
+@torch.no_grad()
+def show_enlarged(learner: Learner, film: EnlargedFilm, device: torch.device, folder: Path, step: int) -> None:
+    """Write a film's chunk, doubled without a network, enlarged, and true, side by side."""
+    small_TCHW, large_TCHW, picture_CHW = (tensor.to(device) for tensor in film.whole())
+    with averaged(learner):
+        made_TCHW = torch.cat([learner.net(frame[None], picture_CHW[None]).frames_BCHW for frame in small_TCHW])
+    if is_first():
+        beside = torch.cat([double(small_TCHW), made_TCHW.float().clamp(-1, 1), large_TCHW], dim=-1)
+        write_film(folder / f"step-{step:08d}.mp4", to_uint8(beside.transpose(0, 1)).cpu(), None)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import host, marks
-from .latent import frames_to_show
+from .latent import PICTURE, frames_to_show
 from .speech import FPS, Speech, write_sound_track
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from livetalk_core.media.video import Seal
+    from livetalk_core.presets import Preset
 
 IMAGE_BYTES = 12
 """Per pixel of an IMAGE: three float32."""
@@ -43,20 +44,29 @@ def film_of_latent(engine, latent: dict, speech: Speech | None) -> Film:
             f"latent of shape {list(samples.shape)} must be [1, {channels}, t, h, w]: the engine's model has {channels} channels; "
             "connect the engine that made it"
         )
-    plan = engine.plan(samples.shape[4] * stride, samples.shape[3] * stride)
+    height, width = (side * stride for side in samples.shape[3:])
+    picture_CHW = enlarging_picture(latent, engine.preset, height, width)
+    plan = engine.plan(width, height) if picture_CHW is None else engine.plan(*reversed(picture_CHW.shape[1:]))
     total = plan.temporal_stride * (samples.shape[2] - 1) + 1
     skip, keep = frames_to_show(latent, total, None if speech is None else speech.num_frames)
     raw_CTHW, mark = samples[0].as_subclass(torch.Tensor), marks.marking().watermark()
-    shown = lambda: window_of(decode_pieces(engine, raw_CTHW), skip, keep)  # noqa: E731
+    shown = lambda: window_of(decode_pieces(engine, raw_CTHW, picture_CHW), skip, keep)  # noqa: E731
     pieces = lambda: with_progress(shown() if mark is None else map(mark, shown()), keep)  # noqa: E731
     seal = marks.seal_of(engine.preset.name, None, speech, mark)
     return Film(width=plan.width, height=plan.height, num_frames=keep, pieces=pieces, speech=speech, seal=seal)
 
 
-def decode_pieces(engine, raw_CTHW: Tensor) -> Iterator[Tensor]:
+def enlarging_picture(latent: dict, preset: Preset, height: int, width: int) -> Tensor | None:
+    """The picture of a stream whose frames are enlarged, if the latent still has it and the size that it had."""
+    picture_CHW = latent.get(PICTURE)
+    fits = picture_CHW is not None and preset.enlarged and tuple(picture_CHW.shape[1:]) == (2 * height, 2 * width)
+    return picture_CHW if fits else None
+
+
+def decode_pieces(engine, raw_CTHW: Tensor, picture_CHW: Tensor | None) -> Iterator[Tensor]:
     import torch
 
-    for piece_CTHW in engine.decode(engine.preset.vae.scale(raw_CTHW)):
+    for piece_CTHW in engine.decode(engine.preset.vae.scale(raw_CTHW), picture_CHW):
         host.check_interrupt()
         yield ((piece_CTHW.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).cpu()
 

@@ -9,8 +9,12 @@ from . import engines
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from livetalk_core.types import Reference
+
 NUM_FRAMES = "livetalk_num_frames"
 """Extra entry of our LATENT: frames of its video. The frame of the picture comes before them."""
+PICTURE = "livetalk_picture"
+"""Extra entry of our LATENT if its frames are enlarged when they are decoded: the picture [3, H, W] in [-1, 1] with their detail."""
 LEAD_FRAMES = 1
 """Frames before those: the picture's latent frame decodes to one."""
 
@@ -19,6 +23,7 @@ class LatentSource(Protocol):
     """A stream, as far as its latents are concerned."""
 
     spec: engines.EngineSpec
+    reference: Reference
 
     @property
     def num_frames(self) -> int: ...
@@ -42,6 +47,8 @@ class LazyLatent(dict):
         stream, preset = self.stream, engines.engine_for(self.stream.spec).preset
         raw_CTHW = preset.vae.unscale(stream.latents())[None].float().cpu()
         self.update({"samples": guard(raw_CTHW, preset.name), NUM_FRAMES: stream.num_frames})
+        if preset.enlarges(*reversed(stream.reference.pixels_CHW.shape[1:])):
+            self[PICTURE] = stream.reference.pixels_CHW.float().cpu()
         self.stream = None
 
     def __missing__(self, name: str):

@@ -149,7 +149,7 @@ def model_input(*more: str) -> io.Input:
         options=[*folders.model_names(), *more],
         default=folders.SHIPPED,
         tooltip=(
-            f"{folders.SHIPPED} comes with the pack: drawn people and close photographs at 128 pixels, needs no GPU. "
+            f"{folders.SHIPPED} comes with the pack: drawn people and close photographs at 256 pixels, needs no GPU. "
             "Put model folders into models/livetalk, or single files into ComfyUI's own model folders."
             f"{AUTO_TEXT if more else ''}"
         ),

@@ -148,7 +148,7 @@ def prompt_and_size() -> list[io.Input]:
             default="auto",
             tooltip=(
                 "Video size. auto: the model's own. A number: about that many pixels a side, in the shape nearest to the picture's: "
-                "416 gives 544 x 544 to 720 x 416; 128 is nano's. custom: width and height below."
+                "416 gives 544 x 544 to 720 x 416; 128 and 256 are nano's. custom: width and height below."
             ),
         ),
         *(
@@ -207,7 +207,7 @@ def around_its_face(
         raise ValueError("crop face is for one speaker without masks; disconnect first_mask and second_mask, or set crop to center")
     if crop == "auto" and (masked or not can_find()):
         return picture
-    box = face_part(picture, video_WH, shape_WH, preset.face_share, preset.small_face if crop == "auto" else None)
+    box = face_part(picture, video_WH, shape_WH, preset.face_share, preset.smallest_face(*video_WH) if crop == "auto" else None)
     if crop == "face" and box is None:
         raise ValueError("image has no face that could be found; crop it to the face with another node, and set crop to center")
     if box is None:

@@ -264,7 +264,7 @@ def test_a_size_that_the_model_was_not_made_for_is_refused_with_those_that_work(
 def test_the_sizes_that_the_texts_name_are_so(nodes):
     tooltip = next(part for part in nodes.Generate.define_schema().inputs if part.id == "size").fields["tooltip"]
     assert choose_size(1, 1, "416") == (544, 544) and choose_size(3, 1, "416") == (720, 416)
-    assert "416 gives 544 x 544 to 720 x 416; 128 is nano's" in tooltip and BY_NAME["nano"]().made_for == ("128",)
+    assert "416 gives 544 x 544 to 720 x 416; 128 and 256 are nano's" in tooltip and BY_NAME["nano"]().made_for == ("128", "256")
 
 
 def test_the_page_knows_the_sizes_of_each_model():

@@ -17,6 +17,7 @@ from torch import Tensor
 from livetalk_core.models.audio import AudioConfig, AudioEncoder
 from livetalk_core.models.dit import AudioDiT
 from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.enlarger import Enlarger, EnlargerConfig
 from livetalk_core.models.image import PUBLISHED_PARTS as IMAGE_PARTS
 from livetalk_core.models.image import ImageConfig, ImageEncoder
 from livetalk_core.models.patch_vae import PatchVAE
@@ -95,14 +96,19 @@ def small_nano() -> Preset:
     return replace(preset, dit=replace(preset.dit, dim=48, ffn_dim=64, num_layers=1, audio_hidden=16, audio_width=16, audio_tokens=2))
 
 
-def write_small_folder(folder: Path, seed: int = 0) -> Path:
-    """A model folder of the small model's form, with random weights of a toy size and no enlarger."""
+def write_small_folder(folder: Path, seed: int = 0, enlarges: bool = False) -> Path:
+    """A model folder of the small model's form, with random weights of a toy size; an enlarger only if asked for."""
     preset = small_nano()
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     save_file(build_dit(preset.dit).state_dict(), folder / "diffusion_pytorch_model.safetensors")
     save_file(PatchVAE(preset.vae).state_dict(), folder / "vae.safetensors")
     (folder / "config.json").write_text(json.dumps(config_of(preset)))
+    if enlarges:
+        enlarger = Enlarger(EnlargerConfig(width=16, blocks=1, fine_width=8, fine_blocks=1))
+        for layer in (enlarger.flow, enlarger.head):
+            torch.nn.init.normal_(layer.weight, std=0.02)
+        save_file(enlarger.state_dict(), folder / "enlarger.safetensors")
     return folder
 
 

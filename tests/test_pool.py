@@ -99,15 +99,21 @@ def test_a_stream_of_the_pool_that_starts_later_makes_the_same_chunks(tiny_pool)
 
 
 def test_a_small_model_talks_through_the_pool_as_in_this_process(tests_on_path, tmp_path):
-    """Its VAE in bands, its attention shared; its encoders have no weights."""
-    folder = write_small_folder(tmp_path / "small")
+    """Its VAE in bands, its attention shared; its encoders have no weights. Enlarged frames are whole on every process."""
+    folder = write_small_folder(tmp_path / "small", enlarges=True)
+    large = torch.nn.functional.interpolate(pixels()[None], (256, 256))[0]
     pool = make_pool(2, "livetalk_core.engine.load:load_member", model=folder, device="cpu")
     try:
-        shared, alone = (frames_of(talk(engine)).int() for engine in (pool, load_engine(folder, "cpu")))
+        engines = (pool, load_engine(folder, "cpu"))
+        made = [[frames_of(talk(engine)).int(), frames_of(talk(engine, 1, reference=engine.reference(large))).int()] for engine in engines]
+        latents = torch.randn(64, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+        decoded = [torch.cat(list(engine.decode(latents, large)), dim=1) for engine in engines]
     finally:
         pool.close()
-    assert shared.shape == alone.shape == (63, 32, 48, 3) and alone.float().std() > 5
-    assert (shared - alone).abs().max() <= 1
+    for shared, alone, shape in zip(*made, [(63, 32, 48, 3), (25, 256, 256, 3)], strict=True):
+        assert shared.shape == alone.shape == shape and alone.float().std() > 5
+        assert (shared - alone).abs().max() <= 1
+    assert decoded[0].shape == (3, 5, 256, 256) and torch.allclose(*decoded, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

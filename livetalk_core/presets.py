@@ -78,8 +78,8 @@ class Preset:
         )
 
     def enlarges(self, width: int, height: int) -> bool:
-        """Whether frames of this size are made at half the size and enlarged."""
-        return bool(self.enlarged) and suits(width, height, self.enlarged)
+        """Whether frames of this size are made at half the size and enlarged: those of these buckets, and all larger ones."""
+        return bool(self.enlarged) and width * height >= min(w * h for w, h in sizes_near(self.enlarged))
 
     def smallest_face(self, width: int, height: int) -> int:
         """`small_face` in a video of this size."""
@@ -99,7 +99,8 @@ class Preset:
 
     def check_size(self, width: int, height: int, way_out: str) -> None:
         """ValueError, ending in `way_out`, for a size far from those the model was trained on, where the face does not talk."""
-        if not self.made_for or suits(width, height, self.made_for):
+        alike = (self.without_enlarger().made_for, self.enlarged)  # between the two, frames would be made at a size that is too large
+        if not self.made_for or any(buckets and suits(width, height, buckets) for buckets in alike):
             return
         known = [f"{w}x{h}" for w, h in sizes_near(self.made_for)]
         some = ", ".join(known[:6]) + (f" and {len(known) - 6} more up to {known[-1]}" if len(known) > 6 else "")

@@ -82,6 +82,7 @@ def test_sizes_of_the_larger_bucket_are_made_at_half_the_size():
     small, large = nano().plan(144, 112), nano().plan(288, 224)
     assert small.latent_shape == large.latent_shape == (64, 9, 14, 18)
     assert (large.width, large.height, large.size_multiple) == (288, 224, 32)
+    assert nano().plan(512, 256).latent_shape == (64, 9, 16, 32), "so are larger ones"
     without = nano().without_enlarger()
     assert (without.bucket, without.made_for, without.plan(288, 224).latent_shape) == ("128", ("128",), (64, 9, 28, 36))
     assert without.without_enlarger() == without and livetalk_14b().without_enlarger() == livetalk_14b()
@@ -119,3 +120,6 @@ def test_without_its_enlarger_a_model_says_which_sizes_are_left():
     with pytest.raises(ValueError, match="size 256x256 is not one that mine was trained on, .*; use 128x128, .*, or take another"):
         preset.check_size(256, 256, "or take another")
     nano().check_size(320, 192, "")
+    for size in ((192, 192), (320, 320)):
+        with pytest.raises(ValueError, match="is not one that nano was trained on"):
+            nano().check_size(*size, "")

@@ -115,7 +115,7 @@ def test_a_small_face_is_cropped_to_and_put_back_on_demand(wide, sound, tmp_path
     assert run(wide, sound, tmp_path / "face.mp4", "--model", "nano") == 0
     assert "a face was found" in "".join(capsys.readouterr())
     face = probe_video(tmp_path / "face.mp4")
-    assert (face.width, face.height) == (128, 128)
+    assert (face.width, face.height) == (256, 256)
     assert run(wide, sound, tmp_path / "whole.mp4", "--model", "nano", "--paste-back") == 0
     whole = probe_video(tmp_path / "whole.mp4")
     assert (whole.width, whole.height, whole.frames) == (640, 300, face.frames)

@@ -97,7 +97,7 @@ def test_the_shipped_portrait_and_voice_become_a_video_of_the_voices_length(tmp_
     monkeypatch.chdir(tmp_path)
     assert main(["generate"]) == 0
     video, sound = probe_video(tmp_path / "talking.mp4"), probe_audio(ASSETS / "speech.flac")
-    assert video.frames == round(25 * sound.duration) and (video.width, video.height) == (128, 128)
+    assert video.frames == round(25 * sound.duration) and (video.width, video.height) == (256, 256)
     assert abs(video.audio_duration - sound.duration) < Fraction(1200, sound.sample_rate)
     assert "RANDOM" not in capsys.readouterr().out
 
@@ -106,7 +106,7 @@ def test_the_small_model_is_taken_when_none_is_named(tmp_path, portrait, capsys)
     sound = write_wav(tmp_path / "speech.wav", speech_like(1.0))
     assert main(["generate", str(portrait), str(sound), str(tmp_path / "out.mp4")]) == 0
     video = probe_video(tmp_path / "out.mp4")
-    assert (video.frames, video.width, video.height) == (25, 160, 96) and "RANDOM" not in capsys.readouterr().out
+    assert (video.frames, video.width, video.height) == (25, 320, 192) and "RANDOM" not in capsys.readouterr().out
 
 
 def test_the_sound_in_the_file_is_the_original_not_the_16_khz_copy(tmp_path, portrait):

@@ -32,7 +32,7 @@ def test_the_face_talks_in_the_whole_picture(nodes, image):
     assert (pasted.width, pasted.height, pasted.num_frames) == (640, 300, 13)
     assert torch.equal(pasted.picture, image[0])
     small, whole = (torch.cat([chunk.frames_THWC for chunk in each.chunks()]) for each in (stream, pasted))
-    assert small.shape == (13, 128, 128, 3) and whole.shape == (13, 300, 640, 3)
+    assert small.shape == (13, 256, 256, 3) and whole.shape == (13, 300, 640, 3)
     assert (whole[:, :, :380].float() / 255 - torch.tensor(GRAY) / 255).abs().max() < 0.01, "what is far from the face is the picture's own"
     face = whole[:, 90:200, 430:540].float()
     assert (face[1:] - face[:-1]).abs().mean() > 0.1, "and the face moves"

@@ -59,23 +59,28 @@ class Enlarger(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, frames_BCHW: Tensor, picture_BCHW: Tensor) -> Enlarged:
-        """[B, 3, H, W] and [B or 1, 3, 2 H, 2 W] -> [B, 3, 2 H, 2 W], and the picture where it was moved. H and W: multiples of CELL."""
+        """[B, 3, H, W] and [B or 1, 3, 2 H, 2 W] -> [B, 3, 2 H, 2 W], and the picture where it was moved. H and W: multiples of CELL.
+
+        The layers compute in the weights' type, all else in that of the frames.
+        """
+        dtype = self.flow.weight.dtype
         small_BCHW, size = halve(picture_BCHW), frames_BCHW.shape[-2:]
-        scale_211 = 2 * FLOW_PIXELS / frames_BCHW.new_tensor(size[::-1]).view(2, 1, 1)
-        seen = self.frame(F.pixel_unshuffle(frames_BCHW, CELL))
-        flow_B2HW = seen.new_zeros(len(seen), 2, *seen.shape[-2:])
+        seen = self.frame(F.pixel_unshuffle(frames_BCHW.to(dtype), CELL))
+        scale_211 = 2 * FLOW_PIXELS / seen.new_tensor(size[::-1], dtype=torch.float32).view(2, 1, 1)
+        flow_B2HW = seen.new_zeros(len(seen), 2, *seen.shape[-2:], dtype=torch.float32)
         for _ in range(PASSES):
-            x = seen + self.picture(F.pixel_unshuffle(move(small_BCHW, flow_B2HW, size), CELL))
+            x = seen + self.picture(F.pixel_unshuffle(move(small_BCHW, flow_B2HW, size).to(dtype), CELL))
             for block in self.blocks:
                 x = block(x)
             flow_B2HW = flow_B2HW + scale_211 * self.flow(x)
         moved_BCHW = move(picture_BCHW, flow_B2HW, (TIMES * size[0], TIMES * size[1]))
         small_moved = halve(moved_BCHW)
         rough = F.pixel_shuffle(x, CELL)
-        y = self.merge(torch.cat([F.pixel_unshuffle(moved_BCHW, TIMES), frames_BCHW, frames_BCHW - small_moved, rough], dim=1))
+        near = torch.cat([F.pixel_unshuffle(moved_BCHW, TIMES), frames_BCHW, frames_BCHW - small_moved], dim=1)
+        y = self.merge(torch.cat([near.to(dtype), rough], dim=1))
         for block in self.fine:
             y = block(y)
-        added, share = F.pixel_shuffle(self.head(y), TIMES).split([3, 1], dim=1)
+        added, share = F.pixel_shuffle(self.head(y), TIMES).to(frames_BCHW.dtype).split([3, 1], dim=1)
         detail = moved_BCHW - double(small_moved)
         return Enlarged(double(frames_BCHW) + torch.sigmoid(share) * detail + added, moved_BCHW)
 

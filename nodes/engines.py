@@ -118,7 +118,8 @@ def describe_size(num_bytes: int) -> str:
 
 
 def bytes_here(engine) -> int:
-    modules = (engine.models.dit, engine.models.vae, engine.models.audio)
+    models = engine.models
+    modules = (module for module in (models.dit, models.vae, models.enlarger, models.audio) if module is not None)
     return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 

@@ -177,4 +177,4 @@ def size_on_disk(source: str | Path | ModelFiles) -> int:
     if isinstance(source, str):
         source = checkpoints.SHIPPED / source
     files = source if isinstance(source, checkpoints.ModelFiles) else checkpoints.find_files(source)
-    return sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path)
+    return sum(path.stat().st_size for path in files.kept)

@@ -91,7 +91,7 @@ def test_a_model_for_tests_is_no_choice(nodes):
 
 def test_comfyui_is_told_the_shipped_models_size_before_it_is_loaded(nodes):
     files = [path.stat().st_size for path in (SHIPPED / "nano").glob("*.safetensors")]
-    assert len(files) == 2 and nodes.load.folders.size_on_disk("nano") == sum(files) > 10**6
+    assert len(files) == 3 and nodes.load.folders.size_on_disk("nano") == sum(files) > 10**6
 
 
 def test_the_shipped_model_runs_in_either_precision(nodes):

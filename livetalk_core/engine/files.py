@@ -61,6 +61,11 @@ class ModelFiles:
     def preset(self) -> str | None:
         return self.config.get("preset")
 
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """Files of the parts that stay loaded; text and picture encoders are needed only for a moment."""
+        return tuple(path for path in (*self.dit, self.vae, self.enlarger, self.audio) if path is not None)
+
     def missing(self) -> list[str]:
         """The parts that no file was found for."""
         parts = {"dit": self.dit, "vae": self.vae, "text": self.text, "image": self.image, "audio": self.audio, "tokenizer": self.tokenizer}

@@ -205,7 +205,7 @@ def demand_of(model: str | ModelFiles, size: str = "auto", weights: str = "auto"
         return Demand(heads=preset.dit.num_heads, num_bytes=0, tokens=tokens_in(size, preset))
     files = model if isinstance(model, ModelFiles) else find_files(Path(model))
     files.require()
-    stay = sum(path.stat().st_size for path in (*files.dit, files.vae, files.audio) if path is not None)
+    stay = sum(path.stat().st_size for path in files.kept)
     (stored, num_blocks), (block_bytes, _) = blocks_in(files.dit), blocks_in(files.dit, weights)
     stay += num_blocks * (block_bytes - stored)
     preset, heads = preset_of(files), files.config["num_heads"] if "num_heads" in files.config else heads_in(files.dit[0])

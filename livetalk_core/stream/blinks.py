@@ -18,7 +18,7 @@ from livetalk_core.types import Reference
 
 CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 """A blink, as in the films that models learn from."""
-STRENGTH = 1.5
+STRENGTH = 1.2
 """A stream shows the lids to the DiT this much more strongly than the films do: else the eyes of some photographs stay half open."""
 EVERY_S = 4.0
 """Every this many seconds there is one blink, somewhere in the middle half."""

@@ -101,7 +101,7 @@ def sft_photos() -> Recipe:
         ),
         stage=SmallSFT(
             optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=20, fall=(8400, 9200), muon=1.0, frozen=FROZEN),
-            square=4, squares=2, at_mouth=0.8, whole_from=7000, audio_guidance=2.3, guided_from=7500,
+            square=4, squares=2, at_mouth=0.8, whole_from=7000, audio_guidance=1.7, guided_from=7500,
             shift=3.0, full_weight_from=0.4, noise_motion=0.1, bent_motion=0.25,
             drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=8.0, blink_weight=6.0,
         ),

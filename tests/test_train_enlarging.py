@@ -12,8 +12,8 @@ from livetalk_core.train.draws import Draws
 from livetalk_core.train.enlarging import EnlargedFilm, EnlargedFilmSet, EnlargeStage, halve_films, signed, write_small_frames
 from livetalk_core.train.films import FilmSet
 from livetalk_core.train.learner import make_optimizers
-from livetalk_core.train.presets import nano
-from livetalk_core.train.run import fresh_enlarger
+from livetalk_core.train.presets import enlarger_nano, nano
+from livetalk_core.train.run import Job, fresh_enlarger, train
 from livetalk_core.train.shards import open_shards
 from livetalk_core.train.small_net import SmallVelocityNet
 from livetalk_core.types import StreamSettings
@@ -141,3 +141,8 @@ def test_settings_that_cannot_be_are_refused():
 def test_muon_updates_its_blocks():
     adam, muon = make_optimizers(Enlarger(EnlargerConfig(width=16, blocks=1, fine_width=8, fine_blocks=1)), Optim(lr=1e-3, muon=2.0))
     assert len(muon.param_groups[0]["params"]) == 4
+
+
+def test_films_without_their_small_frames_are_not_enough(tmp_path):
+    with pytest.raises(ValueError, match="enlarger_nano needs films and their small frames .*name them with --data and --small"):
+        train(Job(recipe=enlarger_nano(), out=tmp_path / "out", data=tmp_path, device="cpu"))

@@ -30,11 +30,11 @@ def image():
     return torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(0))
 
 
-def stream_of(nodes, image, sound: dict | None = None):
+def stream_of(nodes, image, sound: dict | None = None, size: dict = SIZE):
     """(stream, latent) of the sampler."""
     spec = nodes.LoadModel.execute("nano", "auto", "auto", 1, False).args[0]
     speech = nodes.AudioEmbedding.execute(sound or audio(), True).args[0]
-    (reference,) = nodes.ReferenceConditioning.execute(spec, image, **SIZE).args[0]
+    (reference,) = nodes.ReferenceConditioning.execute(spec, image, **size).args[0]
     return nodes.StreamingBidirectionalSampler.execute(spec, reference, speech, **SETTINGS).args
 
 
@@ -146,6 +146,20 @@ def test_a_latent_is_made_however_a_node_looks_at_it(nodes, image, look):
     assert look(latent).shape == (1, 64, 1 + 10, 4, 4)
     with pytest.raises(KeyError):
         latent["noise_mask"]
+
+
+def test_a_latent_of_enlarged_frames_decodes_to_them_as_long_as_it_has_its_picture(nodes, image):
+    stream, latent = stream_of(nodes, image, audio(0.3), SIZE | {"size": "256"})
+    engine = nodes.load.engines.engine_for(stream.spec)
+    whole, cut = latent.copy(), latent.copy()
+    small = {name: value for name, value in whole.items() if name != nodes.latent.PICTURE}
+    cut["samples"] = cut["samples"][..., :4, :4]
+    sides = [nodes.film.film_of_latent(engine, each, None).width for each in (whole, small, cut)]
+    assert whole["samples"].shape[3:] == (18, 14) and sides == [224, 112, 32], "a latent that was cut shows another part"
+    made = torch.cat(list(nodes.film.film_of_latent(engine, whole, None).pieces()))
+    shown = torch.cat([chunk.frames_THWC for chunk in stream.chunks()])
+    assert made.shape == shown.shape == (8, 288, 224, 3)
+    assert (made[:4].int() - shown[:4].int()).abs().float().mean() < 8, "colors are not matched again"
 
 
 def test_a_latent_decodes_to_the_streams_length_and_first_frames(nodes, image):

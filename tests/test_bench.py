@@ -148,11 +148,11 @@ def test_attention_is_one_operation_with_all_its_work_and_no_scores_in_memory():
     assert work == Work(flops=plain.get_total_flops(), ops=1, matrix_bytes=4 * 2 * 8 * (50 + 70 + 70 + 50))
 
 
-@pytest.mark.parametrize("preset", [tiny(), nano()], ids=["tiny", "nano"])
-def test_flops_of_every_part_are_those_of_torchs_own_counter(preset):
+@pytest.mark.parametrize("preset, size", [(tiny(), (64, 48)), (nano(), (64, 48)), (nano(), (256, 256))], ids=["tiny", "nano", "enlarged"])
+def test_flops_of_every_part_are_those_of_torchs_own_counter(preset, size):
     engine = random_engine(preset, META, torch.float32)
-    plan = engine.plan(64, 48)
-    rows = {row["name"]: row for row in count_parts(preset, (64, 48), torch.float32, Cuts())}
+    plan = engine.plan(*size)
+    rows = {row["name"]: row for row in count_parts(preset, size, torch.float32, Cuts())}
     for part in list_parts(engine, plan, Cuts()):
         with torch.no_grad():
             call = part.prepare()

@@ -14,6 +14,7 @@ from livetalk_core.bench.machine import free_bytes
 from livetalk_core.engine.engine import Engine
 from livetalk_core.engine.load import KINDS, gather_models
 from livetalk_core.models.dit_config import DiTConfig
+from livetalk_core.models.enlarger import EnlargerConfig
 from livetalk_core.models.small_dit import build_dit
 from livetalk_core.presets import Preset
 
@@ -33,6 +34,8 @@ def random_engine(preset: Preset, device: torch.device, dtype: torch.dtype) -> E
     text = keep(lambda: random_network(preset.text, device, dtype))
     image = keep(lambda: random_network(preset.image, device, half))
     made = {name: random_network(vars(preset)[name], device, dtype) for name in ("dit", "vae")}
+    if preset.enlarged:
+        made["enlarger"] = random_network(EnlargerConfig(), device, dtype)
     shapes = {name: random_network(vars(preset)[name], META, dtype) for name in ("text", "image")}
     models = gather_models(preset, **made, **shapes, audio=random_network(preset.audio, device, torch.float32))
     return Engine(preset, replace(models, text=text, image=image), device, dtype)

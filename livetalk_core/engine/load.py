@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 KINDS = {
     **{VAEConfig: CausalVAE, AudioConfig: AudioEncoder, TextConfig: TextEncoder, ImageConfig: ImageEncoder},
     **{PatchVAEConfig: PatchVAE, MelConfig: MelEncoder, NoTextConfig: NoText, ThumbnailConfig: ThumbnailEncoder},
+    EnlargerConfig: Enlarger,
 }
 """The network of each config."""
 RoomOf = Callable[[Preset], int]

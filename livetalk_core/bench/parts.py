@@ -15,7 +15,7 @@ from livetalk_core.plan import StreamPlan
 from livetalk_core.stream.condition import encode_condition
 from livetalk_core.stream.flow import times_of
 from livetalk_core.stream.session import DECODE_GROUPS, BegunDecode, Session
-from livetalk_core.types import AudioWindow, Reference, StreamSettings, VideoVAE
+from livetalk_core.types import AudioWindow, Reference, StreamSettings
 
 TEXT_ROWS = 25
 """Tokens of a typical prompt."""
@@ -61,6 +61,7 @@ class RandomInputs:
         self.engine, self.plan, self.cuts = engine, plan, cuts
         self.settings = engine.preset.settled(StreamSettings(steps=steps))
         self.times = times_of(self.settings)[:-1]
+        self.vae = engine.vae_for(plan, self.video(1)[:, 0])
 
     def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.randn(shape, device=self.engine.device, dtype=dtype or self.engine.dtype)
@@ -88,11 +89,6 @@ class RandomInputs:
         plan, audio = self.plan, self.engine.preset.audio
         features_PTWSD = self.random(1, plan.chunk_frames, plan.audio_window, audio.layers, audio.width, dtype=torch.float32)
         return AudioWindow(index=0, features_PTWSD=features_PTWSD, samples=torch.zeros(plan.new_samples), num_valid=plan.new_frames)
-
-    @property
-    def vae(self) -> VideoVAE:
-        """As a stream of this size has it."""
-        return self.engine.vae_for(self.plan, self.video(1)[:, 0])
 
     def denoiser(self) -> DiTDenoiser:
         return DiTDenoiser(self.engine.models.dit, self.times, self.cuts)

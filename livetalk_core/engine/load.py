@@ -186,7 +186,6 @@ def load_files(
         vae = weights.load_vae(weights.read_tensors([files.vae]), dtype=dtype, device=device, check=check)
         check_finite(vae, check)
     name = str(files.dit[0].parent.name)
-    enlarger = load_enlarger(files.enlarger, device, dtype) if preset.enlarged and files.enlarger else None
     if files.preset:
         if dit.config.out_dim != vae.config.z_dim:
             raise ValueError(
@@ -195,7 +194,8 @@ def load_files(
             )
         blinks = bool(files.config.get("blinks", False))
         preset = replace(preset, name=name, dit=dit.config, vae=vae.config, blinks=blinks)
-        preset = preset if enlarger is not None else preset.without_enlarger()
+        enlarger = load_enlarger(files.enlarger, device, dtype) if preset.enlarged and files.enlarger else None
+        preset = preset.without_enlarger() if enlarger is None else preset
         made = {part: KINDS[type(vars(preset)[part])](vars(preset)[part]).to(device) for part in ("audio", "text", "image")}
         return Engine(preset, gather_models(preset, dit=dit, vae=vae, enlarger=enlarger, **made), device, dtype)
     settle_vae(vae)

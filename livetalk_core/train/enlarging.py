@@ -22,6 +22,7 @@ from livetalk_core.train.errors import find_error
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import Film, FilmSet, place_square
 from livetalk_core.train.learner import Learner
+from livetalk_core.train.sample import to_signed
 from livetalk_core.train.shards import ShardSet
 from livetalk_core.train.tokenizer import reconstruction_loss
 from livetalk_core.types import StreamSettings, VideoVAE
@@ -128,26 +129,20 @@ class EnlargedFilm:
 
 def signed(pixels_THWC: Tensor) -> Tensor:
     """uint8 [T, H, W, 3] -> float32 [T, 3, H, W] in [-1, 1]."""
-    return pixels_THWC.movedim(-1, 1).float() / 127.5 - 1
+    return to_signed(pixels_THWC).transpose(0, 1)
 
 
-class EnlargedFilmSet:
+class EnlargedFilmSet(FilmSet):
     """The films of a folder that have small frames in another, by number. FileNotFoundError if none has."""
 
     def __init__(self, folder: Path, small: Path):
-        self.films = [EnlargedFilm(path, small / path.name) for path in FilmSet(folder).paths if (small / path.name).exists()]
-        if not self.films:
+        super().__init__(folder)
+        self.small, self.paths = small, [path for path in self.paths if (small / path.name).exists()]
+        if not self.paths:
             raise FileNotFoundError(f"{small} has no small frames of a film in {folder}; livetalk train nano makes them")
 
-    def __len__(self) -> int:
-        return len(self.films)
-
     def __getitem__(self, index: int) -> EnlargedFilm:
-        return self.films[index]
-
-    @property
-    def buckets(self) -> list[str]:
-        return ["all"] * len(self)
+        return EnlargedFilm(self.paths[index], self.small / self.paths[index].name)
 
 
 class EnlargeStage:

@@ -101,14 +101,8 @@ def build_tokenizer(job: Job, device: torch.device) -> tuple[Trainer, Callable[[
     def show(step: int) -> None:
         show_reconstruction(learner, data[0], device, job.out / "validation" / f"step-{step:08d}.mp4")
 
-    def export() -> Path:
-        with averaged(learner):
-            whole = gather_net(net, "vae.")
-        if is_first():
-            write_tensors({name: tensor.bfloat16() for name, tensor in whole.items()}, job.out / VAE_FILE)
-        return job.out / VAE_FILE
-
-    return Trainer(recipe, TokenizerStage(recipe.stage, learner), data, data.buckets, job.out, device, show), export
+    trainer = Trainer(recipe, TokenizerStage(recipe.stage, learner), data, data.buckets, job.out, device, show)
+    return trainer, lambda: export_small(learner, "vae.", job.out / VAE_FILE)
 
 
 def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
@@ -117,9 +111,6 @@ def fresh_vae(recipe: Recipe, films: FilmSet) -> dict[str, Tensor]:
     chosen = range(0, len(films), max(1, len(films) // FIRST_FILMS))
     clips = [films[i].cut(Draws.of(recipe.run.seed, "first", i), min(FIRST_FRAMES, recipe.stage.frames), size) for i in chosen]
     return first_vae_state(recipe.model.vae, clips, recipe.run.seed)
-
-
-ADAPT = {SFT: AdaptStage, SmallSFT: SmallAdaptStage}
 
 
 def build_enlarger(job: Job, device: torch.device) -> tuple[Trainer, Callable[[], Path]]:
@@ -132,15 +123,9 @@ def build_enlarger(job: Job, device: torch.device) -> tuple[Trainer, Callable[[]
     net = shard(lambda: Enlarger(EnlargerConfig()), on_rank_0(fresh_enlarger(recipe.run.seed)), no_units, device, compute=dtype_of(recipe))
     learner = Learner(net, recipe.stage.optim, recipe.run.ema_decay, recipe.run.ema_start)
 
-    def export() -> Path:
-        with averaged(learner):
-            whole = gather_net(net, "")
-        if is_first():
-            write_tensors({name: tensor.bfloat16() for name, tensor in whole.items()}, job.out / ENLARGER_FILE)
-        return job.out / ENLARGER_FILE
-
     show = partial(show_enlarged, learner, data[0], device, job.out / "validation")
-    return Trainer(recipe, EnlargeStage(recipe.stage, learner), data, data.buckets, job.out, device, show), export
+    trainer = Trainer(recipe, EnlargeStage(recipe.stage, learner), data, data.buckets, job.out, device, show)
+    return trainer, lambda: export_small(learner, "", job.out / ENLARGER_FILE)
 
 
 def fresh_enlarger(seed: int) -> dict[str, Tensor]:
@@ -150,6 +135,7 @@ def fresh_enlarger(seed: int) -> dict[str, Tensor]:
         return Enlarger(EnlargerConfig()).state_dict()
 
 
+ADAPT = {SFT: AdaptStage, SmallSFT: SmallAdaptStage}
 BUILD = {SFT: build_sft, SmallSFT: build_sft, DMD: build_dmd, Tokenizer: build_tokenizer, Enlarging: build_enlarger}
 
 
@@ -200,6 +186,15 @@ def export_dit(job: Job, learner: Learner) -> Path:
     with averaged(learner):
         dtype = torch.float32 if job.recipe.run.dtype == "float32" else torch.bfloat16
         export_net(learner.net, "dit.", path, dtype, job.recipe.model)
+    return path
+
+
+def export_small(learner: Learner, prefix: str, path: Path) -> Path:
+    """Write the small model's VAE or enlarger in bfloat16: the EMA weights if there are any. `prefix` of the names is left out."""
+    with averaged(learner):
+        whole = gather_net(learner.net, prefix)
+    if is_first():
+        write_tensors({name: tensor.bfloat16() for name, tensor in whole.items()}, path)
     return path
 
 

@@ -1,4 +1,5 @@
-"""Draws a moved portrait: the warped person over a background that stays, with teeth and tongue behind the lips.
+"""Draws a moved portrait: the warped person over a background that stays, with teeth and tongue behind the lips,
+and shut lids over the eyes.
 
 Axes: H W pixels, C colors.
 """
@@ -12,8 +13,9 @@ import numpy as np
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import FULL_GAP, Look
 from livetalk_core.talker.photo.fitted import Portrait, background_of
+from livetalk_core.talker.photo.lids import shut_eyes, without_eyes
 from livetalk_core.talker.photo.mesh import LOWER_INNER, UPPER_INNER
-from livetalk_core.talker.photo.warp import Puppet, Turn
+from livetalk_core.talker.photo.warp import FRACTION_BITS, Puppet, Turn, fixed
 
 UPPER_TEETH, LOWER_TEETH = 0.036, 0.022
 """How far the teeth reach below the upper lip at rest and above the lower lip, face heights."""
@@ -26,7 +28,6 @@ LIP_EDGE = 0.006
 """So far over the fitted lips teeth and dark corners of the mouth are seen, face heights."""
 SEAM, SEAM_SHADE = 0.006, 0.35
 """Half the width of the line between closed lips, in face heights, and how much darker than they it is."""
-FRACTION_BITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Stage:
         self.background_HWC = background_of(portrait) if background_HWC is None else background_HWC
         self.picture_HWC = np.dstack([portrait.pixels_HWC, 255 * portrait.person_HW]).astype(np.float32)
         self.layer_HWC = self.without_teeth()
+        self.lids_HWC = without_eyes(self.layer_HWC, self.puppet.source_N2)
 
     def draw(self, mouth: Mouth, look: Look, turn: Turn, finer: int = 2) -> np.ndarray:
         """uint8 [H / finer, W / finer, 3]."""
@@ -70,7 +72,13 @@ class Stage:
 
         posed_N2 = self.puppet.posed(mouth, look, turn)
         there = self.puppet.source_map(posed_N2)
-        moved = cv2.remap(self.layer_HWC, there[..., 0], there[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+        def warped(layer_HWC: np.ndarray) -> np.ndarray:
+            return cv2.remap(layer_HWC, there[..., 0], there[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+        moved = warped(self.layer_HWC)
+        if look.blink > 0:
+            shut_eyes(moved, warped(self.lids_HWC), posed_N2, look.blink)
         self.fill_mouth(moved, posed_N2, mouth)
         return self.composed(moved, finer)
 
@@ -158,8 +166,3 @@ class Stage:
 def along(points_N2: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
     """[K, 2] the places at these shares of a line's way."""
     return np.stack([np.interp(np.multiply(shares, len(points_N2) - 1), np.arange(len(points_N2)), side) for side in points_N2.T], axis=1)
-
-
-def fixed(points_N2: np.ndarray) -> np.ndarray:
-    """Pixels with a fraction as OpenCV takes them."""
-    return np.round(points_N2 * (1 << FRACTION_BITS)).astype(np.int32)

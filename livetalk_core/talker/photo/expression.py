@@ -1,4 +1,4 @@
-"""How mouth, jaw, lids and brows move the points of a fitted face. Everything is in the head's frame (see mesh.py).
+"""How mouth, jaw and brows move the points of a fitted face; lids.py shuts the eyes. Everything is in the head's frame (see mesh.py).
 
 Axes: N points.
 """
@@ -14,16 +14,13 @@ from livetalk_core.talker.photo.mesh import (
     BETWEEN,
     BROWS,
     CORNERS,
-    EYE_CORNERS,
     INNER_CORNERS,
     LIPS_INNER,
     LIPS_OUTER,
     LOWER_INNER,
-    LOWER_LIDS,
     LOWER_OUTER,
     MOUTH,
     UPPER_INNER,
-    UPPER_LIDS,
     UPPER_OUTER,
 )  # fmt: skip
 
@@ -44,14 +41,14 @@ class Look:
     """A face at one moment, besides its mouth. 0 is as in the picture."""
 
     blink: float = 0.0
-    """0 open, 1 shut."""
+    """0 open, 1 shut; moves no points, see lids.py."""
     brow: float = 0.0
     smile: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Expressions:
-    """One face's points with closed lips, and how much each follows jaw, lips and lids."""
+    """One face's points with closed lips, and how much each follows jaw and lips."""
 
     rest_N3: np.ndarray
     jaw_N: np.ndarray
@@ -72,7 +69,6 @@ class Expressions:
         self.shape_width(points_N3, mouth, look)
         self.open_mouth(points_N3, mouth)
         fill_lips(points_N3, self.rest_N3)
-        self.shut_eyes(points_N3, look.blink)
         points_N3[list(BROWS), 1] -= 0.018 * look.brow
         return points_N3
 
@@ -112,23 +108,6 @@ class Expressions:
         """Height of the line between the closed lips at some points."""
         line = self.rest_N3[[INNER_CORNERS[0], *UPPER_INNER, INNER_CORNERS[1]]]
         return np.interp(self.rest_N3[points, 0], line[:, 0], line[:, 1])
-
-    def shut_eyes(self, points_N3: np.ndarray, blink: float) -> None:
-        """Lowers the upper lids to the lower ones; the skin above follows, in place."""
-        if blink <= 0:
-            return
-        for upper, lower, corners in zip(UPPER_LIDS, LOWER_LIDS, EYE_CORNERS, strict=True):
-            edge, floor = self.rest_N3[list(upper)], self.rest_N3[list(lower)]
-            width = np.linalg.norm(self.rest_N3[corners[0]] - self.rest_N3[corners[1]])
-            fall = blink * (floor - edge + [0, 0.006 * width, 0])
-            above = edge[:, 1].mean() - self.rest_N3[:, 1]
-            middle = self.rest_N3[list(corners), 0].mean()
-            beside = np.abs(self.rest_N3[:, 0] - middle) / width
-            share_N = np.clip(1 - above / (0.55 * width), 0, 1) * (above > 0) * np.clip(1.6 - 1.6 * beside, 0, 1)
-            share_N[[*upper, *lower, *corners, *BROWS]] = 0
-            points_N3[:, 1] += share_N * np.interp(self.rest_N3[:, 0], edge[:, 0], fall[:, 1])
-            points_N3[list(upper)] += fall
-            points_N3[list(lower), 1] -= 0.03 * width * blink
 
 
 def closed_lips(fitted_N3: np.ndarray) -> np.ndarray:

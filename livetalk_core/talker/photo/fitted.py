@@ -5,6 +5,7 @@ Axes: N points, H W pixels of the working picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,14 +80,23 @@ def mirrored(portrait: Portrait, order_N: np.ndarray) -> Portrait:
 
 
 def background_of(portrait: Portrait) -> np.ndarray:
-    """[H, W, 3] the picture without the person: what is behind is filled from around, coarse to fine."""
+    """[H, W, 3] the picture without the person: what is behind is filled from around."""
     import cv2
 
     free_HW = (portrait.person_HW < 0.1).astype(np.float32)
     free_HW = cv2.erode(free_HW, np.ones((5, 5)))
-    filled = np.full_like(portrait.pixels_HWC, float(portrait.pixels_HWC.mean()))
-    for sigma in (64, 32, 16, 8, 4, 2):
-        weight = cv2.GaussianBlur(free_HW, (0, 0), sigma)[..., None]
-        mean = cv2.GaussianBlur(portrait.pixels_HWC * free_HW[..., None], (0, 0), sigma) / np.maximum(weight, 1e-4)
-        filled += (mean - filled) * np.clip(weight / 0.05, 0, 1)
+    filled = filled_from(portrait.pixels_HWC, free_HW, (64, 32, 16, 8, 4, 2))
     return filled + (portrait.pixels_HWC - filled) * free_HW[..., None]
+
+
+def filled_from(pixels_HWC: np.ndarray, free_HW: np.ndarray, reaches: Sequence[float]) -> np.ndarray:
+    """[H, W, 3] a smooth picture from the pixels where `free_HW` is 1: the mean of those around, from the farthest reach to the nearest,
+    in pixels."""
+    import cv2
+
+    filled = np.full_like(pixels_HWC, float(pixels_HWC.mean()))
+    for sigma in reaches:
+        weight = cv2.GaussianBlur(free_HW, (0, 0), sigma)[..., None]
+        mean = cv2.GaussianBlur(pixels_HWC * free_HW[..., None], (0, 0), sigma) / np.maximum(weight, 1e-4)
+        filled += (mean - filled) * np.clip(weight / 0.05, 0, 1)
+    return filled

@@ -79,8 +79,7 @@ class Puppet:
 
         found = np.full((self.side, self.side), -1, np.int32)
         corners_F32 = posed_N2[self.faces_F3]
-        fixed = np.round((corners_F32 - 0.0) * (1 << FRACTION_BITS)).astype(np.int32)
-        for number, corners in enumerate(fixed):
+        for number, corners in enumerate(fixed(corners_F32)):
             cv2.fillConvexPoly(found, corners, number, cv2.LINE_8, FRACTION_BITS)
         matrices = affine(corners_F32, self.source_N2[self.faces_F3]).astype(np.float32)
         y, x = np.mgrid[: self.side, : self.side].astype(np.float32)
@@ -135,3 +134,8 @@ def rotation(turn: Turn) -> np.ndarray:
     pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     return roll @ pitch @ yaw
+
+
+def fixed(points_N2: np.ndarray) -> np.ndarray:
+    """Pixels with a fraction as OpenCV takes them."""
+    return np.round(points_N2 * (1 << FRACTION_BITS)).astype(np.int32)

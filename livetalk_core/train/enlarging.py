@@ -21,7 +21,7 @@ from livetalk_core.train.draws import Draws
 from livetalk_core.train.errors import find_error
 from livetalk_core.train.export import write_tensors
 from livetalk_core.train.films import Film, FilmSet, place_square
-from livetalk_core.train.learner import Learner
+from livetalk_core.train.learner import LearnerStage
 from livetalk_core.train.sample import to_signed
 from livetalk_core.train.shards import ShardSet
 from livetalk_core.train.tokenizer import reconstruction_loss
@@ -145,19 +145,12 @@ class EnlargedFilmSet(FilmSet):
         return EnlargedFilm(self.paths[index], self.small / self.paths[index].name)
 
 
-class EnlargeStage:
+class EnlargeStage(LearnerStage):
     """Updates an enlarger on square crops of single frames."""
 
-    def __init__(self, config: Enlarging, learner: Learner):
-        self.config, self.learner = config, learner
-        self.learners = {"net": learner}
-        self.main = learner
+    config: Enlarging
 
-    def step(self, passes: Sequence[Sequence[tuple[EnlargedFilm, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
-        loss, norm = self.learner.update([lambda batch=batch: self.loss(batch) for batch in passes])
-        return {"loss": loss, "grad_norm": norm}
-
-    def loss(self, batch: Sequence[tuple[EnlargedFilm, Draws]]) -> Tensor:
+    def loss(self, batch: Sequence[tuple[EnlargedFilm, Draws]], number: int = 0) -> Tensor:
         config, place = self.config, next(self.learner.net.parameters()).device
         pairs = [film.cut(draws, config.frames, config.size) for film, draws in batch]
         small, large = (torch.cat([vars(pair)[name] for pair in pairs]).to(place) for name in ("small_TCHW", "large_TCHW"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from livetalk_core.parallel.train import mean_over_ranks
 from livetalk_core.train.config import Optim
+from livetalk_core.train.draws import Draws
 from livetalk_core.train.muon import Muon
 
 BLOCKS = {"blocks", "fine"}
@@ -49,6 +52,24 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.updates)
         return mean_over_ranks(total.float()), norm
+
+
+class LearnerStage:
+    """Updates one network; a stage of training says with which loss."""
+
+    def __init__(self, config: Any, learner: Learner):
+        self.config, self.learner = config, learner
+        self.learners = {"net": learner}
+        self.main = learner
+
+    def step(self, passes: Sequence[Sequence[tuple[Any, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
+        """One update; `passes` has (sample, random numbers) pairs for each pass."""
+        loss, norm = self.learner.update([partial(self.loss, batch, number) for batch in passes])
+        return {"loss": loss, "grad_norm": norm}
+
+    def loss(self, batch: Sequence[tuple[Any, Draws]], number: int = 0) -> Tensor:
+        """The mean loss of a batch at this step."""
+        raise NotImplementedError
 
 
 def make_optimizers(net: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from livetalk_core.stream.flow import pin_motion
 from livetalk_core.train.config import SFT
 from livetalk_core.train.draws import Draws, shifted
-from livetalk_core.train.learner import Learner
+from livetalk_core.train.learner import Learner, LearnerStage
 from livetalk_core.train.sample import Sample
 from livetalk_core.types import AudioWindow, Reference
 
@@ -33,20 +33,16 @@ class Noised(NamedTuple):
     window: AudioWindow
 
 
-class AdaptStage:
+class AdaptStage(LearnerStage):
     """Updates one network; each batch is of one bucket."""
 
+    config: SFT
+
     def __init__(self, config: SFT, learner: Learner, null_text_LD: Tensor):
-        self.config, self.learner, self.null_text_LD = config, learner, null_text_LD
-        self.learners = {"net": learner}
-        self.main = learner
+        super().__init__(config, learner)
+        self.null_text_LD = null_text_LD
 
-    def step(self, passes: Sequence[Sequence[tuple[Sample, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
-        """One update; `passes` has (sample, random numbers) pairs for each pass."""
-        loss, norm = self.learner.update([lambda batch=batch: self.loss(batch, number) for batch in passes])
-        return {"loss": loss, "grad_norm": norm}
-
-    def loss(self, batch: Sequence[tuple[Sample, Draws]], number: int) -> Tensor:
+    def loss(self, batch: Sequence[tuple[Sample, Draws]], number: int = 0) -> Tensor:
         return sft_loss(self.learner.net, batch, self.config, self.null_text_LD)
 
 

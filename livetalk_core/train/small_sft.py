@@ -24,7 +24,7 @@ class SmallAdaptStage(AdaptStage):
 
     config: SmallSFT
 
-    def loss(self, batch: Sequence[tuple[Sample, Draws]], number: int) -> Tensor:
+    def loss(self, batch: Sequence[tuple[Sample, Draws]], number: int = 0) -> Tensor:
         return small_sft_loss(self.learner.net, batch, self.config.at(number), self.null_text_LD)
 
 

@@ -15,7 +15,7 @@ from livetalk_core.models.patch_vae import FRAMES, PATCH, PatchVAE, PatchVAEConf
 from livetalk_core.train.config import Tokenizer
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.films import Film, PixelClip
-from livetalk_core.train.learner import Learner
+from livetalk_core.train.learner import LearnerStage
 
 EMPHASIS = 0.75
 """Deviation of a latent channel = its deviation in pixels to this power: 0 makes channels equal, 1 keeps pixel scale."""
@@ -48,20 +48,12 @@ class Autoencoder(nn.Module):
         return vae.decoder(z_BCTHW.to(dtype), None).float()
 
 
-class TokenizerStage:
+class TokenizerStage(LearnerStage):
     """Updates a VAE on square crops of films."""
 
-    def __init__(self, config: Tokenizer, learner: Learner):
-        self.config, self.learner = config, learner
-        self.learners = {"net": learner}
-        self.main = learner
+    config: Tokenizer
 
-    def step(self, passes: Sequence[Sequence[tuple[Film, Draws]]], everyone: Draws, number: int) -> dict[str, Tensor]:
-        losses = [lambda batch=batch: self.loss(batch) for batch in passes]
-        loss, norm = self.learner.update(losses)
-        return {"loss": loss, "grad_norm": norm}
-
-    def loss(self, batch: Sequence[tuple[Film, Draws]]) -> Tensor:
+    def loss(self, batch: Sequence[tuple[Film, Draws]], number: int = 0) -> Tensor:
         config = self.config
         clips = [self.cut(film, draws) for film, draws in batch]
         video_BCTHW = signed(clips).to(next(self.learner.net.parameters()).device)

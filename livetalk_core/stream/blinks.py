@@ -18,6 +18,8 @@ from livetalk_core.types import Reference
 
 CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 """A blink, as in the films that models learn from."""
+STRENGTH = 1.3
+"""A stream shows the lids to the DiT this much more strongly than the films do: else the eyes of some photographs stay half open."""
 EVERY_S = 4.0
 """Every this many seconds there is one blink, somewhere in the middle half."""
 
@@ -42,7 +44,7 @@ def with_blinks(reference: Reference, index: int, plan: StreamPlan, seed: int) -
     """The reference of one chunk of a stream, in which the lids move as they are due."""
     first = index * plan.new_frames - plan.motion_frames
     frames = range(first, first + plan.chunk_frames)
-    return with_lids(reference, torch.tensor([lids_at(frame / plan.fps, seed) if frame >= 0 else 0.0 for frame in frames]))
+    return with_lids(reference, STRENGTH * torch.tensor([lids_at(frame / plan.fps, seed) if frame >= 0 else 0.0 for frame in frames]))
 
 
 def with_lids(reference: Reference, lids_T: Tensor) -> Reference:

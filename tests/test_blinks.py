@@ -8,7 +8,7 @@ from toys import CPU, toy_film, toy_plan, toy_sft, toy_tensors, write_toy_films
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import nano
-from livetalk_core.stream.blinks import EVERY_S, lids_after, lids_at, with_blinks, with_lids
+from livetalk_core.stream.blinks import EVERY_S, STRENGTH, lids_after, lids_at, with_blinks, with_lids
 from livetalk_core.talker.heads import movement
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
@@ -71,7 +71,7 @@ def test_chunks_agree_about_the_frames_that_they_share(reference):
         assert before[-4:] == after[:4]
     for index in (1, 5):
         times = [(28 * index - 5 + f) / 25 for f in range(1, 33)]
-        assert chunks[index] == pytest.approx([lids_at(time, 3) for time in times])
+        assert chunks[index] == pytest.approx([STRENGTH * lids_at(time, 3) for time in times])
     assert sum(map(sum, chunks)) > 4, f"about two blinks in {8 * 28 / 25 / EVERY_S:.1f} times {EVERY_S} s"
 
 

@@ -13,7 +13,7 @@ from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path
 from livetalk_core.talker.photo.fitted import read_portrait
-from livetalk_core.talker.photo.mesh import HeadFrame
+from livetalk_core.talker.photo.mesh import LOWER_LIDS, UPPER_LIDS, HeadFrame
 
 HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
 FRAMES = 150
@@ -26,8 +26,11 @@ def points() -> np.ndarray:
     fitted = read_portrait(HEAD, fit_path(HEAD)).points_N3
     frame = HeadFrame.of(fitted)
     face = Expressions.of(frame.into(fitted))
-    looks = [Look(blink=1.0 if k in (40, 41, 42, 100, 101) else 0.0) for k in range(FRAMES)]
-    return np.stack([frame.out_of(face.at(Mouth(opening=float(o)), look)) for o, look in zip(OPENING, looks, strict=True)])
+    points_TN3 = np.stack([frame.out_of(face.at(Mouth(opening=float(o)), Look())) for o in OPENING])
+    for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+        for k in (40, 41, 42, 100, 101):
+            points_TN3[k, list(upper)] = points_TN3[k, list(lower)]
+    return points_TN3
 
 
 def read_of(points: np.ndarray) -> dict[str, np.ndarray]:

@@ -82,6 +82,8 @@ def test_the_tables_show_mean_and_deviation_over_the_seeds(tmp_path, runs):
     line = next(line for line in text.splitlines() if line.startswith("| K = 1 |"))
     assert line.startswith("| K = 1 | 0.500 ± 0.707 |")
     assert text.count("| stage 1 | 5.000 |") == len(study.TABLES) and "2 seeds" in text
+    alone = study.study_tables(study.run_study(toy_study(tmp_path, seeds=1), None, tell=len))
+    assert "One seed each." in alone and "±" not in alone
 
 
 def test_a_recipe_of_stage_1_and_a_page_without_marks_are_refused(tmp_path, capsys):

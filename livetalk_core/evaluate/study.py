@@ -148,7 +148,7 @@ def study_tables(found: Mapping[str, list[dict[str, float]]]) -> str:
     seeds = max(map(len, found.values()))
     parts = []
     for title, names in TABLES.items():
-        lines = [f"### {title}", "", f"Mean ± deviation over {seeds} seeds.", ""]
+        lines = [f"### {title}", "", f"Mean ± deviation over {seeds} seeds." if seeds > 1 else "One seed each.", ""]
         lines += [f"| | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
         lines += [f"| {name} | {' | '.join(cell(found[name], column) for column in COLUMNS)} |" for name in (STAGE_1, *names)]
         parts.append("\n".join(lines))

@@ -7,6 +7,7 @@ Axes: H W pixels, C colors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,11 @@ class Stage:
         self.background_HWC = background_of(portrait) if background_HWC is None else background_HWC
         self.picture_HWC = np.dstack([portrait.pixels_HWC, 255 * portrait.person_HW]).astype(np.float32)
         self.layer_HWC = self.without_teeth()
-        self.lids_HWC = without_eyes(self.layer_HWC, self.puppet.source_N2)
+
+    @cached_property
+    def lids_HWC(self) -> np.ndarray:
+        """[H, W, 4]: the picture without its eyes, made for the first blink."""
+        return without_eyes(self.layer_HWC, self.puppet.source_N2)
 
     def draw(self, mouth: Mouth, look: Look, turn: Turn, finer: int = 2) -> np.ndarray:
         """uint8 [H / finer, W / finer, 3]."""

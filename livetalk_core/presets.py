@@ -196,7 +196,7 @@ def nano() -> Preset:
         shift=3.0,
         last_noise=0.0,
         face_share=0.58,
-        small_face=54,
+        small_face=66,
         blinks=True,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made import HEAD, small_face, speech_like, write_wav
+from made import GRAY, HEAD, small_face, speech_like, write_wav
 from PIL import Image
 
 from livetalk_core.cli.main import main
@@ -59,6 +59,20 @@ def test_a_face_is_cropped_as_close_as_the_model_has_learned(wide, sound, tmp_pa
         inputs = check_inputs(Job(picture=wide, audio=(sound,), output=tmp_path / "out.mp4", crop="face"))
         found, box = find_face(inputs.picture.image), face_box(inputs, engine)
         assert (found[3] - found[1]) / (box[3] - box[1]) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(("share", "cropped"), [(0.3, True), (0.48, True), (0.56, False)])
+@pytest.mark.parametrize("size", ["128", "256"])
+def test_nano_crops_to_a_face_of_less_than_half_the_height(sound, tmp_path, share, cropped, size):
+    head = Image.open(HEAD).resize((400, 400))
+    left, top, right, bottom = find_face(head)
+    side = round((bottom - top) / share)
+    whole = Image.new("RGB", (side, side), GRAY)
+    whole.paste(head, ((side - 400) // 2, (side - 400) // 2))
+    whole.save(tmp_path / "whole.png")
+    job = Job(picture=tmp_path / "whole.png", audio=(sound,), output=tmp_path / "out.mp4", size=size, crop="auto")
+    box = face_box(check_inputs(job), SimpleNamespace(preset=nano(), plan=nano().plan))
+    assert (box is not None) == cropped
 
 
 def test_without_the_detector_one_line_says_what_to_install(monkeypatch):

@@ -39,6 +39,18 @@ def test_an_untrained_enlarger_doubles_frames_and_adds_half_of_the_pictures_deta
     assert torch.allclose(made.frames_BCHW, double(frames) + detail / 2, atol=1e-5)
 
 
+@pytest.mark.parametrize(("share", "hatching"), [(-20.0, 0.0), (20.0, 0.3)])
+def test_what_alternates_from_pixel_to_pixel_stays_only_where_the_picture_gives_the_detail(enlarger, picture, share, hatching):
+    """The last layer's channels are those of 2 x 2 pixels of red, green, blue and the picture's share."""
+    with torch.no_grad():
+        enlarger.head.bias.copy_(torch.tensor([0.5, -0.1, -0.1, 0.5] * 3 + [share] * 4))
+    gray = torch.zeros_like(picture)
+    made = enlarger(halve(gray[None]), gray[None]).frames_BCHW
+    steps = [made.diff(dim=axis).abs().max().item() / 2 for axis in (2, 3)]
+    assert made.mean().item() == pytest.approx(0.2, abs=1e-4)
+    assert steps == pytest.approx([hatching, hatching], abs=1e-4)
+
+
 def test_one_picture_for_all_frames_is_as_one_for_each(enlarger, picture):
     torch.nn.init.normal_(enlarger.flow.weight, std=0.01)
     torch.nn.init.normal_(enlarger.head.weight, std=0.01)

@@ -20,7 +20,7 @@ from livetalk_core.talker.photo.fitted import Portrait, cut_square, read_portrai
 from livetalk_core.talker.photo.mesh import OVAL, face_height, laid_onto
 from livetalk_core.talker.photo.warp import Puppet
 
-SIDE, FACE_SHARE, AIM = 640, 0.5, (0.5, 0.49)
+SIDE, FACE_SHARE, AIM = 560, 0.57, (0.49, 0.52)
 RIM, EDGE, SOFT = 0.16, 0.06, 0.05
 """In face heights: from its outline to here the face keeps its first shape; so far inside, and so softly, the mean face begins."""
 PORES = 0.5

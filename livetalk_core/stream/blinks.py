@@ -18,7 +18,7 @@ from livetalk_core.types import Reference
 
 CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 """A blink, as in the films that models learn from."""
-STRENGTH = 1.3
+STRENGTH = 1.45
 """A stream shows the lids to the DiT this much more strongly than the films do: else the eyes of some photographs stay half open."""
 EVERY_S = 3.3
 """Every this many seconds there is one blink, somewhere in the middle half."""

@@ -8,7 +8,7 @@ from toys import CPU, toy_film, toy_plan, toy_sft, toy_tensors, write_toy_films
 
 from livetalk_core.plan import StreamPlan
 from livetalk_core.presets import nano
-from livetalk_core.stream.blinks import EVERY_S, STRENGTH, lids_after, lids_at, with_blinks, with_lids
+from livetalk_core.stream.blinks import EVERY_S, STRENGTH, lids_after, lids_at, strengthened, with_blinks, with_lids
 from livetalk_core.talker.heads import movement
 from livetalk_core.train.draws import Draws
 from livetalk_core.train.export import write_tensors
@@ -70,9 +70,14 @@ def test_chunks_agree_about_the_frames_that_they_share(reference):
     for before, after in zip(chunks, chunks[1:], strict=False):
         assert before[-4:] == after[:4]
     for index in (1, 5):
-        times = [(28 * index - 5 + f) / 25 for f in range(1, 33)]
-        assert chunks[index] == pytest.approx([STRENGTH * lids_at(time, 3) for time in times])
+        lids_T = torch.tensor([lids_at((28 * index - 5 + f) / 25, 3) for f in range(33)])
+        assert chunks[index] == pytest.approx(strengthened(lids_T, 4)[1:].tolist())
     assert sum(map(sum, chunks)) > 4, f"about two blinks in {8 * 28 / 25 / EVERY_S:.1f} times {EVERY_S} s"
+
+
+def test_a_stream_shows_lids_more_strongly_but_falling_half_as_steeply_within_a_latent_frame():
+    shown = strengthened(torch.tensor([0.2, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]), 4)
+    assert (shown / STRENGTH).tolist() == pytest.approx([0.2, 0.25, 0.25, 0.75, 0.75, 1, 1, 1, 1])
 
 
 def test_the_recipe_trains_a_model_that_blinks_and_its_config_says_so():

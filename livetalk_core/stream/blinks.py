@@ -20,6 +20,8 @@ CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 """A blink, as in the films that models learn from."""
 STRENGTH = 1.45
 """A stream shows the lids to the DiT this much more strongly than the films do: else the eyes of some photographs stay half open."""
+EVEN = 0.5
+"""Share of the mean over a latent frame in the lids that a stream shows: strong lids that also fall steeply shine for a moment."""
 EVERY_S = 3.3
 """Every this many seconds there is one blink, somewhere in the middle half."""
 
@@ -44,7 +46,14 @@ def with_blinks(reference: Reference, index: int, plan: StreamPlan, seed: int) -
     """The reference of one chunk of a stream, in which the lids move as they are due."""
     first = index * plan.new_frames - plan.motion_frames
     frames = range(first, first + plan.chunk_frames)
-    return with_lids(reference, STRENGTH * torch.tensor([lids_at(frame / plan.fps, seed) if frame >= 0 else 0.0 for frame in frames]))
+    lids_T = torch.tensor([lids_at(frame / plan.fps, seed) if frame >= 0 else 0.0 for frame in frames])
+    return with_lids(reference, strengthened(lids_T, plan.temporal_stride))
+
+
+def strengthened(lids_T: Tensor, stride: int) -> Tensor:
+    """The lids of a chunk as a stream shows them to the DiT; all but the first frame are in latent frames of `stride` frames."""
+    lids = lids_T[1:].unflatten(0, (-1, stride))
+    return STRENGTH * torch.cat([lids_T[:1], torch.lerp(lids, lids.mean(1, keepdim=True), EVEN).flatten()])
 
 
 def with_lids(reference: Reference, lids_T: Tensor) -> Reference:

@@ -43,7 +43,7 @@ def test_every_example_makes_its_video_with_sound(server, name):
     assert entry["status"]["status_str"] == "success", entry["status"]
     info = probe_video(server.output(entry))
     assert info.fps == 25 and info.frames == LENGTHS[name] and abs(info.audio_duration - info.duration) < 0.1
-    assert (info.width, info.height) == {"two speakers": (256, 128), "upscaled": (256, 256)}.get(name, (128, 128))
+    assert (info.width, info.height) == {"two speakers": (512, 256), "upscaled": (512, 512)}.get(name, (256, 256))
 
 
 def test_the_long_video_example_makes_a_minute(server):

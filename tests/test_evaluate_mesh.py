@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_films import write_film
 
 from livetalk_core.evaluate import photographs
-from livetalk_core.evaluate.mesh import MINUTE, best_lag, detail, eye_opening, measures, shape_change
+from livetalk_core.evaluate.mesh import MINUTE, best_lag, detail, eye_opening, measures, read_video, shape_change
 from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.expression import Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path
 from livetalk_core.talker.photo.fitted import read_portrait
-from livetalk_core.talker.photo.mesh import LOWER_LIDS, UPPER_LIDS, HeadFrame
+from livetalk_core.talker.photo.mesh import LOWER_LIDS, POINTS, UPPER_LIDS, HeadFrame
 
 HEAD = Path(__file__).parent / "golden" / "face" / "head.jpg"
 FRAMES = 150
@@ -34,7 +35,7 @@ def points() -> np.ndarray:
 
 
 def read_of(points: np.ndarray) -> dict[str, np.ndarray]:
-    return {"points": points, "person": np.zeros((8, 8), np.uint8), "change": np.full((8, 8), 2.0)}
+    return {"points": points, "background": np.array(2.0)}
 
 
 def test_a_true_mouth_is_read_as_such_and_a_shuffled_one_is_not(points):
@@ -80,6 +81,23 @@ def test_a_long_video_is_compared_between_its_first_minute_and_its_last(points):
     assert row["r_first_minute"] > 0.99 and row["r_last_minute"] < 0.8
     assert row["sharpness_change"] == pytest.approx(0.1) and row["color_change"] == pytest.approx(-0.05)
     assert "r_last_minute" not in measures(read_of(points), {"opening_T": OPENING, "closure_T": np.zeros(FRAMES, np.float32)}, [])
+
+
+def test_the_background_is_read_where_the_person_is_not_and_has_not_been(tmp_path):
+    """A white person of 64 x 64 pixels walks over a black wall; from the second frame on a stripe of the wall is 16 brighter."""
+    frames = np.zeros((5, 128, 128, 3), np.uint8)
+    frames[1:, :8] += 16
+    for k, frame in enumerate(frames):
+        frame[32:96, 8 * k : 8 * k + 64] = 255
+
+    def find(pixels_HWC):
+        return np.zeros((POINTS, 3), np.float32), np.where(pixels_HWC[..., 0] == 255, 255, 0).astype(np.uint8)
+
+    read = read_video(write_film(tmp_path / "walk.mkv", frames), find)
+    free = [128 * 128 - 64 * (64 + 8 * k) for k in range(5)]
+    assert read["background"] == pytest.approx(4 * 8 * 128 * 16**2 / sum(free), rel=0.01)
+    hidden = read_video(tmp_path / "walk.mkv", lambda pixels: (np.zeros((0, 3)), np.full(pixels.shape[:2], 255, np.uint8)))
+    assert np.isnan(hidden["background"])
 
 
 def test_detail_is_the_variance_of_the_laplacian():

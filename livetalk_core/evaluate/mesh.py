@@ -23,6 +23,8 @@ SHUT_EYE = 0.6
 """A blink: the eyes are less open than this part of their median."""
 CLOSED, SHUT_LIPS = 0.8, 0.25
 """Frames whose true closure is above the first count as p, b, m; there the mouth must be less open than the second part of its range."""
+PERSON = 20
+"""Of 255: the segmentation sees the person where it says this or more."""
 MINUTE = 1500
 """Frames at 25 a second. A video of at least two is also compared between its first minute and its last."""
 
@@ -47,12 +49,13 @@ def main(pictures: Path, out: Path) -> None:
 def read_video(video: Path, find) -> dict[str, np.ndarray]:
     """What is read of a video.
 
-    points [T, 478, 3] in pixels, NaN without a face; person [H, W] of the first frame; change [H, W], mean square to it over all frames;
-    sharpness [T], variance of the Laplacian; color [T, 3].
+    points [T, 478, 3] in pixels, NaN without a face; background, the mean square to the first frame where the person is neither in it nor
+    in the frame itself, NaN where that is nowhere; sharpness [T], variance of the Laplacian; color [T, 3].
     """
     import av
 
-    points, sharpness, color, change, first, person = [], [], [], 0.0, None, None
+    points, sharpness, color, first, behind = [], [], [], None, None
+    total, count = 0.0, 0
     with av.open(str(video)) as file:
         for frame in file.decode(video=0):
             pixels = frame.to_ndarray(format="rgb24")
@@ -60,15 +63,16 @@ def read_video(video: Path, find) -> dict[str, np.ndarray]:
             large = np.ascontiguousarray(pixels.repeat(times, 0).repeat(times, 1))
             points_N3, mask = find(large)
             points.append(points_N3 / times if len(points_N3) else np.full((POINTS, 3), np.nan))
+            free = mask[::times, ::times] < PERSON
             if first is None:
-                first, person = pixels.astype(np.float32), mask[::times, ::times]
-            change = change + ((pixels - first) ** 2).mean(2)
+                first, behind = pixels.astype(np.float32), free
+            change = ((pixels - first) ** 2).mean(2)[behind & free]
+            total, count = total + float(change.sum()), count + change.size
             sharpness.append(detail(pixels))
             color.append(pixels.mean((0, 1)))
     return {
         "points": np.stack(points).astype(np.float32),
-        "person": person,
-        "change": change / len(points),
+        "background": np.array(total / count if count else np.nan),
         "sharpness": np.array(sharpness),
         "color": np.stack(color),
     }
@@ -93,8 +97,6 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
     shut = (truth["closure_T"][: len(opening)] > CLOSED) & found
     eyes = eye_opening(points)
     blinks = eyes < SHUT_EYE * np.nanmedian(eyes)
-    behind = read["person"] < 20
-    noise = float(read["change"][behind].mean()) if behind.any() else np.nan
     row = {
         "face": float(found.mean()),
         "deviation": float(np.nanstd(opening)),
@@ -104,7 +106,7 @@ def measures(read, truth, other_openings: list[np.ndarray]) -> dict[str, float]:
         "closed": float((opening[shut] < low + SHUT_LIPS * (high - low)).mean()) if shut.any() else np.nan,
         "blinks_a_minute": float((blinks[1:] & ~blinks[:-1]).sum() * MINUTE / len(eyes)),
         "shape": shape_change(points),
-        "background_db": 10 * float(np.log10(255**2 / max(noise, 1e-3))),
+        "background_db": 10 * float(np.log10(255**2 / max(float(read["background"]), 1e-3))),
     }
     return row | (compare_minutes(read, opening, true, found) if len(opening) >= 2 * MINUTE else {})
 

@@ -151,6 +151,29 @@ def test_the_mirror_exchanges_the_sides(portrait):
     assert np.array_equal(seen.pixels_HWC[:, ::-1], portrait.pixels_HWC)
 
 
+def test_a_tilted_cut_turns_the_picture_and_the_mesh_alike(portrait):
+    upright, tilted = (cut_square(portrait, 256, 0.5, (0.5, 0.46), tilt) for tilt in (0.0, 20.0))
+    down = [square.points_N3[CHIN, :2] - square.points_N3[TOP, :2] for square in (upright, tilted)]
+    angles = [np.degrees(np.arctan2(y, x)) for x, y in down]
+    assert angles[1] - angles[0] == pytest.approx(20, abs=0.01) and np.linalg.norm(down[0]) == pytest.approx(np.linalg.norm(down[1]))
+    skin = [point for point in range(0, 468, 5) if point not in OVAL]
+    colors = [square.pixels_HWC[tuple(square.points_N3[skin, :2].round().astype(int).T[::-1])] for square in (upright, tilted)]
+    assert np.abs(colors[1] - colors[0]).mean() < 10 < np.abs(colors[1] - colors[0][::-1]).mean(), (
+        "each point stays on its spot of the face"
+    )
+
+
+def test_pictures_of_training_films_are_tilted_either_way(portrait):
+    from livetalk_core.talker.photo.clip import TILT, choose_portrait
+
+    def roll(seed: int) -> float:
+        x, y = HeadFrame.of(choose_portrait(np.random.default_rng(seed), [FOLDER / "head.jpg"], 64).points_N3).axes_33[0][:2]
+        return float(np.degrees(np.arctan2(y, x)))
+
+    rolls = [roll(seed) for seed in range(40)]
+    assert 0.6 * TILT < np.std(rolls) < 1.5 * TILT and min(rolls) < -0.5 * TILT and max(rolls) > 0.5 * TILT
+
+
 @needs_espeak
 def test_a_film_is_the_same_for_the_same_seed_and_has_what_training_reads():
     from livetalk_core.train.films import TRUTH

@@ -218,7 +218,9 @@ for measure in measures:
 
 @pytest.mark.slow
 def test_no_measures_memory_grows_with_a_videos_length(tmp_path):
-    films = [write_film(tmp_path / f"{count}.mkv", np.broadcast_to(made_frames(1, 160, 240), (count, 160, 240, 3))) for count in (140, 1200)]
+    films = [
+        write_film(tmp_path / f"{count}.mkv", np.broadcast_to(made_frames(1, 160, 240), (count, 160, 240, 3))) for count in (140, 1200)
+    ]
     done = subprocess.run([sys.executable, "-c", MEASURES, *map(str, films)], capture_output=True, text=True, timeout=HANG_S, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]

@@ -32,6 +32,8 @@ EYES_SHARE = 0.5
 """Of the clips with a blink, those whose mask is the eyes', so that training attends to it: a mask of both would have its middle on the
 nose."""
 TRIES = 12
+TILT = 8.0
+"""Standard deviation of the angle by which a picture is turned, degrees: official portraits are upright, other photographs are not."""
 FACE_SHARE = (0.48, 0.76)
 """Of the picture's height, from chin to hairline: as close as `--crop face` cuts, since small mouths are too coarse at 128 pixels."""
 
@@ -96,7 +98,7 @@ def skin_of(portrait: Portrait) -> np.ndarray:
 
 
 def choose_portrait(rng: np.random.Generator, pictures: Sequence[Path], side: int) -> Portrait:
-    """A picture with a face, cut, mirrored, reshaped and recolored at random."""
+    """A picture with a face, cut, tilted, mirrored, reshaped and recolored at random."""
     for _ in range(TRIES):
         path = pictures[int(rng.integers(len(pictures)))]
         whole = read_portrait(path, fit_path(path))
@@ -105,7 +107,7 @@ def choose_portrait(rng: np.random.Generator, pictures: Sequence[Path], side: in
             continue
         if rng.random() < 0.5:
             whole = mirrored(whole, other_side(whole.points_N3))
-        return recolored(rng, reshaped(rng, cut_square(whole, side, share, aim)))
+        return recolored(rng, reshaped(rng, cut_square(whole, side, share, aim, float(rng.normal(0, TILT)))))
     raise ValueError(f"{TRIES} of {len(pictures)} pictures had no face or too little around it; fit others")
 
 

@@ -39,26 +39,28 @@ def read_portrait(picture: Path, fit: Path) -> Portrait | None:
     return Portrait(pixels_HWC=pixels_HWC, person_HW=person_HW, points_N3=points_N3)
 
 
-def cut_square(portrait: Portrait, side: int, share: float, aim: tuple[float, float]) -> Portrait:
+def cut_square(portrait: Portrait, side: int, share: float, aim: tuple[float, float], tilt: float = 0.0) -> Portrait:
     """A square of `side` pixels in which the face takes `share` of the height and its middle lies at `aim` (fractions).
 
-    Where the square reaches over the picture's edge, the edge's pixels repeat.
+    The picture is turned by `tilt` degrees, clockwise. Where the square reaches over the picture's edge, the edge's pixels repeat.
     """
     import cv2
 
     face = portrait.points_N3[list(OVAL), :2]
     middle = (face.max(0) + face.min(0)) / 2
     scale = share * side / face_height(portrait.points_N3)
-    shift = np.asarray(aim) * side - scale * middle
+    across, along = scale * np.cos(np.radians(tilt)), scale * np.sin(np.radians(tilt))
+    turn_22 = np.array([[across, -along], [along, across]])
+    shift = np.asarray(aim) * side - turn_22 @ middle
     soft = portrait.pixels_HWC
     if scale < 0.5:
         soft = cv2.GaussianBlur(soft, (0, 0), 0.35 / scale)
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
+    matrix = np.column_stack([turn_22, shift]).astype(np.float32)
     how = {"dsize": (side, side), "flags": cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC}
     pixels = cv2.warpAffine(soft, matrix, borderMode=cv2.BORDER_REPLICATE, **how).clip(0, 255)
     person = cv2.warpAffine(portrait.person_HW, matrix, borderMode=cv2.BORDER_REPLICATE, **how).clip(0, 1)
     points = portrait.points_N3 * scale
-    points[:, :2] += shift
+    points[:, :2] = portrait.points_N3[:, :2] @ turn_22.T + shift
     return Portrait(pixels_HWC=pixels, person_HW=person, points_N3=points.astype(np.float32))
 
 

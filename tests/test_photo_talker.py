@@ -13,7 +13,7 @@ from livetalk_core.talker.identity import Mouth
 from livetalk_core.talker.photo.draw import Inside, Stage
 from livetalk_core.talker.photo.expression import FULL_GAP, Expressions, Look
 from livetalk_core.talker.photo.fit import fit_path, pictures_of
-from livetalk_core.talker.photo.fitted import Portrait, cut_square, mirrored, read_portrait
+from livetalk_core.talker.photo.fitted import Portrait, background_of, cut_square, mirrored, read_portrait
 from livetalk_core.talker.photo.mesh import (
     BETWEEN,
     CHIN,
@@ -172,6 +172,17 @@ def test_pictures_of_training_films_are_tilted_either_way(portrait):
 
     rolls = [roll(seed) for seed in range(40)]
     assert 0.6 * TILT < np.std(rolls) < 1.5 * TILT and min(rolls) < -0.5 * TILT and max(rolls) > 0.5 * TILT
+
+
+def test_training_films_have_their_own_background_or_a_made_one_some_with_edges(portrait):
+    from livetalk_core.talker.photo.change import CLOTHS, OWN_BACKGROUND, some_background
+
+    near = cut_square(portrait, 64, 0.5, (0.5, 0.46))
+    made = [some_background(np.random.default_rng(seed), near) for seed in range(80)]
+    assert all(each.shape == (64, 64, 3) and each.dtype == np.float32 and each.min() >= 0 and each.max() <= 255 for each in made)
+    assert np.mean([np.array_equal(each, background_of(near)) for each in made]) == pytest.approx(OWN_BACKGROUND, abs=0.15)
+    steps = [np.abs(np.diff(each.mean(2), axis=1)).max() for each in made]
+    assert np.mean(np.array(steps) > 30) > CLOTHS / 2, "strips have sharp edges, however soft the rest is"
 
 
 @needs_espeak

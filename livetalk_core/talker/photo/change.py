@@ -11,9 +11,12 @@ import numpy as np
 
 from livetalk_core.talker.photo.fitted import Portrait, background_of
 from livetalk_core.talker.photo.mesh import HeadFrame
+from livetalk_core.talker.photo.warp import FRACTION_BITS, fixed
 
 KNOTS = 5
 """The face's proportions change by as many random shifts in each direction, smoothed."""
+OWN_BACKGROUND, CLOTHS = 0.4, 0.3
+"""Shares of the clips with the picture's own background and with flags and curtains."""
 
 
 def reshaped(rng: np.random.Generator, portrait: Portrait) -> Portrait:
@@ -53,15 +56,41 @@ def recolored(rng: np.random.Generator, portrait: Portrait) -> Portrait:
 
 
 def some_background(rng: np.random.Generator, portrait: Portrait) -> np.ndarray:
-    """The picture's own background, or half the time another: a plain wall, or soft shapes."""
+    """float32 [H, W, 3]: the picture's own background; cloths; or a plain wall or soft shapes."""
+    kind, side = rng.random(), portrait.pixels_HWC.shape[0]
+    if kind < OWN_BACKGROUND:
+        return background_of(portrait)
+    made = cloths(rng, side) if kind < OWN_BACKGROUND + CLOTHS else soft_shapes(rng, side)
+    return (made + rng.normal(0, rng.uniform(0, 5), made.shape)).clip(0, 255).astype(np.float32)
+
+
+def cloths(rng: np.random.Generator, side: int) -> np.ndarray:
+    """[side, side, 3] flags and curtains: slanted strips of strong colors, some of them striped, more or less out of focus.
+
+    Their edges keep still beside a head that moves. Those of a flag in the picture may not: it may have been taken for the person.
+    """
     import cv2
 
-    if rng.random() < 0.5:
-        return background_of(portrait)
-    side = portrait.pixels_HWC.shape[0]
+    canvas = np.full((side, side, 3), rng.uniform(0, 255, 3), np.float32)
+    for _ in range(int(rng.integers(2, 7))):
+        left, wide, slant = rng.uniform(-0.2, 1.0), rng.uniform(0.06, 0.45), rng.normal(0, 0.12)
+        cover = np.zeros((side, side), np.float32)
+        strip = np.array([[left, 0], [left + wide, 0], [left + wide + slant, 1], [left + slant, 1]]) * side
+        cv2.fillPoly(cover, [fixed(strip)], 1.0, cv2.LINE_AA, FRACTION_BITS)
+        one, two = rng.uniform(0, 255, (2, 3))
+        y, x = np.mgrid[:side, :side] / side
+        waves = np.sin(2 * np.pi * (rng.uniform(2, 12) * y + rng.uniform(-12, 12) * x)) if rng.random() < 0.5 else np.zeros((side, side))
+        color = one + (two - one) * np.clip(0.5 + 4 * waves, 0, 1)[..., None]
+        canvas += (color - canvas) * cover[..., None]
+    return cv2.GaussianBlur(canvas, (0, 0), side / 256 * float(np.exp(rng.uniform(-1, 2))))
+
+
+def soft_shapes(rng: np.random.Generator, side: int) -> np.ndarray:
+    """[side, side, 3] a plain wall, or soft shapes of few to many colors."""
+    import cv2
+
     fineness = int(rng.choice([2, 3, 5, 9, 17, 33]))
     colors = rng.uniform(0, 1, (fineness, fineness, 3)) ** rng.uniform(0.6, 1.8)
     colors = colors.mean((0, 1)) + (colors - colors.mean((0, 1))) * rng.uniform(0.2, 1 if fineness < 5 else 0.4)
     kind = cv2.INTER_NEAREST if rng.random() < 0.15 else cv2.INTER_CUBIC
-    soft = cv2.resize(colors.astype(np.float32), (side, side), interpolation=kind)
-    return (255 * soft + rng.normal(0, rng.uniform(0, 5), soft.shape)).clip(0, 255).astype(np.float32)
+    return 255 * cv2.resize(colors.astype(np.float32), (side, side), interpolation=kind)

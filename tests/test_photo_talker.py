@@ -163,7 +163,7 @@ def test_a_tilted_cut_turns_the_picture_and_the_mesh_alike(portrait):
     )
 
 
-def test_pictures_of_training_films_are_tilted_either_way(portrait):
+def test_pictures_of_training_films_are_tilted_either_way():
     from livetalk_core.talker.photo.clip import TILT, choose_portrait
 
     def roll(seed: int) -> float:
@@ -174,15 +174,25 @@ def test_pictures_of_training_films_are_tilted_either_way(portrait):
     assert 0.6 * TILT < np.std(rolls) < 1.5 * TILT and min(rolls) < -0.5 * TILT and max(rolls) > 0.5 * TILT
 
 
-def test_training_films_have_their_own_background_or_a_made_one_some_with_edges(portrait):
-    from livetalk_core.talker.photo.change import CLOTHS, OWN_BACKGROUND, some_background
+def test_training_films_have_their_own_background_or_cloths_or_soft_shapes(portrait, monkeypatch):
+    from livetalk_core.talker.photo import change
 
+    monkeypatch.setattr(change, "cloths", lambda rng, side: np.full((side, side, 3), 1000.0))
     near = cut_square(portrait, 64, 0.5, (0.5, 0.46))
-    made = [some_background(np.random.default_rng(seed), near) for seed in range(80)]
+    made = [change.some_background(np.random.default_rng(seed), near) for seed in range(80)]
     assert all(each.shape == (64, 64, 3) and each.dtype == np.float32 and each.min() >= 0 and each.max() <= 255 for each in made)
-    assert np.mean([np.array_equal(each, background_of(near)) for each in made]) == pytest.approx(OWN_BACKGROUND, abs=0.15)
-    steps = [np.abs(np.diff(each.mean(2), axis=1)).max() for each in made]
-    assert np.mean(np.array(steps) > 30) > CLOTHS / 2, "strips have sharp edges, however soft the rest is"
+    assert np.mean([np.array_equal(each, background_of(near)) for each in made]) == pytest.approx(change.OWN_BACKGROUND, abs=0.15)
+    assert np.mean([(each == 255).all() for each in made]) == pytest.approx(change.CLOTHS, abs=0.15)
+
+
+def test_cloths_have_an_edge_from_top_to_bottom_and_soft_shapes_seldom():
+    from livetalk_core.talker.photo.change import cloths, soft_shapes
+
+    def with_edge(make) -> float:
+        grays = [make(np.random.default_rng(seed), 64).mean(2) for seed in range(60)]
+        return np.mean([np.abs(np.diff(gray, axis=1)).max(1).min() > 15 for gray in grays])
+
+    assert with_edge(cloths) > 0.6 and with_edge(soft_shapes) < 0.4
 
 
 @needs_espeak

@@ -71,6 +71,7 @@ def cloths(rng: np.random.Generator, side: int) -> np.ndarray:
     """
     import cv2
 
+    y, x = np.mgrid[:side, :side][..., None] / side
     canvas = np.full((side, side, 3), rng.uniform(0, 255, 3), np.float32)
     for _ in range(int(rng.integers(2, 7))):
         left, wide, slant = rng.uniform(-0.2, 1.0), rng.uniform(0.06, 0.45), rng.normal(0, 0.12)
@@ -78,10 +79,10 @@ def cloths(rng: np.random.Generator, side: int) -> np.ndarray:
         strip = np.array([[left, 0], [left + wide, 0], [left + wide + slant, 1], [left + slant, 1]]) * side
         cv2.fillPoly(cover, [fixed(strip)], 1.0, cv2.LINE_AA, FRACTION_BITS)
         one, two = rng.uniform(0, 255, (2, 3))
-        y, x = np.mgrid[:side, :side] / side
-        waves = np.sin(2 * np.pi * (rng.uniform(2, 12) * y + rng.uniform(-12, 12) * x)) if rng.random() < 0.5 else np.zeros((side, side))
-        color = one + (two - one) * np.clip(0.5 + 4 * waves, 0, 1)[..., None]
-        canvas += (color - canvas) * cover[..., None]
+        share = 0.5
+        if rng.random() < 0.5:
+            share = np.clip(0.5 + 4 * np.sin(2 * np.pi * (rng.uniform(2, 12) * y + rng.uniform(-12, 12) * x)), 0, 1)
+        canvas += (one + (two - one) * share - canvas) * cover[..., None]
     return cv2.GaussianBlur(canvas, (0, 0), side / 256 * float(np.exp(rng.uniform(-1, 2))))
 
 

@@ -18,7 +18,7 @@ from livetalk_core.types import Reference
 
 CLOSING_S, SHUT_S, OPENING_S = 0.10, 0.11, 0.18
 """A blink, as in the films that models learn from."""
-STRENGTH = 1.45
+STRENGTH = 1.15
 """A stream shows the lids to the DiT this much more strongly than the films do: else the eyes of some photographs stay half open."""
 EVEN = 0.5
 """Share of the mean over a latent frame in the lids that a stream shows: strong lids that also fall steeply shine for a moment."""
@@ -51,7 +51,7 @@ def with_blinks(reference: Reference, index: int, plan: StreamPlan, seed: int) -
 
 
 def strengthened(lids_T: Tensor, stride: int) -> Tensor:
-    """The lids of a chunk as a stream shows them to the DiT; all but the first frame are in latent frames of `stride` frames."""
+    """The lids of a chunk, [4 t - 3], as a stream shows them to the DiT; all but the first frame are in latent frames of `stride` frames."""
     lids = lids_T[1:].unflatten(0, (-1, stride))
     return STRENGTH * torch.cat([lids_T[:1], torch.lerp(lids, lids.mean(1, keepdim=True), EVEN).flatten()])
 

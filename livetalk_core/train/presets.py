@@ -96,14 +96,14 @@ def sft_photos() -> Recipe:
         name="sft_photos",
         model=nano(),
         run=Run(
-            steps=11600, batch=8, dtype="bfloat16", compile=True, ema_decay=0.97, ema_start=30,
-            save_every=50, validate_every=11600, validate_chunks=3, log_every=10,
+            steps=19000, batch=8, dtype="bfloat16", compile=True, ema_decay=0.97, ema_start=30,
+            save_every=50, validate_every=19000, validate_chunks=3, log_every=10,
         ),
         stage=SmallSFT(
-            optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=20, fall=(10400, 11600), muon=1.0, frozen=FROZEN),
-            square=4, squares=2, at_mouth=0.8, whole_from=7000, audio_guidance=1.6, guided_from=7500,
-            shift=3.0, full_weight_from=0.4, noise_motion=0.1, bent_motion=0.3,
-            drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=8.0, blink_weight=6.0,
+            optim=Optim(lr=5e-4, betas=(0.9, 0.99), warmup=20, fall=(17500, 19000), muon=1.0, frozen=FROZEN),
+            square=4, squares=2, at_mouth=0.8, whole_from=7000, audio_guidance=1.9, guided_from=7500,
+            shift=3.0, full_weight_from=0.4, noise_motion=0.1, bent_motion=0.5,
+            drop_text_and_audio=0.0, drop_text=0.0, drop_audio=0.1, mouth_weight=8.0, blink_weight=8.0,
         ),
     )  # fmt: skip
 

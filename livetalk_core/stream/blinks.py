@@ -51,7 +51,7 @@ def with_blinks(reference: Reference, index: int, plan: StreamPlan, seed: int) -
 
 
 def strengthened(lids_T: Tensor, stride: int) -> Tensor:
-    """The lids of a chunk, [4 t - 3], as a stream shows them to the DiT; all but the first frame are in latent frames of `stride` frames."""
+    """The lids of a chunk, [4 t - 3], as a stream shows them to the DiT. After the first, `stride` frames make a latent frame."""
     lids = lids_T[1:].unflatten(0, (-1, stride))
     return STRENGTH * torch.cat([lids_T[:1], torch.lerp(lids, lids.mean(1, keepdim=True), EVEN).flatten()])
 
